@@ -1,0 +1,42 @@
+"""What a model is asked about: token ids with an order, checked at the door.
+
+Shapes: B batch, L length.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from asarm.order import Order
+from asarm.rows import Backbone
+
+
+def check_inputs(model: Backbone, input_ids: Tensor, order: Order, *, read: Tensor) -> None:
+    """Refuse ids (B, L) that `model` cannot read at the positions `read` (B, L).
+
+    Raises:
+        ValueError: shapes differ, an id is outside the vocabulary, or a prompt holds `<mask>`.
+    """
+    if input_ids.ndim != 2 or input_ids.shape != order.order.shape:
+        raise ValueError(
+            f"input_ids has shape {tuple(input_ids.shape)} and order "
+            f"{tuple(order.order.shape)}; expected the same (batch, length)"
+        )
+    if input_ids.is_floating_point() or input_ids.dtype == torch.bool:
+        raise ValueError(f"input_ids has dtype {input_ids.dtype}; expected integers")
+    outside = read & ((input_ids < 0) | (input_ids >= model.vocab_size))
+    if outside.any():
+        b, position = outside.nonzero()[0].tolist()
+        raise ValueError(
+            f"input_ids holds {int(input_ids[b, position])} at position {position} of sequence {b}; "
+            f"expected ids from 0 to {model.vocab_size - 1}: is the tokenizer this model's?"
+        )
+    is_prompt = order.rank < order.num_prompt[:, None]
+    masked = is_prompt & (input_ids == model.mask_token_id)
+    if masked.any():
+        b, position = masked.nonzero()[0].tolist()
+        raise ValueError(
+            f"the prompt of sequence {b} holds <mask> (id {model.mask_token_id}) at position "
+            f"{position}; make that position a target"
+        )

@@ -1,0 +1,73 @@
+"""From logits to the law of a token: one place for every sampler and every density.
+
+Shapes: V vocabulary; anything before it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Law:
+    """The law of a token given its logits: `<mask>` removed, then temperature, top-k and top-p.
+
+    Logits are consumed: what is passed may be overwritten.
+
+    Args:
+        mask_token_id: never predicted; nothing is removed if it is outside the vocabulary.
+        temperature: divides the logits; above 0.
+        top_k: keep the k most probable tokens (and ties); all if None.
+        top_p: keep the most probable tokens that together reach this share; all if None.
+
+    Raises:
+        ValueError: an option outside its range.
+    """
+
+    mask_token_id: int
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise ValueError(
+                f"temperature is {self.temperature}; expected above 0 "
+                "(top_k=1 always takes the most probable token)"
+            )
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top_k is {self.top_k}; expected at least 1, or None for no filter")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p is {self.top_p}; expected above 0 and at most 1")
+
+    def probs(self, logits: Tensor) -> Tensor:
+        """Probabilities (..., V) in float32, or in float64 from float64 logits."""
+        return self._filtered(logits).softmax(-1)
+
+    def log_probs(self, logits: Tensor) -> Tensor:
+        """Log-probabilities (..., V) in float32, or in float64 from float64 logits."""
+        return self._filtered(logits).log_softmax(-1)
+
+    def _filtered(self, logits: Tensor) -> Tensor:
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        if 0 <= self.mask_token_id < logits.shape[-1]:
+            logits[..., self.mask_token_id] = -torch.inf
+        if self.temperature != 1:
+            logits = logits / self.temperature
+        if self.top_k is not None and self.top_k < logits.shape[-1]:
+            least = logits.topk(self.top_k, dim=-1).values[..., -1:]
+            logits = logits.masked_fill(logits < least, -torch.inf)
+        if self.top_p is not None and self.top_p < 1:
+            logits = _keep_top_p(logits, self.top_p)
+        return logits
+
+
+def _keep_top_p(logits: Tensor, top_p: float) -> Tensor:
+    """Remove the tokens after those that together reach the share `top_p`."""
+    ordered, index = logits.sort(dim=-1, descending=True, stable=True)
+    probs = ordered.softmax(-1)
+    is_surplus = probs.cumsum(-1) - probs >= top_p
+    return logits.masked_fill(is_surplus.gather(-1, index.argsort(-1)), -torch.inf)

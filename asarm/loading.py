@@ -1,0 +1,196 @@
+"""Models and tokenizers by name: the bundled one, a local folder, or a name on the hub."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import cached_file, logging
+
+from asarm.model import AnySubsetTransformer
+
+DEMO = Path(__file__).parent / "demo"
+XLNET_TOKENIZER = "xlnet/xlnet-base-cased"  # of the released models, which may lack a tokenizer
+XLNET_VOCAB_SIZE = 32000
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+
+
+def load(
+    name_or_path: str | Path = "demo",
+    *,
+    revision: str | None = None,
+    subfolder: str | None = None,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+) -> tuple[AnySubsetTransformer, PreTrainedTokenizerBase]:
+    """A model, ready to sample from, and its tokenizer, which pads on the right.
+
+    Args:
+        name_or_path: "demo" for the bundled model, a local folder, or a hub name such as
+            "xlnet/xlnet-base-cased" or "therealgabeguo/ASARM".
+        revision: branch, tag or commit on the hub ("nlp", "code", ...).
+        subfolder: where the model is inside its folder.
+        device: where to; a GPU if None and there is one.
+        dtype: of the weights, "bfloat16" or torch.bfloat16 for example; float32 if None.
+
+    Raises:
+        ValueError: nothing there, no XLNet language model, weights missing or not finite, or a
+            tokenizer that is absent or of another size.
+    """
+    device, dtype = resolve_device(device), resolve_dtype(dtype)
+    where = {"revision": revision, "subfolder": subfolder or ""}
+    where = {key: value for key, value in where.items() if value is not None}
+    source = _source(name_or_path)
+    config = _load_config(name_or_path, source, where)
+    tokenizer = load_tokenizer(name_or_path, vocab_size=config.vocab_size, **where)
+    if tokenizer.mask_token_id is not None:
+        config.mask_token_id = tokenizer.mask_token_id
+    model = _load_weights(name_or_path, source, where, config, dtype)
+    return model.to(device).eval(), tokenizer
+
+
+def load_tokenizer(
+    name_or_path: str | Path = "demo", *, vocab_size: int | None = None, **where: str
+) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model, padding on the right; checked against `vocab_size` if given."""
+    source = _source(name_or_path)
+    if _find(source, "tokenizer.json", where) is None:
+        if _find(source, "spiece.model", where) is not None:
+            raise ValueError(
+                f"{name_or_path} has only spiece.model; put tokenizer.json beside it "
+                f"({XLNET_TOKENIZER} has the one of the same pieces)"
+            )
+        if vocab_size != XLNET_VOCAB_SIZE or source == XLNET_TOKENIZER:
+            raise ValueError(f"{name_or_path} has no tokenizer.json; put it beside the weights")
+        warnings.warn(
+            f"{name_or_path} has no tokenizer; taking that of {XLNET_TOKENIZER}", stacklevel=2
+        )
+        return load_tokenizer(XLNET_TOKENIZER, vocab_size=vocab_size)
+    tokenizer = AutoTokenizer.from_pretrained(source, padding_side="right", **where)
+    if vocab_size is not None and len(tokenizer) != vocab_size:
+        raise ValueError(
+            f"{name_or_path} has a tokenizer of {len(tokenizer)} pieces and a model of "
+            f"{vocab_size}; put the model's own tokenizer beside it"
+        )
+    return tokenizer
+
+
+def resolve_device(device: str | torch.device | None = None) -> torch.device:
+    """The device asked for, or the GPU if there is one; ValueError where there is none."""
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"device {str(device)!r} cannot be used here ({reason}); take 'cpu'"
+        ) from None
+    return torch.device(device)
+
+
+def resolve_dtype(dtype: str | torch.dtype | None = None) -> torch.dtype:
+    """float32 if None; ValueError where it names no dtype of weights."""
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+    if dtype is None:
+        return torch.float32
+    if dtype in known.values():
+        return dtype  # type: ignore[return-value]
+    if dtype not in known:
+        raise ValueError(f"dtype is {dtype!r}; expected one of {', '.join(known)}")
+    return known[dtype]
+
+
+def _source(name_or_path: str | Path) -> str:
+    """What transformers is to look for: a folder or a hub name."""
+    name = str(name_or_path)
+    if name == "demo":
+        return str(DEMO)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return str(path)
+    looks_like_path = isinstance(name_or_path, Path) or name.count("/") != 1 or name[0] in "./~"
+    if path.exists() or looks_like_path:
+        what = "is a file" if path.exists() else "does not exist"
+        raise ValueError(
+            f"model folder {name} {what}; give a folder with config.json and model.safetensors, "
+            "a hub name such as xlnet/xlnet-base-cased, or demo"
+        )
+    return name
+
+
+def _find(source: str, file: str, where: dict[str, str]) -> str | None:
+    """Path of a model's file, fetched from the hub if need be; None if the model has none."""
+    try:
+        return cached_file(source, file, _raise_exceptions_for_missing_entries=False, **where)
+    except OSError as error:
+        reason = str(error).split("\n")[0].strip().rstrip(".")
+        raise ValueError(
+            f"cannot get {file} of {source} from the hub ({reason}); check the name and the "
+            "network, or give a folder that holds the model"
+        ) from None
+
+
+def _load_config(name_or_path: str | Path, source: str, where: dict[str, str]) -> Any:
+    if _find(source, "config.json", where) is None:
+        raise ValueError(f"{name_or_path} has no config.json; expected a folder of an XLNet model")
+    try:
+        config = AutoConfig.from_pretrained(source, **where)
+    except (OSError, ValueError) as error:
+        reason = str(error).split("\n")[0]
+        raise ValueError(f"config.json of {name_or_path} cannot be read: {reason}") from None
+    if config.model_type != "xlnet":
+        raise ValueError(
+            f"{name_or_path} holds a model of type {config.model_type}; expected xlnet"
+        )
+    return config
+
+
+def _load_weights(
+    name_or_path: str | Path,
+    source: str,
+    where: dict[str, str],
+    config: Any,
+    dtype: torch.dtype,
+) -> AnySubsetTransformer:
+    if all(_find(source, file, where) is None for file in WEIGHTS):
+        if _find(source, "pytorch_model.bin", where) is None:
+            raise ValueError(f"{name_or_path} has no {WEIGHTS[0]}; expected an XLNet checkpoint")
+        warnings.warn(
+            f"{name_or_path} keeps its weights as a pickle; reading tensors only", stacklevel=3
+        )
+    with _no_progress_bar():
+        model, report = AnySubsetTransformer.from_pretrained(
+            source,
+            config=config,
+            dtype=dtype,
+            weights_only=True,
+            output_loading_info=True,
+            **where,
+        )
+    absent = sorted(report["missing_keys"])
+    if absent:
+        raise ValueError(
+            f"{name_or_path} lacks {len(absent)} weights of an XLNet language model, "
+            f"{absent[0]} among them; is it a checkpoint of XLNetLMHeadModel?"
+        )
+    for name, weight in model.named_parameters():
+        if not weight.isfinite().all():
+            raise ValueError(f"weight {name} of {name_or_path} holds NaN or infinity")
+    return model
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    was_enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            logging.enable_progress_bar()

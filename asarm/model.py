@@ -1,0 +1,310 @@
+"""The any-subset transformer: XLNet's two-stream network as rows with limits.
+
+Parameters carry the names and shapes of `transformers.XLNetLMHeadModel`, so that checkpoints
+travel both ways. Yang et al. 2019, arXiv 1906.08237.
+
+Shapes: B batch, R content rows, Q query rows, N = R + Q rows (content first), S slots,
+L length, P = 2L - 1 distances, H heads, D head width, C model width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel, XLNetConfig
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+
+from asarm.rows import ContentRows, QueryRows
+
+XLNET_MASK_TOKEN_ID = 6  # <mask>, where a checkpoint names none
+
+
+class Geometry(NamedTuple):
+    """Who sees whom, and how far apart they are: the same in every layer."""
+
+    distance: Tensor  # (B, 1, N, S) index into the table of distances
+    is_hidden: Tensor  # (B, 1, N, S) bool
+    sees_any: Tensor  # (B, N, 1) bool
+
+    def of_queries(self, num_content: int) -> Geometry:
+        return Geometry(
+            self.distance[:, :, num_content:],
+            self.is_hidden[:, :, num_content:],
+            self.sees_any[:, num_content:],
+        )
+
+
+class KeyValueCache:
+    """Keys and values of every layer, kept at slot = rank.
+
+    A content row depends on lower ranks alone, so what is kept stays valid; the slot of a
+    rejected token is overwritten by the token that replaces it. The last slot is spare: padded
+    rows write there, and no limit reaches it.
+    """
+
+    def __init__(self, keys: Tensor, values: Tensor, positions: Tensor, tables: list[Tensor]):
+        self.keys = keys  # (layers, B, H, S, D)
+        self.values = values  # (layers, B, H, S, D)
+        self.positions = positions  # (B, S) the position whose token each slot holds
+        self.tables = tables  # (H, D, P) per layer: every distance as a key
+
+    def select(self, index: Tensor) -> KeyValueCache:
+        """The cache of some of the sequences, in the order of `index` (b,)."""
+        keys, values = self.keys[:, index], self.values[:, index]
+        return KeyValueCache(keys, values, self.positions[index], self.tables)
+
+    def write_positions(self, slots: Tensor, positions: Tensor) -> None:
+        self.positions.scatter_(1, slots, positions)
+
+    def write(self, layer: int, slots: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Keep keys and values (B, R, H, D) of one layer at slots (B, R)."""
+        batch = torch.arange(len(slots), device=slots.device)[:, None]
+        self.keys[layer].transpose(1, 2)[batch, slots] = keys
+        self.values[layer].transpose(1, 2)[batch, slots] = values
+
+    def read(self, layer: int, num_slots: int) -> tuple[Tensor, Tensor]:
+        """Keys and values (B, H, S, D) of the first slots of one layer."""
+        return self.keys[layer, :, :, :num_slots], self.values[layer, :, :, :num_slots]
+
+
+class RelativeAttention(nn.Module):
+    """Attention of rows to content slots, by content and by distance (Dai et al. 2019)."""
+
+    def __init__(self, config: XLNetConfig):
+        super().__init__()
+        shape = config.d_model, config.n_head, config.d_head
+        self.q = nn.Parameter(torch.empty(shape))
+        self.k = nn.Parameter(torch.empty(shape))
+        self.v = nn.Parameter(torch.empty(shape))
+        self.o = nn.Parameter(torch.empty(shape))
+        self.r = nn.Parameter(torch.empty(shape))
+        self.r_r_bias = nn.Parameter(torch.empty(shape[1:]))
+        self.r_w_bias = nn.Parameter(torch.empty(shape[1:]))
+        # segments are never used; kept, frozen, so that checkpoints match name for name
+        self.r_s_bias = nn.Parameter(torch.empty(shape[1:]), requires_grad=False)
+        self.seg_embed = nn.Parameter(torch.empty(2, *shape[1:]), requires_grad=False)
+        self.layer_norm = nn.LayerNorm(config.d_model, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.dropout)
+        self.scale = config.d_head**-0.5
+
+    def table(self, encoding: Tensor) -> Tensor:
+        """Every distance as a key, (H, D, P), from its encoding (P, C)."""
+        return _project(encoding, self.r).permute(1, 2, 0)
+
+    def forward(
+        self, rows: Tensor, keys: Tensor, values: Tensor, table: Tensor, where: Geometry
+    ) -> Tensor:
+        """Rows (B, N, C) after they attended to keys and values (B, H, S, D)."""
+        query = _project(rows, self.q) * self.scale  # (B, N, H, D)
+        batch, num_rows, heads, width = query.shape
+        scores = (query + self.r_w_bias * self.scale).transpose(1, 2) @ keys.transpose(2, 3)
+        by_distance = (query + self.r_r_bias * self.scale).permute(2, 0, 1, 3)  # (H, B, N, D)
+        by_distance = by_distance.reshape(heads, batch * num_rows, width) @ table  # (H, BN, P)
+        by_distance = by_distance.view(heads, batch, num_rows, -1).transpose(0, 1)
+        scores += by_distance.gather(3, where.distance.expand(-1, heads, -1, -1))
+        scores.masked_fill_(where.is_hidden, torch.finfo(scores.dtype).min)
+        probs = self.dropout(scores.softmax(3, dtype=_at_least_float32(scores)).to(values.dtype))
+        seen = (probs @ values).transpose(1, 2).reshape(batch, num_rows, heads * width)
+        seen = seen * where.sees_any  # the softmax of a row that sees nothing is uniform: not so
+        seen = self.dropout(F.linear(seen, self.o.flatten(1)))
+        return self.layer_norm(rows + seen)
+
+
+class FeedForward(nn.Module):
+    def __init__(self, config: XLNetConfig):
+        super().__init__()
+        self.layer_norm = nn.LayerNorm(config.d_model, eps=config.layer_norm_eps)
+        self.layer_1 = nn.Linear(config.d_model, config.d_inner)
+        self.layer_2 = nn.Linear(config.d_inner, config.d_model)
+        self.dropout = nn.Dropout(config.dropout)
+        self.activation = ACT2FN[config.ff_activation]
+
+    def forward(self, rows: Tensor) -> Tensor:
+        inner = self.dropout(self.activation(self.layer_1(rows)))
+        return self.layer_norm(rows + self.dropout(self.layer_2(inner)))
+
+
+class Layer(nn.Module):
+    def __init__(self, config: XLNetConfig):
+        super().__init__()
+        self.rel_attn = RelativeAttention(config)
+        self.ff = FeedForward(config)
+
+    def keys_and_values(self, content: Tensor) -> tuple[Tensor, Tensor]:
+        """What content rows (B, R, C) show to all rows, (B, R, H, D) each."""
+        return _project(content, self.rel_attn.k), _project(content, self.rel_attn.v)
+
+    def forward(
+        self, rows: Tensor, keys: Tensor, values: Tensor, table: Tensor, where: Geometry
+    ) -> Tensor:
+        return self.ff(self.rel_attn(rows, keys, values, table, where))
+
+
+class Stack(nn.Module):
+    """The network without its language-model head, under XLNet's parameter names."""
+
+    def __init__(self, config: XLNetConfig):
+        super().__init__()
+        self.word_embedding = nn.Embedding(config.vocab_size, config.d_model)
+        self.mask_emb = nn.Parameter(torch.empty(1, 1, config.d_model))
+        self.layer = nn.ModuleList([Layer(config) for _ in range(config.n_layer)])
+        self.dropout = nn.Dropout(config.dropout)
+        self.clamp_len = config.clamp_len
+
+    def tables(self, length: int) -> list[Tensor]:
+        """Per layer, the distances -(L - 1) .. L - 1 as keys (H, D, P)."""
+        encoding = distance_encoding(length, self.mask_emb.shape[-1], self.clamp_len)
+        encoding = self.dropout(encoding.to(self.mask_emb))
+        return [layer.rel_attn.table(encoding) for layer in self.layer]
+
+    def forward(
+        self, content: ContentRows, query: QueryRows, cache: KeyValueCache | None
+    ) -> Tensor:
+        """Hidden states (B, Q, C) of the query rows."""
+        num_content = content.tokens.shape[1]
+        where, tables = self._surroundings(content, query, cache)
+        blanks = self.mask_emb.expand(*query.positions.shape, -1)
+        rows = self.dropout(torch.cat([self.word_embedding(content.tokens), blanks], dim=1))
+        for index, (layer, table) in enumerate(zip(self.layer, tables, strict=True)):
+            keys, values = layer.keys_and_values(rows[:, :num_content])
+            if cache is None:
+                keys, values = keys.transpose(1, 2), values.transpose(1, 2)
+            else:
+                cache.write(index, content.slots, keys, values)
+                keys, values = cache.read(index, where.distance.shape[3])
+            if index == len(self.layer) - 1:  # nobody looks at the content's last hidden states
+                rows, where = rows[:, num_content:], where.of_queries(num_content)
+            rows = layer(rows, keys, values, table, where)
+        return self.dropout(rows)
+
+    def _surroundings(
+        self, content: ContentRows, query: QueryRows, cache: KeyValueCache | None
+    ) -> tuple[Geometry, list[Tensor]]:
+        positions = torch.cat([content.positions, query.positions], dim=1)
+        limits = torch.cat([content.limits, query.limits], dim=1)
+        if cache is None:
+            tables = self.tables(int(positions.max()) + 1)
+            slot_ranks, slot_positions = content.slots, content.positions
+        else:
+            tables = cache.tables
+            cache.write_positions(content.slots, content.positions)
+            num_slots = int(limits.max())  # nobody looks beyond
+            slot_ranks = torch.arange(num_slots, device=limits.device)[None]
+            slot_positions = cache.positions[:, :num_slots]
+        zero = tables[0].shape[2] // 2  # where the table has distance 0
+        distance = positions[:, :, None] - slot_positions[:, None, :] + zero
+        is_hidden = slot_ranks[:, None, :] >= limits[:, :, None]
+        return Geometry(distance[:, None], is_hidden[:, None], limits[:, :, None] > 0), tables
+
+
+class AnySubsetTransformer(PreTrainedModel):
+    """An any-subset autoregressive model with XLNet's weights: the backbone of `asarm`.
+
+    Loads every XLNet language-model checkpoint and saves what `XLNetLMHeadModel` loads. The
+    settings of XLNet's memory (mem_len, reuse_len, same_length, use_mems_*) are kept in the
+    config and change nothing here.
+
+    Raises:
+        ValueError: `bi_data` or `attn_type="uni"`, which no any-subset model can have.
+    """
+
+    config_class = XLNetConfig
+    config: XLNetConfig
+    base_model_prefix = "transformer"
+    _tied_weights_keys = {"lm_loss.weight": "transformer.word_embedding.weight"}
+
+    def __init__(self, config: XLNetConfig):
+        if config.bi_data:
+            raise ValueError("bi_data is True; expected False: its rows read two half batches")
+        if config.attn_type != "bi":
+            raise ValueError(
+                f"attn_type is {config.attn_type!r}; expected 'bi': rows must see both sides"
+            )
+        super().__init__(config)
+        self.transformer = Stack(config)
+        self.lm_loss = nn.Linear(config.d_model, config.vocab_size)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, RelativeAttention | Stack):
+            for parameter in module.parameters(recurse=False):
+                init.normal_(parameter, mean=0.0, std=self.config.initializer_range)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.transformer.word_embedding
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.transformer.word_embedding = value
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.lm_loss
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        self.lm_loss = new_embeddings
+
+    @property
+    def vocab_size(self) -> int:
+        return self.config.vocab_size
+
+    @property
+    def mask_token_id(self) -> int:
+        """The token that is never predicted: the config's, or XLNet's <mask>."""
+        mask_token_id = getattr(self.config, "mask_token_id", None)
+        return XLNET_MASK_TOKEN_ID if mask_token_id is None else mask_token_id
+
+    @torch.no_grad()
+    def new_cache(self, batch: int, length: int) -> KeyValueCache:
+        """An empty cache for `batch` sequences of at most `length` positions."""
+        config, like = self.config, self.lm_loss.weight
+        shape = config.n_layer, batch, config.n_head, length + 1, config.d_head
+        positions = torch.zeros(batch, length + 1, dtype=torch.long, device=like.device)
+        return KeyValueCache(
+            like.new_zeros(shape), like.new_zeros(shape), positions, self.transformer.tables(length)
+        )
+
+    def forward(
+        self, content: ContentRows, query: QueryRows, cache: KeyValueCache | None = None
+    ) -> Tensor:
+        """One network call: hidden states (B, Q, C) of the query rows, for `logits`.
+
+        With a cache, rows see the content kept there, that of this call included; without one,
+        the content of this call alone.
+        """
+        return self.transformer(content, query, cache)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Scores (..., V) from hidden states (..., C) of query rows."""
+        return self.lm_loss(hidden)
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs) -> None:
+        """Write an ordinary XLNet folder: safetensors, and the mask token in the config."""
+        self.config.mask_token_id = self.mask_token_id
+        super().save_pretrained(save_directory, **kwargs)
+        self.config.architectures = ["XLNetLMHeadModel"]  # what others shall load it as
+        self.config.save_pretrained(save_directory)
+
+
+def distance_encoding(length: int, width: int, clamp_len: int = -1) -> Tensor:
+    """Sinusoids (P, C) of the distances -(L - 1) .. L - 1, in float32 as transformers makes them."""
+    frequency = 1 / torch.pow(10000, torch.arange(0, width, 2.0) / width)
+    distance = torch.arange(1.0 - length, length)
+    if clamp_len > 0:
+        distance = distance.clamp(-clamp_len, clamp_len)
+    angle = distance[:, None] * frequency
+    return torch.cat([angle.sin(), angle.cos()], dim=1)
+
+
+def _project(rows: Tensor, weight: Tensor) -> Tensor:
+    """Rows (..., C) times a weight (C, H, D): (..., H, D)."""
+    return (rows @ weight.flatten(1)).unflatten(-1, weight.shape[1:])
+
+
+def _at_least_float32(like: Tensor) -> torch.dtype:
+    return torch.promote_types(like.dtype, torch.float32)
