@@ -53,11 +53,6 @@ class KeyValueCache:
         self.positions = positions  # (B, S) the position whose token each slot holds
         self.tables = tables  # (H, D, P) per layer: every distance as a key
 
-    def select(self, index: Tensor) -> KeyValueCache:
-        """The cache of some of the sequences, in the order of `index` (b,)."""
-        keys, values = self.keys[:, index], self.values[:, index]
-        return KeyValueCache(keys, values, self.positions[index], self.tables)
-
     def write_positions(self, slots: Tensor, positions: Tensor) -> None:
         self.positions.scatter_(1, slots, positions)
 

@@ -131,9 +131,7 @@ class Order:
         lengths = _per_sequence(size if length is None else length, is_target, "length")
         is_padding = torch.arange(size, device=is_target.device) >= lengths[:, None]
         group = torch.where(is_padding, 2, is_target.long())
-        return cls(
-            group.argsort(dim=1, stable=True), ((group == 0).sum(1)), lengths
-        )
+        return cls(group.argsort(dim=1, stable=True), ((group == 0).sum(1)), lengths)
 
     @classmethod
     def left_to_right(cls, length: int, num_prompt: int) -> Order:

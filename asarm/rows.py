@@ -34,9 +34,6 @@ class QueryRows(NamedTuple):
 class ContentCache(Protocol):
     """Whatever a backbone keeps of the content rows it has computed, by slot."""
 
-    def select(self, index: Tensor) -> ContentCache:
-        """The cache of some of the sequences, in the order of `index` (b,)."""
-
 
 class Backbone(Protocol):
     """A network of rows with limits."""

@@ -152,7 +152,10 @@ def parameter_groups(model: AnySubsetTransformer, weight_decay: float) -> list[d
     trained = [p for p in model.parameters() if p.requires_grad]
     matrices = [p for p in trained if p.ndim > 1 and p.shape[0] > 1]
     others = [p for p in trained if not (p.ndim > 1 and p.shape[0] > 1)]
-    return [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return [
+        {"params": matrices, "weight_decay": weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
 
 
 def schedule(step: int, config: TrainingConfig) -> float:

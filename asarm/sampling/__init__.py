@@ -1,0 +1,170 @@
+"""Sampling from any-subset models: `sample` and its result."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from asarm.inputs import check_inputs
+from asarm.law import Law
+from asarm.order import Order, per_sequence_seeds
+from asarm.rows import Backbone
+from asarm.sampling import samplers
+from asarm.sampling.decoding import Decoding
+from asarm.sampling.randomness import HashedRandomness, signed
+from asarm.sampling.result import Round, SampleResult
+from asarm.sampling.verify import GumbelCoupling, RejectionCoupling
+
+__all__ = ["METHODS", "Round", "SampleResult", "sample"]
+
+METHODS = ("sequential", "assd", "ngram", "onepass", "parallel")
+COUPLINGS = {
+    "rejection": RejectionCoupling,
+    "gumbel": lambda randomness, slack: GumbelCoupling(randomness),
+}
+DEFAULT_K = {"assd": 4, "ngram": 1, "onepass": 2}  # fastest a token on a CPU at demo size
+
+
+def sample(
+    model: Backbone,
+    input_ids: Tensor,
+    order: Order,
+    *,
+    method: str = "onepass",
+    k: int | None = None,
+    temperature: float = 1.0,
+    draft_temperature: float | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    acceptance_slack: float = 0.0,
+    coupling: str = "rejection",
+    steps: int | None = None,
+    by: str = "order",
+    seed: int | Sequence[int] = 0,
+    trace: bool = False,
+    progress: bool = False,
+) -> SampleResult:
+    """Fill the targets of a batch from the model's joint law, given the prompts.
+
+    `sequential`, `assd`, `ngram` and `onepass` are lossless: their samples have the same law,
+    whatever k and the drafts are, and they never make more network calls than there are targets.
+    A sequence's sample depends on its own seed, not on its batch mates.
+
+    Args:
+        model: any backbone, such as an `AnySubsetTransformer`.
+        input_ids: (B, L) token ids; what stands at targets and padding is not read.
+        order: which positions are targets, and in which order they are decoded.
+        method: "sequential", one target a call; "assd" and "ngram", algorithms 1 and 2 of
+            arXiv 2504.20456; "onepass", which verifies and drafts in the same call; "parallel",
+            the lossy comparator, which fills many targets a call as if they were independent.
+        k: most drafts of a round, the exact first token of assd included; where it is None,
+            the method's fastest on a CPU.
+        temperature: of target and draft law alike.
+        draft_temperature: of the draft law instead; changes the cost, never the law.
+        top_k: keep the k most probable tokens of both laws.
+        top_p: keep the most probable tokens that together reach this share, in both laws.
+        acceptance_slack: added to the probability of accepting a draft; above 0 it is lossy.
+        coupling: "rejection", which accepts most; or "gumbel", with which every lossless method,
+            k and batch gives the same text.
+        steps: network calls of "parallel".
+        by: which targets "parallel" fills first: by "order" or by "confidence".
+        seed: sequence b uses seed + b, or its own where one int per sequence is given.
+        trace: record every round.
+        progress: show a bar of committed tokens.
+
+    Raises:
+        ValueError: an option or an input that cannot be served; the message says which.
+    """
+    k = _check_options(method, k, steps, by, coupling, acceptance_slack, draft_temperature)
+    order = order.to(input_ids.device)
+    check_inputs(model, input_ids, order, read=order.rank < order.num_prompt[:, None])
+    seeds = [signed(s) for s in per_sequence_seeds(seed, len(input_ids))]
+    draft_temperature = temperature if draft_temperature is None else draft_temperature
+    with tqdm(total=int(order.num_targets.sum()), unit="token", disable=not progress) as bar:
+        decoding = Decoding(
+            model,
+            input_ids.to(model.device),
+            order.to(model.device),
+            law=Law(model.mask_token_id, temperature, top_k, top_p),
+            draft_law=Law(model.mask_token_id, draft_temperature, top_k, top_p),
+            coupling=COUPLINGS[coupling](
+                HashedRandomness(torch.tensor(seeds, device=model.device)), acceptance_slack
+            ),
+            trace=trace,
+            on_commit=bar.update,
+        )
+        decode(decoding, method, k=k, steps=steps, by=by)
+    lossless = method != "parallel" and acceptance_slack == 0
+    return _result(decoding, k=k, lossless=lossless)
+
+
+@torch.no_grad()
+def decode(
+    decoding: Decoding, method: str, *, k: int | None = None, steps: int | None = None, by: str = ""
+) -> None:
+    """Run a sampler to the end."""
+    match method:
+        case "sequential":
+            samplers.sequential(decoding)
+        case "assd":
+            samplers.assd(decoding, k or 1)
+        case "ngram":
+            samplers.ngram(decoding, k or 1)
+        case "onepass":
+            samplers.onepass(decoding, k or 1)
+        case "parallel":
+            samplers.parallel(decoding, steps or 1, by)
+            decoding.score_jointly()
+
+
+def _check_options(
+    method: str,
+    k: int | None,
+    steps: int | None,
+    by: str,
+    coupling: str,
+    acceptance_slack: float,
+    draft_temperature: float | None,
+) -> int | None:
+    """The k that the method uses."""
+    _one_of("method", method, METHODS)
+    _one_of("by", by, ("order", "confidence"))
+    _one_of("coupling", coupling, tuple(COUPLINGS))
+    if k is not None and k < 1:
+        raise ValueError(f"k is {k}; expected at least 1 draft a round")
+    if method == "parallel" and (steps is None or steps < 1):
+        raise ValueError(f"steps is {steps}; method 'parallel' needs at least 1 network call")
+    if method != "parallel" and steps is not None:
+        raise ValueError(f"steps is {steps}; only method 'parallel' has a number of steps")
+    if acceptance_slack < 0 or (acceptance_slack > 0 and coupling != "rejection"):
+        raise ValueError(
+            f"acceptance_slack is {acceptance_slack} with coupling {coupling!r}; "
+            "expected at least 0, and above 0 with coupling 'rejection' only"
+        )
+    if draft_temperature is not None and not draft_temperature > 0:
+        raise ValueError(f"draft_temperature is {draft_temperature}; expected above 0, or None")
+    return (k or DEFAULT_K[method]) if method in DEFAULT_K else None
+
+
+def _one_of(name: str, value: str, valid: Sequence[str]) -> None:
+    if value not in valid:
+        raise ValueError(f"{name} is {value!r}; expected one of {', '.join(valid)}")
+
+
+def _result(decoding: Decoding, *, k: int | None, lossless: bool) -> SampleResult:
+    tokens, log_probs = decoding.by_position()
+    return SampleResult(
+        tokens=tokens,
+        log_probs=log_probs,
+        nfe=decoding.nfe,
+        rows=decoding.rows,
+        rounds=decoding.rounds,
+        drafted=decoding.drafted,
+        accepted=decoding.accepted,
+        k=k,
+        lossless=lossless,
+        trace=decoding.trace,
+    )

@@ -1,0 +1,196 @@
+"""A batch while it is decoded: what is known, what is cached, what it has cost.
+
+Everything lives in rank space: column r belongs to rank r, whatever its position. A sequence
+that is finished stays, with rows of padding only.
+
+Shapes: B batch, L length, Q query rows, K ranks drafted or committed, C model width,
+V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from asarm.density import joint_log_probs
+from asarm.law import Law
+from asarm.order import Order, content_limits
+from asarm.rows import Backbone, ContentRows, QueryRows
+from asarm.sampling.result import Round
+from asarm.sampling.verify import Coupling, Drafts, Verdict
+
+
+class Decoding:
+    """The state of a batch in a sampler's loop, and the model it is decoded with.
+
+    Args:
+        model: the backbone.
+        input_ids: (B, L) checked ids; what stands at targets and padding is never read.
+        order: the decoding order.
+        law: the target law.
+        draft_law: the law of drafts.
+        coupling: how draws are made and drafts verified.
+        trace: record every round.
+        on_commit: told how many tokens were committed.
+    """
+
+    def __init__(
+        self,
+        model: Backbone,
+        input_ids: Tensor,
+        order: Order,
+        law: Law,
+        draft_law: Law,
+        coupling: Coupling,
+        *,
+        trace: bool = False,
+        on_commit: Callable[[int], object] = lambda count: None,
+    ):
+        batch, self.size = input_ids.shape
+        self.model, self.law, self.draft_law, self.coupling = model, law, draft_law, coupling
+        self.input_ids, self.order, self.on_commit = input_ids, order, on_commit
+        self.num_prompt, self.length = order.num_prompt, order.length
+        # column L of what is (B, L + 1) is spare: padding reads it and writes it
+        ranks = torch.arange(self.size + 1, device=input_ids.device).expand(batch, -1)
+        self.positions = torch.cat([order.order, torch.zeros_like(ranks[:, :1])], dim=1)
+        self.tokens = input_ids.gather(1, self.positions)  # final below `known`
+        self.tokens = self.tokens.where(ranks < self.num_prompt[:, None], 0)
+        self.log_probs: Tensor | None = None  # (B, L + 1) of the committed tokens
+        self.limits = content_limits(ranks, self.num_prompt)
+        self.known = self.num_prompt.clone()  # (B,) ranks committed
+        self.cached = torch.zeros_like(self.known)  # (B,) ranks whose content the cache holds
+        self.cache = model.new_cache(batch, self.size)
+        self.round = 0
+        self.nfe, self.rows, self.rounds, self.drafted, self.accepted = (
+            torch.zeros_like(self.known) for _ in range(5)
+        )
+        self.trace: list[list[Round]] | None = [[] for _ in range(batch)] if trace else None
+
+    @property
+    def left(self) -> Tensor:
+        """How many targets each sequence still lacks, (B,)."""
+        return self.length - self.known
+
+    def unfinished(self) -> bool:
+        return bool((self.left > 0).any())
+
+    def call(self, ranks: Tensor, limits: Tensor, is_row: Tensor, upto: Tensor) -> Tensor:
+        """One network call: hidden states (B, Q, C) of query rows.
+
+        The content of all ranks below `upto` (B,) that the cache lacks rides along; a sequence
+        without a query row takes no part.
+
+        Args:
+            ranks: (B, Q) ranks to predict.
+            limits: (B, Q) how many ranks each row may see.
+            is_row: (B, Q) False for padding.
+        """
+        num_queries = is_row.sum(1)
+        upto = torch.where(num_queries > 0, upto, self.cached)
+        num_content = upto - self.cached
+        content = self._content(self.cached, num_content)
+        positions = self.positions.gather(1, torch.where(is_row, ranks, self.size))
+        query = QueryRows(positions, torch.where(is_row, limits, 0))
+        hidden = self.model(content, query, self.cache)
+        self.cached = upto
+        self.nfe += num_queries > 0
+        self.rows += num_queries + num_content
+        return hidden
+
+    def _content(self, start: Tensor, count: Tensor) -> ContentRows:
+        """Content rows (B, R) of `count` (B,) ranks from `start` (B,) on."""
+        ranks, is_row = self._ranks(start, count, int(count.max()))
+        return ContentRows(
+            self.tokens.gather(1, ranks),
+            self.positions.gather(1, ranks),
+            torch.where(is_row, self.limits.gather(1, ranks), 0),
+            ranks,
+        )
+
+    def _ranks(self, start: Tensor, count: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        """Ranks start .. start + count - 1, padded with the spare one; and which are real."""
+        steps = torch.arange(size, device=start.device)
+        is_rank = steps < count[:, None]
+        return torch.where(is_rank, start[:, None] + steps, self.size), is_rank
+
+    def write(self, start: Tensor, tokens: Tensor, count: Tensor) -> None:
+        """Write the first `count` (B,) of tokens (B, K) at ranks `start` (B,) and up."""
+        ranks, _ = self._ranks(start, count, tokens.shape[1])
+        self.tokens.scatter_(1, ranks, tokens)
+
+    def settle(self, drafts: Drafts, target_probs: Tensor, *, num_exact: int = 0) -> None:
+        """End a round: verify drafts, commit those that stand and the token that follows them.
+
+        Args:
+            drafts: what was written at the next ranks.
+            target_probs: (B, K, V) the target laws at their ranks; (B, K + 1, V) with that of
+                the rank after them, whose token follows where all drafts stand.
+            num_exact: how many of the drafts were drawn from the target law, and so stand.
+        """
+        is_left = self.left > 0
+        num_drafts = drafts.tokens.shape[1]
+        has_bonus = self.known + drafts.count < self.length
+        if target_probs.shape[1] == num_drafts:
+            has_bonus = torch.zeros_like(has_bonus)
+        verdict = self.coupling.verify(drafts, target_probs, self.known, self.round, has_bonus)
+        is_new = has_bonus | (verdict.accepted < drafts.count)
+        self.write(self.known + verdict.accepted, verdict.token[:, None], is_new.long())
+        self.rounds += is_left
+        self.drafted += (drafts.count - num_exact).clamp(min=0)
+        self.accepted += (verdict.accepted - num_exact).clamp(min=0)
+        if self.trace is not None:
+            self._record(drafts, verdict, is_new, num_exact)
+        self.commit(verdict.accepted + is_new, target_probs)
+
+    def commit(self, count: Tensor, probs: Tensor) -> None:
+        """Make the next `count` (B,) tokens, drawn from probs (B, K, V), final.
+
+        Raises:
+            ValueError: a law holds NaN.
+        """
+        ranks, is_new = self._ranks(self.known, count, probs.shape[1])
+        tokens = self.tokens.gather(1, ranks)
+        log_probs = probs.gather(2, tokens[..., None])[..., 0].log()
+        if log_probs.isnan().logical_and(is_new).any():
+            raise ValueError("the model gives NaN instead of probabilities; check its weights")
+        if self.log_probs is None:
+            self.log_probs = log_probs.new_zeros(self.tokens.shape)
+        self.log_probs.scatter_(1, ranks, log_probs)
+        self.known = self.known + count
+        # the last token has never been a content row, or its slot still holds a rejected draft
+        self.cached = self.cached.minimum(self.known - 1)
+        self.round += 1
+        self.on_commit(int(count.sum()))
+
+    def by_position(self) -> tuple[Tensor, Tensor]:
+        """Tokens and log-probabilities at their positions, (B, L) each."""
+        is_target, positions = self.order.is_target, self.positions[:, :-1]
+        tokens = self.input_ids.scatter(1, positions, self.tokens[:, :-1])
+        log_probs = self.log_probs[:, :-1]
+        log_probs = torch.zeros_like(log_probs).scatter_(1, positions, log_probs)
+        return tokens.where(is_target, self.input_ids), log_probs.where(is_target, 0)
+
+    def score_jointly(self) -> None:
+        """Put the log-probabilities that the tokens have under the joint law of the order asked for.
+
+        One further network call, which is not counted: it is no part of making the sample.
+        """
+        tokens, _ = self.by_position()
+        found = joint_log_probs(self.model, tokens, self.order, self.law)
+        self.log_probs[:, :-1] = found.gather(1, self.positions[:, :-1])
+
+    def _record(self, drafts: Drafts, verdict: Verdict, is_new: Tensor, num_exact: int) -> None:
+        for b, rounds in enumerate(self.trace or []):
+            count, accepted = int(drafts.count[b]), int(verdict.accepted[b])
+            start = int(self.known[b])
+            if start == int(self.length[b]):
+                continue
+            positions = self.positions[b, start : start + count + 1].tolist()
+            drafted = list(zip(positions, drafts.tokens[b, :count].tolist(), strict=False))
+            committed = drafted[:accepted]
+            if is_new[b]:
+                committed = [*committed, (positions[accepted], int(verdict.token[b]))]
+            stands = [j < accepted for j in range(num_exact, count)]
+            rounds.append(Round(drafted[num_exact:], stands, committed))

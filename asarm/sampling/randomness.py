@@ -1,0 +1,113 @@
+"""Random numbers that depend on what they are for, and on nothing else.
+
+Every number is a hash of (sequence seed, rank, purpose, round): the same on every device, in
+every batch, whatever else was drawn. The hash is splitmix64 (Steele, Lea & Flood 2014) in
+tensor operations; int64 arithmetic wraps as it needs.
+
+Shapes: B batch, K ranks, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+GOLDEN = 0x9E3779B97F4A7C15
+MIX_1 = 0xBF58476D1CE4E5B9
+MIX_2 = 0x94D049BB133111EB
+RANK_STRIDE = 0xD1342543DE82EF95
+ROUND_STRIDE = 0xAEF17502108EF2D9
+
+
+class Purpose(IntEnum):
+    """What a random number decides."""
+
+    TARGET = 0  # a token of the target law
+    DRAFT = 1
+    ACCEPT = 2
+    RESIDUAL = 3  # what replaces a rejected draft
+    GUMBEL = 4
+
+
+class Randomness(Protocol):
+    """All that a sampler leaves to chance."""
+
+    def categorical(
+        self, probs: Tensor, ranks: Tensor, purpose: Purpose, round: int, needed: Tensor
+    ) -> Tensor:
+        """Tokens (B, K) drawn from probs (B, K, V); only those `needed` (B, K) are looked at."""
+
+    def bernoulli(self, prob: Tensor, ranks: Tensor, round: int, needed: Tensor) -> Tensor:
+        """Yes (B, K) with probability prob (B, K); only those `needed`, up to the first no."""
+
+    def gumbel(self, ranks: Tensor, vocab_size: int) -> Tensor:
+        """The Gumbel vectors (B, K, V) that the ranks (B, K) own."""
+
+
+class HashedRandomness:
+    """Randomness from one seed per sequence (B,)."""
+
+    def __init__(self, seeds: Tensor):
+        self.seeds = seeds
+        self._keys = mix(seeds * signed(GOLDEN))[:, None]  # (B, 1)
+
+    def categorical(
+        self, probs: Tensor, ranks: Tensor, purpose: Purpose, round: int, needed: Tensor
+    ) -> Tensor:
+        return inverse_cdf(probs, self._uniform(ranks, purpose, round))
+
+    def bernoulli(self, prob: Tensor, ranks: Tensor, round: int, needed: Tensor) -> Tensor:
+        return self._uniform(ranks, Purpose.ACCEPT, round) < prob
+
+    def gumbel(self, ranks: Tensor, vocab_size: int) -> Tensor:
+        keys = self._bits(ranks, Purpose.GUMBEL, 0)[..., None]
+        tokens = torch.arange(vocab_size, device=ranks.device) * signed(GOLDEN)
+        uniform = unit_interval(mix(keys + tokens)) + 2.0**-54  # inside (0, 1)
+        return -(-uniform.log()).log()
+
+    def _bits(self, ranks: Tensor, purpose: Purpose, round: int) -> Tensor:
+        stream = signed((round * len(Purpose) + purpose) * ROUND_STRIDE)
+        return mix(self._keys + (ranks * signed(RANK_STRIDE) + stream))
+
+    def _uniform(self, ranks: Tensor, purpose: Purpose, round: int) -> Tensor:
+        """Numbers in [0, 1), float64, (B, K)."""
+        return unit_interval(self._bits(ranks, purpose, round))
+
+
+def inverse_cdf(probs: Tensor, uniform: Tensor) -> Tensor:
+    """The token (...) at which the summed probs (..., V) pass a share `uniform` (...) of them all.
+
+    A token of probability 0 is never taken.
+    """
+    summed = probs.cumsum(-1, dtype=torch.float64)
+    aim = uniform[..., None] * summed[..., -1:]
+    token = torch.searchsorted(summed, aim, right=True)[..., 0]
+    return token.clamp(
+        max=probs.shape[-1] - 1
+    )  # NaN probs have no such token: found when committed
+
+
+def mix(x: Tensor) -> Tensor:
+    """Bits of int64 `x` so mixed that neighbours have nothing in common (splitmix64)."""
+    x = (x ^ _shift(x, 30)) * signed(MIX_1)
+    x = (x ^ _shift(x, 27)) * signed(MIX_2)
+    return x ^ _shift(x, 31)
+
+
+def unit_interval(bits: Tensor) -> Tensor:
+    """The top 53 bits as a float64 in [0, 1)."""
+    return _shift(bits, 11).to(torch.float64) * 2.0**-53
+
+
+def signed(x: int) -> int:
+    """The lowest 64 bits of `x` as the int64 of the same bits."""
+    x &= (1 << 64) - 1
+    return x - (1 << 64) if x >> 63 else x
+
+
+def _shift(x: Tensor, by: int) -> Tensor:
+    """Logical right shift: torch's keeps the sign."""
+    return (x >> by) & ((1 << (64 - by)) - 1)

@@ -1,0 +1,58 @@
+"""What a sampler gives back.
+
+Shapes: B batch, L length.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one round did to one sequence, in token ids and positions.
+
+    The drafts of a round are those it verified (or, for `parallel`, drew). Committing
+    `committed` round after round replays the decoding.
+    """
+
+    drafted: list[tuple[int, int]]  # (position, token) of each draft, by rank
+    accepted: list[bool]  # which drafts were kept: a prefix
+    committed: list[tuple[int, int]]  # (position, token), by rank
+
+    @property
+    def replacement(self) -> tuple[int, int] | None:
+        """The (position, token) that replaced the first rejected draft, if one was rejected."""
+        return None if all(self.accepted) else self.committed[-1]
+
+
+@dataclass(frozen=True)
+class SampleResult:
+    """A batch of samples and what they cost.
+
+    Attributes:
+        tokens: (B, L) prompt and padding as given, targets as sampled.
+        log_probs: (B, L) log-probability of every sampled token under the target law, given the
+            tokens of lower rank; 0 at prompt and padding. Their sum is the joint log-density.
+        nfe: (B,) network calls.
+        rows: (B,) rows pushed through the network, content and query rows together.
+        rounds: (B,) rounds of drafting and verifying.
+        drafted: (B,) drafts that were verified.
+        accepted: (B,) drafts that were kept.
+        k: most drafts of a round; None where the method drafts nothing.
+        lossless: whether the samples have exactly the sequential sampler's law.
+        trace: per sequence its rounds, if asked for.
+    """
+
+    tokens: Tensor
+    log_probs: Tensor
+    nfe: Tensor
+    rows: Tensor
+    rounds: Tensor
+    drafted: Tensor
+    accepted: Tensor
+    k: int | None
+    lossless: bool
+    trace: list[list[Round]] | None = None
