@@ -29,8 +29,8 @@ def check_inputs(model: Backbone, input_ids: Tensor, order: Order, *, read: Tens
     if outside.any():
         b, position = outside.nonzero()[0].tolist()
         raise ValueError(
-            f"input_ids holds {int(input_ids[b, position])} at position {position} of sequence {b}; "
-            f"expected ids from 0 to {model.vocab_size - 1}: is the tokenizer this model's?"
+            f"input_ids holds {int(input_ids[b, position])} at position {position} of sequence "
+            f"{b}; expected ids from 0 to {model.vocab_size - 1}: is the tokenizer this model's?"
         )
     is_prompt = order.rank < order.num_prompt[:, None]
     masked = is_prompt & (input_ids == model.mask_token_id)

@@ -43,8 +43,7 @@ def load(
             tokenizer that is absent or of another size.
     """
     device, dtype = resolve_device(device), resolve_dtype(dtype)
-    where = {"revision": revision, "subfolder": subfolder or ""}
-    where = {key: value for key, value in where.items() if value is not None}
+    where = {"subfolder": subfolder or ""} | ({"revision": revision} if revision else {})
     source = _source(name_or_path)
     config = _load_config(name_or_path, source, where)
     tokenizer = load_tokenizer(name_or_path, vocab_size=config.vocab_size, **where)

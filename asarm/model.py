@@ -87,10 +87,6 @@ class RelativeAttention(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.scale = config.d_head**-0.5
 
-    def table(self, encoding: Tensor) -> Tensor:
-        """Every distance as a key, (H, D, P), from its encoding (P, C)."""
-        return _project(encoding, self.r).permute(1, 2, 0)
-
     def forward(
         self, rows: Tensor, keys: Tensor, values: Tensor, table: Tensor, where: Geometry
     ) -> Tensor:
@@ -130,6 +126,10 @@ class Layer(nn.Module):
         self.rel_attn = RelativeAttention(config)
         self.ff = FeedForward(config)
 
+    def table(self, encoding: Tensor) -> Tensor:
+        """Every distance as a key, (H, D, P), from its encoding (P, C)."""
+        return _project(encoding, self.rel_attn.r).permute(1, 2, 0)
+
     def keys_and_values(self, content: Tensor) -> tuple[Tensor, Tensor]:
         """What content rows (B, R, C) show to all rows, (B, R, H, D) each."""
         return _project(content, self.rel_attn.k), _project(content, self.rel_attn.v)
@@ -151,11 +151,14 @@ class Stack(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.clamp_len = config.clamp_len
 
+    def layers(self) -> list[Layer]:
+        return list(self.layer)  # type: ignore[arg-type]  # a ModuleList of Layer
+
     def tables(self, length: int) -> list[Tensor]:
         """Per layer, the distances -(L - 1) .. L - 1 as keys (H, D, P)."""
         encoding = distance_encoding(length, self.mask_emb.shape[-1], self.clamp_len)
         encoding = self.dropout(encoding.to(self.mask_emb))
-        return [layer.rel_attn.table(encoding) for layer in self.layer]
+        return [layer.table(encoding) for layer in self.layers()]
 
     def forward(
         self, content: ContentRows, query: QueryRows, cache: KeyValueCache | None
@@ -165,7 +168,7 @@ class Stack(nn.Module):
         where, tables = self._surroundings(content, query, cache)
         blanks = self.mask_emb.expand(*query.positions.shape, -1)
         rows = self.dropout(torch.cat([self.word_embedding(content.tokens), blanks], dim=1))
-        for index, (layer, table) in enumerate(zip(self.layer, tables, strict=True)):
+        for index, (layer, table) in enumerate(zip(self.layers(), tables, strict=True)):
             keys, values = layer.keys_and_values(rows[:, :num_content])
             if cache is None:
                 keys, values = keys.transpose(1, 2), values.transpose(1, 2)
@@ -235,13 +238,13 @@ class AnySubsetTransformer(PreTrainedModel):
     def get_input_embeddings(self) -> nn.Module:
         return self.transformer.word_embedding
 
-    def set_input_embeddings(self, value: nn.Module) -> None:
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
         self.transformer.word_embedding = value
 
     def get_output_embeddings(self) -> nn.Module:
         return self.lm_loss
 
-    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
         self.lm_loss = new_embeddings
 
     @property
@@ -287,7 +290,7 @@ class AnySubsetTransformer(PreTrainedModel):
 
 
 def distance_encoding(length: int, width: int, clamp_len: int = -1) -> Tensor:
-    """Sinusoids (P, C) of the distances -(L - 1) .. L - 1, in float32 as transformers makes them."""
+    """Sinusoids (P, C) of the distances -(L - 1) .. L - 1, in float32 as in transformers."""
     frequency = 1 / torch.pow(10000, torch.arange(0, width, 2.0) / width)
     distance = torch.arange(1.0 - length, length)
     if clamp_len > 0:

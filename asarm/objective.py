@@ -14,13 +14,11 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
 from transformers import PreTrainedModel
 
 from asarm.density import chunks, joint_rows, target_ranks
 from asarm.law import Law
 from asarm.order import Order
-
 
 LOSS_SCALES: dict[str, Callable[[Tensor], Tensor]] = {
     "none": torch.ones_like,

@@ -14,11 +14,11 @@ from torch import Tensor
 
 
 def content_limits(rank: Tensor, num_prompt: Tensor) -> Tensor:
-    """How many ranks each content row may see, (B, L): the whole prompt, or everything up to itself."""
+    """How many ranks content rows may see, (B, L): the whole prompt, or all up to themselves."""
     return torch.where(rank < num_prompt[:, None], num_prompt[:, None], rank + 1)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, init=False)
 class Order:
     """A decoding order for each sequence of a batch.
 
@@ -37,19 +37,23 @@ class Order:
 
     order: Tensor
     num_prompt: Tensor
-    length: Tensor = None  # type: ignore[assignment]  # None becomes L in __post_init__
+    length: Tensor
 
-    def __post_init__(self) -> None:
-        order = torch.as_tensor(self.order)
+    def __init__(
+        self,
+        order: Tensor,
+        num_prompt: int | Sequence[int] | Tensor,
+        length: int | Sequence[int] | Tensor | None = None,
+    ) -> None:
+        order = torch.as_tensor(order)
         if order.ndim != 2 or order.is_floating_point():
             raise ValueError(
                 f"order has shape {tuple(order.shape)} and dtype {order.dtype}; "
                 "expected integers of shape (batch, length)"
             )
-        batch, size = order.shape
-        length = size if self.length is None else self.length
+        length = order.shape[1] if length is None else length
         object.__setattr__(self, "order", order.long())
-        object.__setattr__(self, "num_prompt", _per_sequence(self.num_prompt, order, "num_prompt"))
+        object.__setattr__(self, "num_prompt", _per_sequence(num_prompt, order, "num_prompt"))
         object.__setattr__(self, "length", _per_sequence(length, order, "length"))
         self._check()
 
@@ -83,8 +87,8 @@ class Order:
                 )
             if not torch.equal(row[length:], torch.arange(length, size)):
                 raise ValueError(
-                    f"order of sequence {b} decodes padding: its last {size - length} ranks must be "
-                    f"the positions {length} to {size - 1}, in place"
+                    f"order of sequence {b} decodes padding; its last {size - length} ranks "
+                    f"must be the positions {length} to {size - 1}, in place"
                 )
 
     @cached_property

@@ -21,10 +21,7 @@ from asarm.sampling.verify import GumbelCoupling, RejectionCoupling
 __all__ = ["METHODS", "Round", "SampleResult", "sample"]
 
 METHODS = ("sequential", "assd", "ngram", "onepass", "parallel")
-COUPLINGS = {
-    "rejection": RejectionCoupling,
-    "gumbel": lambda randomness, slack: GumbelCoupling(randomness),
-}
+COUPLINGS = ("rejection", "gumbel")
 DEFAULT_K = {"assd": 4, "ngram": 1, "onepass": 2}  # fastest a token on a CPU at demo size
 
 
@@ -82,6 +79,7 @@ def sample(
     order = order.to(input_ids.device)
     check_inputs(model, input_ids, order, read=order.rank < order.num_prompt[:, None])
     seeds = [signed(s) for s in per_sequence_seeds(seed, len(input_ids))]
+    randomness = HashedRandomness(torch.tensor(seeds, device=model.device))
     draft_temperature = temperature if draft_temperature is None else draft_temperature
     with tqdm(total=int(order.num_targets.sum()), unit="token", disable=not progress) as bar:
         decoding = Decoding(
@@ -90,9 +88,9 @@ def sample(
             order.to(model.device),
             law=Law(model.mask_token_id, temperature, top_k, top_p),
             draft_law=Law(model.mask_token_id, draft_temperature, top_k, top_p),
-            coupling=COUPLINGS[coupling](
-                HashedRandomness(torch.tensor(seeds, device=model.device)), acceptance_slack
-            ),
+            coupling=GumbelCoupling(randomness)
+            if coupling == "gumbel"
+            else RejectionCoupling(randomness, acceptance_slack),
             trace=trace,
             on_commit=bar.update,
         )
@@ -132,7 +130,7 @@ def _check_options(
     """The k that the method uses."""
     _one_of("method", method, METHODS)
     _one_of("by", by, ("order", "confidence"))
-    _one_of("coupling", coupling, tuple(COUPLINGS))
+    _one_of("coupling", coupling, COUPLINGS)
     if k is not None and k < 1:
         raise ValueError(f"k is {k}; expected at least 1 draft a round")
     if method == "parallel" and (steps is None or steps < 1):

@@ -57,7 +57,7 @@ class Decoding:
         self.positions = torch.cat([order.order, torch.zeros_like(ranks[:, :1])], dim=1)
         self.tokens = input_ids.gather(1, self.positions)  # final below `known`
         self.tokens = self.tokens.where(ranks < self.num_prompt[:, None], 0)
-        self.log_probs: Tensor | None = None  # (B, L + 1) of the committed tokens
+        self.log_probs = torch.zeros(self.tokens.shape, device=ranks.device)
         self.limits = content_limits(ranks, self.num_prompt)
         self.known = self.num_prompt.clone()  # (B,) ranks committed
         self.cached = torch.zeros_like(self.known)  # (B,) ranks whose content the cache holds
@@ -155,9 +155,7 @@ class Decoding:
         log_probs = probs.gather(2, tokens[..., None])[..., 0].log()
         if log_probs.isnan().logical_and(is_new).any():
             raise ValueError("the model gives NaN instead of probabilities; check its weights")
-        if self.log_probs is None:
-            self.log_probs = log_probs.new_zeros(self.tokens.shape)
-        self.log_probs.scatter_(1, ranks, log_probs)
+        self.log_probs = self.log_probs.to(log_probs.dtype).scatter_(1, ranks, log_probs)
         self.known = self.known + count
         # the last token has never been a content row, or its slot still holds a rejected draft
         self.cached = self.cached.minimum(self.known - 1)
@@ -173,7 +171,7 @@ class Decoding:
         return tokens.where(is_target, self.input_ids), log_probs.where(is_target, 0)
 
     def score_jointly(self) -> None:
-        """Put the log-probabilities that the tokens have under the joint law of the order asked for.
+        """Score the tokens under the joint law of the order that was asked for.
 
         One further network call, which is not counted: it is no part of making the sample.
         """

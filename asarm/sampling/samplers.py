@@ -104,7 +104,7 @@ def parallel(decoding: Decoding, steps: int, by: str) -> None:
     As masked-diffusion samplers do, and lossy like them. By "order", or by "confidence": of all
     targets left, those whose drawn token is the most probable.
     """
-    rank = decoding.positions[:, :-1].argsort(1)  # as asked for: positions are about to move
+    rank = decoding.positions[:, :-1].argsort(dim=1)  # as asked for: positions are about to move
     for step in range(steps):
         share = -(-decoding.left // (steps - step))  # rounded up
         asked = decoding.left if by == "confidence" else share
@@ -122,7 +122,7 @@ def parallel(decoding: Decoding, steps: int, by: str) -> None:
         )
         if by == "confidence":
             confidence = probs.gather(2, tokens[..., None])[..., 0].where(is_row, -1)
-            best = confidence.argsort(1, descending=True, stable=True)
+            best = confidence.argsort(dim=1, descending=True, stable=True)
             tokens, probs = (
                 tokens.gather(1, best),
                 probs.gather(1, best[..., None].expand_as(probs)),

@@ -16,7 +16,8 @@ from torch import Tensor
 from asarm.sampling.randomness import Purpose, Randomness
 
 
-class Drafts(NamedTuple):
+@dataclass(frozen=True)
+class Drafts:
     """Tokens proposed for the next ranks of each sequence, and the laws they were drawn from."""
 
     tokens: Tensor  # (B, K)
