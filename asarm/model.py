@@ -57,10 +57,10 @@ class KeyValueCache:
         self.positions.scatter_(1, slots, positions)
 
     def write(self, layer: int, slots: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Keep keys and values (B, R, H, D) of one layer at slots (B, R)."""
-        batch = torch.arange(len(slots), device=slots.device)[:, None]
-        self.keys[layer].transpose(1, 2)[batch, slots] = keys
-        self.values[layer].transpose(1, 2)[batch, slots] = values
+        """Keep keys and values (B, H, R, D) of one layer at slots (B, R)."""
+        index = slots[:, None, :, None].expand_as(keys)
+        self.keys[layer].scatter_(2, index, keys)
+        self.values[layer].scatter_(2, index, values)
 
     def read(self, layer: int, num_slots: int) -> tuple[Tensor, Tensor]:
         """Keys and values (B, H, S, D) of the first slots of one layer."""
@@ -91,14 +91,20 @@ class RelativeAttention(nn.Module):
         self, rows: Tensor, keys: Tensor, values: Tensor, table: Tensor, where: Geometry
     ) -> Tensor:
         """Rows (B, N, C) after they attended to keys and values (B, H, S, D)."""
-        query = _project(rows, self.q) * self.scale  # (B, N, H, D)
+        query = _project(rows, self.q)  # (B, N, H, D)
         batch, num_rows, heads, width = query.shape
-        scores = (query + self.r_w_bias * self.scale).transpose(1, 2) @ keys.transpose(2, 3)
-        by_distance = (query + self.r_r_bias * self.scale).permute(2, 0, 1, 3)  # (H, B, N, D)
+        by_distance = (query + self.r_r_bias).permute(2, 0, 1, 3)  # (H, B, N, D)
         by_distance = by_distance.reshape(heads, batch * num_rows, width) @ table  # (H, BN, P)
         by_distance = by_distance.view(heads, batch, num_rows, -1).transpose(0, 1)
-        scores += by_distance.gather(3, where.distance.expand(-1, heads, -1, -1))
-        scores.masked_fill_(where.is_hidden, torch.finfo(scores.dtype).min)
+        by_distance = by_distance.gather(3, where.distance.expand(-1, heads, -1, -1))
+        scores = torch.baddbmm(  # scale x (by_distance + by content)
+            by_distance.flatten(0, 1),
+            (query + self.r_w_bias).transpose(1, 2).flatten(0, 1),
+            keys.transpose(2, 3).flatten(0, 1),
+            beta=self.scale,
+            alpha=self.scale,
+        ).unflatten(0, (batch, heads))
+        scores = scores.masked_fill_(where.is_hidden, torch.finfo(scores.dtype).min)
         probs = self.dropout(scores.softmax(3, dtype=_at_least_float32(scores)).to(values.dtype))
         seen = (probs @ values).transpose(1, 2).reshape(batch, num_rows, heads * width)
         seen = seen * where.sees_any  # the softmax of a row that sees nothing is uniform: not so
@@ -131,8 +137,9 @@ class Layer(nn.Module):
         return _project(encoding, self.rel_attn.r).permute(1, 2, 0)
 
     def keys_and_values(self, content: Tensor) -> tuple[Tensor, Tensor]:
-        """What content rows (B, R, C) show to all rows, (B, R, H, D) each."""
-        return _project(content, self.rel_attn.k), _project(content, self.rel_attn.v)
+        """What content rows (B, R, C) show to all rows, (B, H, R, D) each."""
+        keys, values = _project(content, self.rel_attn.k), _project(content, self.rel_attn.v)
+        return keys.transpose(1, 2), values.transpose(1, 2)
 
     def forward(
         self, rows: Tensor, keys: Tensor, values: Tensor, table: Tensor, where: Geometry
@@ -170,9 +177,7 @@ class Stack(nn.Module):
         rows = self.dropout(torch.cat([self.word_embedding(content.tokens), blanks], dim=1))
         for index, (layer, table) in enumerate(zip(self.layers(), tables, strict=True)):
             keys, values = layer.keys_and_values(rows[:, :num_content])
-            if cache is None:
-                keys, values = keys.transpose(1, 2), values.transpose(1, 2)
-            else:
+            if cache is not None:
                 cache.write(index, content.slots, keys, values)
                 keys, values = cache.read(index, where.distance.shape[3])
             if index == len(self.layer) - 1:  # nobody looks at the content's last hidden states
