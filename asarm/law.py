@@ -51,6 +51,12 @@ class Law:
         """Log-probabilities (..., V) in float32, or in float64 from float64 logits."""
         return self._filtered(logits).log_softmax(-1)
 
+    def of_counts(self, counts: Tensor) -> Tensor:
+        """Probabilities (..., V) from counts, none of them of `<mask>`: log-counts are logits."""
+        if self.temperature == 1 and self.top_k is None and self.top_p is None:
+            return counts / counts.sum(-1, keepdim=True)  # the same, without the logarithms
+        return self.probs(counts.log())
+
     def _filtered(self, logits: Tensor) -> Tensor:
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if 0 <= self.mask_token_id < logits.shape[-1]:

@@ -27,9 +27,9 @@ LAYERS = {
     "asarm.objective": 5,
     "asarm.data": 5,
     "asarm.corpus": 5,
+    "asarm.cli": 5,
+    "asarm.run": 5,
     "asarm.training": 6,
-    "asarm.cli": 7,
-    "asarm.run": 7,
     "asarm.evaluation": 7,
     "asarm": 8,
 }

@@ -46,7 +46,7 @@ def ngram_draft(decoding: Decoding, k: int, start: Tensor, count: Tensor) -> Dra
         counts = bigram_counts(
             text, is_known, left_text.gather(1, left), has_left, decoding.model.vocab_size
         )
-        law = decoding.draft_law.probs(counts.log())[:, None]  # (B, 1, V)
+        law = decoding.draft_law.of_counts(counts)[:, None]  # (B, 1, V)
         is_draft = step < count[:, None]
         token = decoding.coupling.draw(law, rank, Purpose.DRAFT, decoding.round, is_draft)
         place = torch.where(is_draft, position, text.shape[1] - 1)
