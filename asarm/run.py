@@ -56,7 +56,7 @@ class Run:
             ValueError: the folder holds results of other settings, or something that is no run.
         """
         run = cls(output_dir)
-        settings = yaml.safe_load(yaml.safe_dump(asdict(config)))  # tuples become lists
+        settings = json.loads(json.dumps(asdict(config)))  # tuples become lists
         with run._writing(CONFIG):
             run.folder.mkdir(parents=True, exist_ok=True)
         difference = run._difference(settings, NOT_RESULTS | set(may_change))
@@ -98,12 +98,13 @@ class Run:
                 "the same command makes it anew"
             ) from None
 
-    def write(self, name: str, content: str | dict[str, Any] | list[Any]) -> None:
-        """Write a file whole or not at all: text as it is, anything else as JSON."""
-        text = content if isinstance(content, str) else json.dumps(content, indent=2) + "\n"
+    def write(self, name: str, content: bytes | str | dict[str, Any] | list[Any]) -> None:
+        """Write a file whole or not at all: bytes and text as they are, anything else as JSON."""
+        if not isinstance(content, bytes | str):
+            content = json.dumps(content, indent=2) + "\n"
         with self._writing(name) as path:
             temporary = path.with_name(f"{name}.tmp")
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_bytes(content.encode() if isinstance(content, str) else content)
             os.replace(temporary, path)
 
     def _difference(self, settings: dict[str, Any], ignored: Collection[str]) -> str | None:

@@ -1,7 +1,6 @@
 """Train an any-subset model."""
 
-from jsonargparse import auto_cli
-
+from asarm.cli import launch
 from asarm.training.config import TrainingConfig
 
 
@@ -12,4 +11,4 @@ def main(config: TrainingConfig) -> None:
 
 
 if __name__ == "__main__":
-    main(auto_cli(TrainingConfig, as_positional=False))
+    launch(main, TrainingConfig)

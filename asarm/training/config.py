@@ -11,6 +11,7 @@ class TrainingConfig:
 
     Args:
         output_dir: the run's folder: checkpoint, metrics, and in the end `model/`.
+        overwrite: throw away what the folder holds of a run with other settings.
         tokenizer: "demo", or a folder with a tokenizer.
         d_model: width of the model.
         n_layer: layers of the model.
@@ -37,6 +38,7 @@ class TrainingConfig:
     """
 
     output_dir: str = "runs/train"
+    overwrite: bool = False
     tokenizer: str = "demo"
     d_model: int = 256
     n_layer: int = 4

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from asarm.data import pack
 from asarm.loading import load_tokenizer
 from asarm.model import AnySubsetTransformer
 from asarm.objective import joint_loss, keyed_generator, stratified_rates, training_order
+from asarm.run import Run
 from asarm.text import encode_document
 from asarm.training.config import TrainingConfig
 
@@ -30,8 +30,7 @@ def train(config: TrainingConfig) -> Path:
     A run that was stopped goes on to the same result: data, orders and mask rates are keyed by
     the step.
     """
-    folder = Path(config.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
+    run = Run.open(config.output_dir, config, overwrite=config.overwrite)
     tokenizer = load_tokenizer(config.tokenizer)
     blocks = training_blocks(tokenizer, config)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -39,13 +38,15 @@ def train(config: TrainingConfig) -> Path:
     optimizer = torch.optim.AdamW(
         parameter_groups(model, config.weight_decay), config.learning_rate, betas=(0.9, 0.98)
     )
-    step = restore(folder, model, optimizer)
+    step = restore(run.folder, model, optimizer)
     progress = tqdm(total=config.max_steps, initial=step, unit="step", desc="training")
     started, tokens = perf_counter(), 0
     while step < config.max_steps:
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * schedule(step, config)
         loss = accumulate(model, blocks, step, config, device)
+        if not math.isfinite(loss):
+            raise ValueError(f"the loss is {loss} at step {step}; lower the learning_rate")
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
         optimizer.step()
         optimizer.zero_grad()
@@ -54,13 +55,14 @@ def train(config: TrainingConfig) -> Path:
         if step % config.log_steps == 0:
             speed = tokens / (perf_counter() - started)
             progress.set_postfix(loss=f"{loss:.3f}", tokens_per_s=f"{speed:.0f}")
-            log(folder, step=step, loss=loss, grad_norm=float(norm), tokens_per_second=speed)
+            record = {"step": step, "loss": loss, "grad_norm": float(norm)}
+            run.append("metrics.jsonl", {**record, "tokens_per_second": speed})
         if step % config.save_steps == 0 or step == config.max_steps:
-            save(folder, model, optimizer, step)
+            save(run.folder, model, optimizer, step)
     progress.close()
-    model.eval().save_pretrained(folder / "model")
-    tokenizer.save_pretrained(folder / "model")
-    return folder / "model"
+    model.eval().save_pretrained(run.folder / "model")
+    tokenizer.save_pretrained(run.folder / "model")
+    return run.folder / "model"
 
 
 def accumulate(
@@ -183,10 +185,3 @@ def restore(folder: Path, model: AnySubsetTransformer, optimizer: torch.optim.Op
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     return state["step"]
-
-
-def log(folder: Path, *, step: int, loss: float, **values: float) -> None:
-    if not math.isfinite(loss):
-        raise ValueError(f"the loss is {loss} at step {step}; lower the learning rate")
-    with open(folder / "metrics.jsonl", "a", encoding="utf-8") as file:
-        file.write(json.dumps({"step": step, "loss": loss, **values}) + "\n")

@@ -1,0 +1,82 @@
+"""What every script does around its work: settings from files and flags, errors in one line."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from typing import NoReturn, TypeVar
+
+from jsonargparse import ArgumentParser, auto_cli
+
+Config = TypeVar("Config")
+USER_ERROR, INTERRUPTED = 2, 130
+
+
+class Parser(ArgumentParser):
+    """A parser that refuses in one line."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        refuse(f"{brief(message)} (--help explains every setting)")
+
+
+def launch(main: Callable[[Config], None], config_class: type[Config]) -> None:
+    """Run a script's `main` on the settings of the command line and of --config files.
+
+    What the user can put right (ValueError, OSError) ends in one line and exit code 2, Ctrl-C in
+    exit code 130.
+    """
+    arguments = friendly(sys.argv[1:], config_class)
+    config = auto_cli(config_class, args=arguments, as_positional=False, parser_class=Parser)
+    try:
+        main(config)
+    except (ValueError, OSError) as error:
+        refuse(str(error))
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from here", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+
+
+def refuse(message: str) -> NoReturn:
+    """End the script with exit code 2 and the first line of `message`."""
+    print(f"error: {(message.strip() or 'unknown').splitlines()[0]}", file=sys.stderr)
+    sys.exit(USER_ERROR)
+
+
+def friendly(arguments: Sequence[str], config_class: type) -> list[str]:
+    """Arguments as jsonargparse wants them.
+
+    Lists may be written `--methods assd,onepass` or `--methods assd onepass`, and a switch
+    without its `true`.
+    """
+    types = {f"--{f.name}": getattr(f.type, "__name__", f.type) for f in fields(config_class)}
+    result: list[str] = []
+    rest = list(arguments)
+    while rest:
+        flag, has_value, value = rest.pop(0).partition("=")
+        kind = str(types.get(flag, ""))
+        values = [value] if has_value else []
+        while kind.startswith(("list", "bool")) and rest and not rest[0].startswith("--"):
+            values.append(rest.pop(0))
+        if kind.startswith("list") and values and not values[0].startswith("["):
+            values = [f"[{','.join(values)}]"]
+        elif kind == "bool" and not values:
+            values = ["true"]
+        if kind.startswith(("list", "bool")):
+            result.append(f"{flag}={' '.join(values)}")
+        else:
+            result.append(flag + has_value + value)
+    return result
+
+
+def brief(message: str) -> str:
+    """jsonargparse's message in one line."""
+    message = message.removeprefix('Parser key "config": ')
+    key = re.search(r'Parser key "([^"]+)"', message)
+    value = re.search(r"(?:Given value|Got value): *(.*)", message)
+    if key and value:
+        expected = re.findall(r"<class '([\w.]+)'>", message.partition("Given value type")[0])
+        kinds = " or ".join(dict.fromkeys("null" if e == "NoneType" else e for e in expected))
+        return f"{key[1]} is {value[1].strip()!r}; expected {kinds or 'another value'}"
+    return " ".join(message.split())
