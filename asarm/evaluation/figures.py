@@ -1,0 +1,212 @@
+"""The study in pictures, as PNG: quality against network calls, and histograms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.container import ErrorbarContainer
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from numpy.typing import NDArray
+
+from asarm.evaluation.report import MEASURES, Summary
+from asarm.evaluation.study import Record, key
+
+# Okabe & Ito's colours, told apart with every kind of colour vision; markers differ as well
+STYLES = {
+    "sequential": ("#000000", "s"),
+    "assd": ("#0072B2", "o"),
+    "ngram": ("#CC79A7", "D"),
+    "onepass": ("#009E73", "^"),
+    "parallel": ("#D55E00", "v"),
+}
+INK, FAINT = "#333333", "#999999"
+RC = {"size": 11, "title": 14, "small": 9}
+HISTOGRAMS = {  # heading and whether the axis is logarithmic
+    "nfe_per_target": ("network calls per blank", False),
+    "seconds": ("seconds per text", True),
+    "self_perplexity": ("self-perplexity", True),
+    "entropy": ("token entropy, bits", False),
+}
+NUM_BINS = 28
+
+
+def quality_figure(summary: Summary, title: str) -> bytes:
+    """Perplexity (the judge's, where there is one) against network calls a blank.
+
+    `parallel` is a curve over its numbers of steps, lossless samplers are points, and
+    sequential's mean ± standard error is a band.
+    """
+    rows = summary["variants"]
+    measure = "judge_perplexity" if any(row["judge_perplexity"] for row in rows) else None
+    measure = measure or "self_perplexity"
+    figure, axes = _figure(8.4, 5.2)
+    for row in rows:
+        if row["method"] == "sequential":
+            mean, error = row[measure]["mean"], row[measure]["error"] or 0.0
+            color, _ = STYLES["sequential"]
+            axes.axhspan(mean - error, mean + error, color=color, alpha=0.12, lw=0)
+            axes.axhline(mean, color=color, lw=0.8, ls=(0, (4, 3)))
+    _parallel_curve(axes, [row for row in rows if row["method"] == "parallel"], measure)
+    for row in rows:
+        if row["method"] != "parallel":
+            _point(axes, row, measure)
+    _calls_axis(axes, rows)
+    axes.set_yscale("log")
+    _plain_ticks(axes)
+    name = "perplexity under the judge" if measure == "judge_perplexity" else "self-perplexity"
+    axes.set_ylabel(f"{name}  (lower is better)")
+    axes.set_title("Quality against network calls", loc="left", size=RC["title"], pad=24)
+    axes.text(0, 1.025, title, transform=axes.transAxes, size=RC["small"], color=FAINT)
+    _legend(axes)
+    return _png(figure)
+
+
+def _parallel_curve(axes: Axes, rows: Sequence[Summary], measure: str) -> None:
+    if not rows:
+        return
+    color, marker = STYLES["parallel"]
+    rows = sorted(rows, key=lambda row: row["steps"])
+    x = [row["nfe_per_target"]["mean"] for row in rows]
+    y = [row[measure]["mean"] for row in rows]
+    error = [row[measure]["error"] or 0.0 for row in rows]
+    label = "parallel, lossy (number of steps)"
+    axes.errorbar(x, y, error, color=color, marker=marker, ms=7, lw=1.6, capsize=2, label=label)
+    for row, left, bottom in zip(rows, x, y, strict=True):
+        axes.annotate(
+            str(row["steps"]),
+            (left, bottom),
+            xytext=(7, 6),
+            textcoords="offset points",
+            size=RC["small"],
+            color=color,
+        )
+
+
+def _point(axes: Axes, row: Summary, measure: str) -> None:
+    color, marker = STYLES.get(row["method"], (INK, "o"))
+    drafted = "" if row["k"] is None else f", k = {row['k']}"
+    nature = "lossless" if row["lossless"] else "lossy"
+    x, y = row["nfe_per_target"], row[measure]
+    axes.errorbar(
+        x["mean"],
+        y["mean"],
+        y["error"] or 0.0,
+        x["error"] or 0.0,
+        color=color,
+        marker=marker,
+        ms=9,
+        mec="white",
+        capsize=3,
+        ls="none",
+        zorder=3,
+        label=f"{row['name']}{drafted}, {nature}: {x['mean']:.2f} calls per blank",
+    )
+
+
+def _calls_axis(axes: Axes, rows: Sequence[Summary]) -> None:
+    calls = [row["nfe_per_target"]["mean"] for row in rows]
+    axes.set_xscale("log")
+    axes.set_xlim(min(calls) / 1.25, max(calls) * 1.25)
+    powers = [2.0**-power for power in range(12)]
+    axes.xaxis.set_major_locator(FixedLocator(powers))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(
+        FuncFormatter(lambda x, _: "1" if x == 1 else f"1/{round(1 / x)}")
+    )
+    axes.set_xlabel("network calls per blank  (fewer is better)")
+
+
+def _legend(axes: Axes) -> None:
+    """Markers alone: error bars would clutter it."""
+    bars, labels = axes.get_legend_handles_labels()
+    handles = [bar.lines[0] for bar in bars if isinstance(bar, ErrorbarContainer)]
+    axes.legend(handles, labels, frameon=False, loc="best", labelcolor=INK, fontsize=10)
+
+
+def histogram_figure(records: Sequence[Record], title: str) -> bytes:
+    """Histograms of calls, seconds, self-perplexity and entropy, a row for every method."""
+    groups: dict[Any, list[Record]] = {}
+    for record in records:
+        groups.setdefault(key(record)[1], []).append(record)
+    figure = Figure(figsize=(11, 1.6 + 0.42 * len(groups) * 2), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(2, 2, sharey=True)
+    for axes, (measure, (heading, is_log)) in zip(panels.flat, HISTOGRAMS.items(), strict=True):
+        _ridges(axes, groups, measure, is_log)
+        axes.set_title(heading, loc="left", size=RC["size"], color=INK)
+    figure.suptitle(title, x=0.01, ha="left", size=RC["title"], color=INK)
+    return _png(figure)
+
+
+def _ridges(axes: Axes, groups: dict[Any, list[Record]], measure: str, is_log: bool) -> None:
+    """One histogram above the other, in the same bins, with a tick at each mean."""
+    values = {variant: _numbers(records, measure) for variant, records in groups.items()}
+    edges = _bins(np.concatenate(list(values.values())), is_log)
+    for row, (variant, numbers) in enumerate(values.items()):
+        color, _ = STYLES.get(variant.method, (INK, "o"))
+        base = float(len(values) - 1 - row)
+        counts = np.histogram(numbers, edges)[0]
+        height = base + 0.85 * counts / max(1, counts.max())
+        axes.stairs(height, edges, baseline=base, fill=True, color=color, alpha=0.45)
+        axes.stairs(height, edges, baseline=base, color=color, lw=1)
+        axes.plot([numbers.mean()] * 2, [base - 0.08, base + 0.12], color=INK, lw=1.4)
+    if is_log:
+        axes.set_xscale("log")
+        _plain_ticks(axes, axis="x")
+    axes.set_yticks(range(len(values)), [variant.name for variant in reversed(values)])
+    axes.tick_params(axis="y", length=0)
+    _tidy(axes)
+    axes.grid(axis="x", color="#e6e6e6", lw=0.6)
+
+
+def _numbers(records: Sequence[Record], measure: str) -> NDArray[np.float64]:
+    return np.array([MEASURES[measure](record) for record in records], dtype=np.float64)
+
+
+def _bins(values: NDArray[np.float64], is_log: bool) -> NDArray[np.float64]:
+    low, high = float(values.min()), float(values.max())
+    if is_log and low > 0:
+        return np.geomspace(low / 1.05, high * 1.05, NUM_BINS + 1)
+    margin = 0.03 * (high - low) or 0.5
+    return np.linspace(low - margin, high + margin, NUM_BINS + 1)
+
+
+def _plain_ticks(axes: Axes, axis: str = "y") -> None:
+    """Numbers as people write them on a logarithmic axis: 0.02, 5, 200."""
+    target = axes.yaxis if axis == "y" else axes.xaxis
+    low, high = target.get_view_interval()
+    steps = [1, 2, 5] if high / max(low, 1e-12) > 5 else [1, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9]
+    places = [s * 10.0**power for power in range(-6, 9) for s in steps]
+    target.set_major_locator(FixedLocator(places))
+    if sum(low <= place <= high for place in places) < 3:
+        target.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    target.set_minor_locator(NullLocator())
+    target.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.grid(color="#e6e6e6", lw=0.6)
+    _tidy(axes)
+    return figure, axes
+
+
+def _tidy(axes: Axes) -> None:
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(FAINT)
+    axes.tick_params(colors=INK, labelsize=RC["small"])
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=160)
+    return buffer.getvalue()

@@ -1,0 +1,215 @@
+"""The study in numbers: a summary, and its tables in Markdown and in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from asarm.evaluation.config import DecodingConfig
+from asarm.evaluation.statistics import compare, estimate, ratio_of_means
+from asarm.evaluation.study import Record, Variant, key
+
+Summary = dict[str, Any]
+REFERENCE = Variant("sequential")
+MEASURES: dict[str, Callable[[Record], float | None]] = {
+    "nfe_per_target": lambda record: record["nfe"] / record["num_targets"],
+    "rows_per_target": lambda record: record["rows"] / record["num_targets"],
+    "seconds": lambda record: record["seconds"],
+    "tokens_per_round": lambda record: record["num_targets"] / record["rounds"],
+    "self_perplexity": lambda record: record["self_perplexity"],
+    "entropy": lambda record: record["entropy"],
+    "judge_perplexity": lambda record: record.get("judge_perplexity"),
+    "judge_entropy": lambda record: record.get("judge_entropy"),
+}
+COLUMNS = {  # heading and decimals
+    "nfe_per_target": ("NFE/target", 3),
+    "rows_per_target": ("rows/target", 2),
+    "seconds": ("seconds", 3),
+    "speedup": ("speed-up", 2),
+    "tokens_per_round": ("tokens/round", 2),
+    "self_perplexity": ("self-PPL", 1),
+    "entropy": ("entropy", 2),
+    "judge_perplexity": ("judge PPL", 1),
+    "judge_entropy": ("judge entropy", 2),
+}
+WIDE = 118  # characters from which the terminal shows a mean and its error side by side
+TESTED = ("nfe_per_target", "seconds", "self_perplexity", "entropy", "judge_perplexity")
+QUALITY = ("self_perplexity", "entropy", "judge_perplexity")
+TESTS = ("independent_t", "paired_t", "wilcoxon", "mann_whitney")
+TEST_HEADINGS = ("independent t", "paired t", "Wilcoxon", "Mann-Whitney")
+NOTE = (
+    "Mean ± standard error over trials. NFE: network calls. Self-PPL: exp of the mean exact joint "
+    "-log p of a filled token under the model itself. Entropy: of a text's token frequencies, bits."
+)
+TEST_NOTE = "P-values of each method against sequential: small where they differ."
+
+
+def title(records: Sequence[Record], config: DecodingConfig) -> str:
+    """What was done, in a line."""
+    blank = f"{records[0]['num_targets']} of {config.max_length} tokens blank" if records else ""
+    items = len({record["item"] for record in records})
+    return f"{config.model} on {config.dataset}: {items} trials, {blank}"
+
+
+def add_scores(records: Iterable[Record], scores: Iterable[Record], judge: str) -> list[Record]:
+    """The records with the judge's scores, where there are any."""
+    found = {key(score): score for score in scores if score["judge"] == judge}
+    return [{**record, **found.get(key(record), {})} for record in records]
+
+
+def summarise(records: Iterable[Record]) -> Summary:
+    """Means, standard errors and tests of each variant; partial runs give partial summaries.
+
+    A variant is held against sequential on the trials that both have.
+    """
+    by_variant: dict[Variant, dict[int, Record]] = {}
+    for record in records:
+        item, variant = key(record)
+        by_variant.setdefault(variant, {})[item] = record
+    reference = by_variant.get(REFERENCE, {})
+    tests = [
+        {"variant": variant.name, "measure": measure, **result}
+        for variant, found in by_variant.items()
+        if variant != REFERENCE
+        for measure, result in _tests(found, reference).items()
+    ]
+    return {
+        "num_trials": max((len(found) for found in by_variant.values()), default=0),
+        "variants": [_row(variant, found, reference) for variant, found in by_variant.items()],
+        "tests_against_sequential": tests,
+    }
+
+
+def _row(variant: Variant, found: dict[int, Record], reference: dict[int, Record]) -> Summary:
+    first = next(iter(found.values()))
+    row: Summary = {"name": variant.name, "method": variant.method, "steps": variant.steps}
+    row |= {"k": first["k"], "lossless": first["lossless"], "trials": len(found)}
+    for measure in MEASURES:
+        values = _values(found.values(), measure)
+        row[measure] = asdict(estimate(values)) if values else None
+    theirs, ours = _pairs(reference, found, "seconds")
+    row["speedup"] = asdict(ratio_of_means(theirs, ours)) if ours else None
+    return row
+
+
+def _tests(found: dict[int, Record], reference: dict[int, Record]) -> Summary:
+    pairs = {measure: _pairs(found, reference, measure) for measure in TESTED}
+    return {measure: asdict(compare(*pair)) for measure, pair in pairs.items() if pair[0]}
+
+
+def _pairs(
+    ours: dict[int, Record], theirs: dict[int, Record], measure: str
+) -> tuple[list[float], list[float]]:
+    """The values of both on the trials that both have."""
+    value = MEASURES[measure]
+    items = [item for item in sorted(ours) if item in theirs]
+    items = [i for i in items if value(ours[i]) is not None and value(theirs[i]) is not None]
+    return _values((ours[i] for i in items), measure), _values((theirs[i] for i in items), measure)
+
+
+def _values(records: Iterable[Record], measure: str) -> list[float]:
+    values = (MEASURES[measure](record) for record in records)
+    return [value for value in values if value is not None]
+
+
+def markdown(summary: Summary, title: str) -> str:
+    """Both tables as a Markdown page."""
+    measures = _measures(summary)
+    head = ["method", "k", *(COLUMNS[m][0] for m in measures), "lossless"]
+    rows = [_cells(row, measures) for row in summary["variants"]]
+    tests = [
+        [test["variant"], COLUMNS[test["measure"]][0], *(_p_value(test[name]) for name in TESTS)]
+        for test in summary["tests_against_sequential"]
+    ]
+    return "\n".join(
+        [
+            *(f"# {title}", "", NOTE, "", *_markdown_table(head, rows), ""),
+            *("![quality against network calls](quality.png)", ""),
+            *("![histograms](histograms.png)", ""),
+            *("## Against sequential", "", TEST_NOTE, ""),
+            *_markdown_table(["method", "measure", *TEST_HEADINGS], tests),
+            "",
+        ]
+    )
+
+
+def show(summary: Summary, title: str, console: Console) -> None:
+    """The main table, and the tests of the lossless samplers' quality, in the terminal."""
+    console.print(_main_table(summary, title, wide=console.width >= WIDE))
+    lossless = {row["name"] for row in summary["variants"] if row["lossless"]}
+    tests = _terminal_table("Against sequential", f"{TEST_NOTE} All tests are in report.md.")
+    for heading in ("method", "measure", *TEST_HEADINGS):
+        tests.add_column(heading)
+    for test in summary["tests_against_sequential"]:
+        if test["variant"] in lossless and test["measure"] in QUALITY:
+            p_values = [_p_value(test[name]) for name in TESTS]
+            tests.add_row(test["variant"], COLUMNS[test["measure"]][0], *p_values)
+    if tests.row_count:
+        console.print(tests)
+
+
+def _main_table(summary: Summary, title: str, *, wide: bool) -> Table:
+    """Where it is not wide, errors stand below their means."""
+    table = _terminal_table(title, NOTE)
+    table.padding = (0, int(wide), 0, 0)
+    measures = _measures(summary)
+    table.add_column("method")
+    table.add_column("k", justify="right")
+    for measure in measures:
+        heading = COLUMNS[measure][0]
+        if not wide:
+            heading = heading.replace("/", "/\n").replace("-", "-\n").replace(" ", "\n")
+        table.add_column(heading, justify="right")
+    table.add_column("lossless" if wide else "loss-\nless")
+    for row in summary["variants"]:
+        cells = _cells(row, measures)
+        cells = cells if wide else [cell.replace(" ± ", "\n±") for cell in cells]
+        table.add_row(*cells, style="" if row["lossless"] else "dim")
+    return table
+
+
+def _terminal_table(title: str, caption: str) -> Table:
+    return Table(
+        title=f"\n{title}",
+        caption=caption,
+        title_justify="left",
+        caption_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        padding=0,
+    )
+
+
+def _measures(summary: Summary) -> list[str]:
+    """The columns that some variant has a value for."""
+    return [m for m in COLUMNS if any(row[m] is not None for row in summary["variants"])]
+
+
+def _cells(row: Summary, measures: Sequence[str]) -> list[str]:
+    numbers = [_number(row[measure], COLUMNS[measure][1]) for measure in measures]
+    k = "" if row["k"] is None else str(row["k"])
+    return [row["name"], k, *numbers, "yes" if row["lossless"] else "no"]
+
+
+def _number(estimated: Summary | None, decimals: int) -> str:
+    if estimated is None:
+        return "-"
+    mean, error = estimated["mean"], estimated["error"]
+    return f"{mean:.{decimals}f}" + ("" if error is None else f" ± {error:.{decimals}f}")
+
+
+def _p_value(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    lines = [head, ["---"] * len(head), *rows]
+    return ["| " + " | ".join(cells) + " |" for cells in lines]

@@ -1,0 +1,156 @@
+"""Tables and pictures of made-up records."""
+
+import json
+import random
+from io import StringIO
+
+import pytest
+from rich.console import Console
+
+from asarm.evaluation.config import DecodingConfig
+from asarm.evaluation.example import printable, segments, show_example
+from asarm.evaluation.figures import histogram_figure, quality_figure
+from asarm.evaluation.report import add_scores, markdown, show, summarise, title
+from asarm.loading import load_tokenizer
+from asarm.text import encode
+
+PNG = b"\x89PNG"
+
+
+def made_up(item: int, method: str, steps: int | None = None, **values) -> dict:
+    rng = random.Random(f"{item} {method} {steps}")
+    record = {"item": item, "method": method, "steps": steps, "k": 5, "num_targets": 10}
+    record |= {"nfe": 5, "rows": 40, "rounds": 4, "seconds": rng.random(), "entropy": rng.random()}
+    record |= {"self_perplexity": 1 + rng.random(), "lossless": method != "parallel"}
+    return record | {"tokens": [9, 10, 11], "prompt": [1], "text": "abc"} | values
+
+
+@pytest.fixture
+def records():
+    variants = [("sequential", None), ("assd", None), ("parallel", 2), ("parallel", 4)]
+    return [made_up(item, *variant) for item in range(6) for variant in variants]
+
+
+def test_figures_of_the_summary_by_hand():
+    seconds = {"sequential": [4.0, 8.0], "assd": [1.0, 2.0]}
+    records = [
+        made_up(i, method, seconds=seconds[method][i], nfe=nfe, self_perplexity=3.0)
+        for i in range(2)
+        for method, nfe in (("sequential", 10), ("assd", 4 + i))
+    ]
+    summary = json.loads(json.dumps(summarise(records)))
+    sequential, assd = summary["variants"]
+    assert (sequential["name"], assd["name"], assd["trials"]) == ("sequential", "assd", 2)
+    assert assd["nfe_per_target"] == {"mean": 0.45, "error": pytest.approx(0.05)}
+    assert assd["rows_per_target"] == {"mean": 4.0, "error": 0.0}
+    assert assd["tokens_per_round"]["mean"] == 2.5
+    assert assd["seconds"]["mean"] == 1.5
+    assert assd["speedup"]["mean"] == 4.0
+    assert sequential["speedup"]["mean"] == 1.0
+    assert assd["judge_perplexity"] is None
+    tests = {t["measure"]: t for t in summary["tests_against_sequential"]}
+    assert set(tests) == {"nfe_per_target", "seconds", "self_perplexity", "entropy"}
+    assert tests["self_perplexity"]["paired_t"] == 1.0
+
+
+def test_methods_are_compared_on_the_trials_that_both_have(records):
+    partial = [r for r in records if r["item"] < 4 or r["method"] == "sequential"]
+    whole = [r for r in records if r["item"] < 4]
+    tests = "tests_against_sequential"
+    assert summarise(partial)[tests] == summarise(whole)[tests]
+
+
+def test_without_sequential_there_is_nothing_to_compare_with(records):
+    summary = summarise(r for r in records if r["method"] != "sequential")
+    assert summary["tests_against_sequential"] == []
+    assert all(row["speedup"] is None for row in summary["variants"])
+    assert markdown(summary, "title")
+    assert quality_figure(summary, "title").startswith(PNG)
+
+
+def test_scores_of_the_judge_make_columns_of_their_own(records):
+    scores = [
+        {**{n: r[n] for n in ("item", "method", "steps")}, "judge": "gpt2",
+         "judge_perplexity": 20.0 + r["item"], "judge_entropy": 7.0}
+        for r in records
+    ]  # fmt: skip
+    assert add_scores(records, scores, "another") == records
+    summary = summarise(add_scores(records, scores, "gpt2"))
+    assert summary["variants"][0]["judge_perplexity"]["mean"] == 22.5
+    assert "judge PPL" in markdown(summary, "title")
+    assert quality_figure(summary, "title").startswith(PNG)
+    assert "judge PPL" not in markdown(summarise(records), "title")
+
+
+@pytest.mark.parametrize("width", [80, 130])
+def test_tables_show_every_variant(records, width):
+    summary, output = summarise(records), StringIO()
+    show(summary, "a title", Console(file=output, width=width))
+    page = markdown(summary, "a title")
+    for text in (output.getvalue(), page):
+        for name in ("a title", "sequential", "assd", "parallel 2", "parallel 4", "Wilcoxon"):
+            assert name in text
+    assert "…" not in output.getvalue()
+    assert max(map(len, output.getvalue().split("\n"))) <= width
+    assert "| parallel 4 | 5 | 0.500 ± 0.000 | 4.00 ± 0.00 |" in page
+
+
+def test_one_trial_gives_tables_without_errors():
+    records = [made_up(0, "sequential"), made_up(0, "assd")]
+    summary = summarise(records)
+    assert "±" not in markdown(summary, "title").split("## Against")[0].replace("Mean ±", "")
+    assert quality_figure(summary, "title").startswith(PNG)
+    assert histogram_figure(records, "title").startswith(PNG)
+
+
+def test_pictures(records):
+    assert quality_figure(summarise(records), "title").startswith(PNG)
+    assert histogram_figure(records, "title").startswith(PNG)
+    same = [{**r, "seconds": 0.0, "self_perplexity": 1.0, "entropy": 0.0} for r in records]
+    assert quality_figure(summarise(same), "title").startswith(PNG)
+    assert histogram_figure(same, "title").startswith(PNG)
+
+
+def test_title(records):
+    config = DecodingConfig(max_length=12)
+    assert title(records, config) == "demo on heldout: 6 trials, 10 of 12 tokens blank"
+
+
+TEXT = "def größe(x):\n    return '日本' * x  # 🙂\n"
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_segments_join_to_the_text(seed):
+    tokenizer = load_tokenizer("demo")
+    tokens = encode(tokenizer, TEXT)
+    prompt = random.Random(seed).sample(range(len(tokens)), len(tokens) // 3)
+    parts = segments(tokenizer, tokens, prompt)
+    assert "".join(part.text for part in parts) == TEXT
+    assert sum(part.num_tokens for part in parts if part.is_target) == len(tokens) - len(prompt)
+    assert all(a.is_target != b.is_target for a, b in zip(parts, parts[1:], strict=False))
+
+
+def test_example_shows_blanks_fillings_and_calls():
+    tokenizer = load_tokenizer("demo")
+    tokens = encode(tokenizer, "import math\n")
+    tokens += encode(tokenizer, "\x1b[31m")
+    texts = {"tokens": tokens, "prompt": [0], "num_targets": len(tokens) - 1}
+    records = [
+        made_up(item, method, **texts, nfe=nfe)
+        for item in (0, 1)
+        for method, nfe in (("sequential", 7), ("assd", 3), ("parallel", 2))
+    ]
+    output = StringIO()
+    show_example(records, tokenizer, Console(file=output, width=80))
+    shown = output.getvalue()
+    assert "_" * (len(tokens) - 1) in shown
+    assert "math" in shown
+    assert "\x1b" not in shown
+    assert "7 calls" in shown and "3 calls" in shown and "lossy" in shown
+    show_example([], tokenizer, Console(file=output))
+
+
+def test_nothing_steers_the_terminal():
+    assert printable("a\x1b[2J\r\b\n\té") == "a\N{REPLACEMENT CHARACTER}[2J" + (
+        "\N{REPLACEMENT CHARACTER}" * 2 + "\n\té"
+    )
