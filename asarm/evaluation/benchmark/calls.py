@@ -1,0 +1,123 @@
+"""Network calls: the first few of a decoding, their shapes, and their matrix products alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from asarm.law import Law
+from asarm.model import AnySubsetTransformer, KeyValueCache, Layer
+from asarm.order import Order
+from asarm.rows import Backbone
+from asarm.sampling import decode
+from asarm.sampling.decoding import Decoding
+from asarm.sampling.randomness import HashedRandomness
+from asarm.sampling.verify import RejectionCoupling
+
+
+class FirstRounds(Decoding):
+    """A decoding, as `sample` makes it, that ends after a few rounds."""
+
+    def __init__(self, model: Backbone, input_ids: Tensor, order: Order, *, num_rounds: int):
+        law = Law(model.mask_token_id)
+        seeds = torch.arange(len(input_ids), device=input_ids.device)
+        coupling = RejectionCoupling(HashedRandomness(seeds))
+        super().__init__(model, input_ids, order.to(input_ids.device), law, law, coupling)
+        self.num_rounds = num_rounds
+
+    def unfinished(self) -> bool:
+        return self.round < self.num_rounds and super().unfinished()
+
+
+def first_rounds(
+    model: Backbone,
+    input_ids: Tensor,
+    order: Order,
+    method: str,
+    *,
+    k: int | None,
+    num_rounds: int,
+) -> int:
+    """Make the network calls of the first rounds; their number."""
+    decoding = FirstRounds(model, input_ids, order, num_rounds=num_rounds)
+    decode(decoding, method, k=k)
+    return int(decoding.nfe.max())
+
+
+@dataclass
+class CallShape:
+    """The rows of one call of batch 1."""
+
+    content: int
+    query: int
+    slots: int  # content that the rows see
+    logits: int = 0  # rows whose logits were asked for
+
+
+@contextmanager
+def recorded_calls(model: AnySubsetTransformer) -> Iterator[list[CallShape]]:
+    """The shape of every call that is made inside."""
+    calls: list[CallShape] = []
+
+    def note_call(module, arguments) -> None:
+        content, query, _ = arguments
+        slots = int(torch.cat([content.limits, query.limits], dim=1).max())
+        calls.append(CallShape(content.tokens.shape[1], query.positions.shape[1], slots))
+
+    def note_logits(module, arguments) -> None:
+        calls[-1].logits += arguments[0].shape[:-1].numel()
+
+    hooks = [
+        model.register_forward_pre_hook(note_call),
+        model.get_output_embeddings().register_forward_pre_hook(note_logits),
+    ]
+    try:
+        yield calls
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+class MatrixProducts:
+    """The matrix products of one call and nothing else: what bounds its time from below.
+
+    Weights, cache and distance tables are the model's own, and as far away in memory; what is
+    multiplied with them, and where results go, is allocated beforehand.
+    """
+
+    def __init__(self, model: AnySubsetTransformer, cache: KeyValueCache, shape: CallShape):
+        self._like = model.lm_loss.weight
+        self._products: list[tuple[Tensor, Tensor, Tensor]] = []
+        rows = shape.content + shape.query
+        layers = cast(list[Layer], list(model.transformer.layer))
+        for index, layer in enumerate(layers):
+            attention, ff = layer.rel_attn, layer.ff
+            self._add(shape.content, attention.k.flatten(1))
+            self._add(shape.content, attention.v.flatten(1))
+            if index == len(layers) - 1:
+                rows = shape.query
+            self._add(rows, attention.q.flatten(1))
+            keys, values = cache.read(index, shape.slots)  # (1, H, S, D)
+            self._add(rows, keys[0].transpose(1, 2))
+            self._add(rows, cache.tables[index])
+            self._add(rows, values[0])
+            self._add(rows, attention.o.flatten(1).T)
+            self._add(rows, ff.layer_1.weight.T)
+            self._add(rows, ff.layer_2.weight.T)
+        self._add(shape.logits, model.lm_loss.weight.T)
+
+    @torch.no_grad()
+    def _add(self, rows: int, right: Tensor) -> None:
+        """A product of `rows` rows with `right` (..., I, O)."""
+        left = self._like.new_ones(*right.shape[:-2], rows, right.shape[-2])
+        self._products.append((left, right, left @ right))
+
+    @torch.no_grad()
+    def __call__(self) -> None:
+        for left, right, out in self._products:
+            torch.matmul(left, right, out=out)

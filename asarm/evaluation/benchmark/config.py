@@ -1,0 +1,93 @@
+"""What the benchmark is told. argparse alone, so that it runs where little is installed."""
+
+from __future__ import annotations
+
+from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser, ArgumentTypeError
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+
+SECTIONS = ("base", "demo", "batch", "memory", "methods")
+SIZES = ("base", "demo", "tiny")
+
+
+@dataclass(frozen=True)
+class BenchmarkConfig:
+    """What to measure, and at which sizes; the demands are made at the defaults.
+
+    Every field is a flag, explained in `parse`.
+    """
+
+    sections: list[str] = field(default_factory=lambda: list(SECTIONS))
+    output_dir: str = "runs/benchmark"
+    device: str = "cpu"
+    dtype: str = "float32"
+    threads: int | None = None
+    repeats: int = 3
+    trials: int = 8
+    ks: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 5, 8])
+    prompt_share: float = 0.05
+    base_size: str = "base"
+    base_length: int = 512
+    demo_size: str = "demo"
+    demo_length: int = 256
+    batch: int = 16
+    memory_batches: list[int] = field(default_factory=lambda: [1, 8])
+    seed: int = 0
+
+
+TINY = BenchmarkConfig(
+    repeats=1,
+    trials=1,
+    ks=[1, 2],
+    base_size="tiny",
+    base_length=24,
+    demo_size="tiny",
+    demo_length=24,
+    batch=2,
+    memory_batches=[1, 2],
+)
+
+
+def parse(arguments: Sequence[str] | None = None) -> BenchmarkConfig:
+    """The command line; the process ends with status 2 where it makes no sense."""
+    parser = ArgumentParser(
+        description="Time and memory against the original method, in one run.",
+        formatter_class=ArgumentDefaultsHelpFormatter,
+    )
+    flag = parser.add_argument
+    flag("--sections", nargs="+", choices=SECTIONS, help="what to measure")
+    flag("--output_dir", help="where benchmark.json and benchmark.md go")
+    flag("--device", help="cpu or cuda")
+    flag("--dtype", help="of the weights: float32, bfloat16 or float64")
+    flag("--threads", type=positive, help="of torch; its own choice if None")
+    flag("--repeats", type=positive, help="how often each time is taken, turn by turn")
+    flag("--trials", type=positive, help="held-out texts that every method fills")
+    flag("--ks", type=positive, nargs="+", help="drafts a round to try for every method")
+    flag("--prompt_share", type=float, help="share of a text that stays visible")
+    flag("--base_size", choices=SIZES, help="network of base and memory, random weights")
+    flag("--base_length", type=positive, help="tokens of its texts")
+    flag("--demo_size", choices=SIZES, help="network of demo, batch and methods; demo is bundled")
+    flag("--demo_length", type=positive, help="tokens of its texts")
+    flag("--batch", type=positive, help="sequences at once, against one")
+    flag(
+        "--memory_batches",
+        type=positive,
+        nargs=2,
+        help="sequences at once, for memory",
+    )
+    flag("--seed", type=int, help="of weights, splits and samples")
+    flag("--tiny", action="store_true", help="everything tiny: shows that it runs, times nothing")
+    parser.set_defaults(**asdict(BenchmarkConfig()))
+    if parser.parse_args(arguments).tiny:
+        parser.set_defaults(**asdict(TINY))
+    options = vars(parser.parse_args(arguments))
+    del options["tiny"]
+    return BenchmarkConfig(**options)
+
+
+def positive(text: str) -> int:
+    """An integer of at least 1, from the command line."""
+    value = int(text)
+    if value < 1:
+        raise ArgumentTypeError(f"{value} given, at least 1 expected")
+    return value

@@ -1,0 +1,117 @@
+"""What was measured, beside what is demanded, as JSON and as Markdown."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+FIGURE_HEADS = ("measured in one run", "ratio", "demand (2 CPU cores, float32)", "met", "from")
+COST_HEADS = (
+    "targets",
+    "method",
+    "k",
+    "calls / target",
+    "rows / target",
+    "ms / target",
+    "speed-up",
+)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One ratio, and the demand on it."""
+
+    what: str
+    measured: float
+    demand: float
+    is_limit: bool = False  # the demand is "at most", not "at least"
+    detail: str = ""
+
+    @property
+    def verdict(self) -> str:
+        met = self.measured <= self.demand if self.is_limit else self.measured >= self.demand
+        return "yes" if met else "NO"
+
+
+@dataclass(frozen=True)
+class MethodCost:
+    """What one method with one k costs at one share of targets, batch 1."""
+
+    target_share: float
+    method: str
+    k: int | None
+    is_default: bool  # whether `sample` takes this k where none is given
+    nfe: float  # calls per target
+    nfe_error: float | None  # its standard error over texts, where there are several
+    rows: float  # per target
+    milliseconds: float  # per target, median over texts
+    speed: float  # sequential's time / this one's, median over texts
+
+
+@dataclass
+class Report:
+    """Everything a run has measured so far."""
+
+    config: dict[str, Any]
+    machine: dict[str, Any]
+    figures: list[Figure] = field(default_factory=list)
+    costs: list[MethodCost] = field(default_factory=list)
+
+    def write(self, output_dir: str | Path) -> None:
+        """Write benchmark.json and benchmark.md."""
+        folder = Path(output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        figures = [{**asdict(f), "verdict": f.verdict} for f in self.figures]
+        content = {**asdict(self), "figures": figures}
+        (folder / "benchmark.json").write_text(json.dumps(content, indent=1) + "\n")
+        (folder / "benchmark.md").write_text(self.markdown())
+
+    def markdown(self) -> str:
+        """The tables, the machine, and the fastest k of each method."""
+        parts = [", ".join(f"{key} {value}" for key, value in self.machine.items()) + "."]
+        if self.figures:
+            parts.append(table(FIGURE_HEADS, map(_figure_cells, self.figures)))
+        if self.costs:
+            parts.append(table(COST_HEADS, map(_cost_cells, self.costs)))
+            parts.append("Fastest k: " + "; ".join(fastest_k(self.costs)) + ".")
+        return "\n\n".join(parts) + "\n"
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def fastest_k(costs: Sequence[MethodCost]) -> list[str]:
+    """Per method, the k of least time per target: over all shares together, and at each."""
+    found = []
+    for method in dict.fromkeys(c.method for c in costs if c.k is not None):
+        own = [c for c in costs if c.method == method]
+        shares = dict.fromkeys(c.target_share for c in own)
+        best = [f"{_least([c for c in own if c.target_share == s])} at {s:.0%}" for s in shares]
+        found.append(f"{method} {_least(own)} ({', '.join(best)} targets)")
+    return found
+
+
+def _least(costs: Sequence[MethodCost]) -> int | None:
+    """The k whose times, summed over the shares of targets, are least."""
+    return min(
+        dict.fromkeys(c.k for c in costs),
+        key=lambda k: sum(c.milliseconds for c in costs if c.k == k),
+    )
+
+
+def _figure_cells(f: Figure) -> list[str]:
+    demand = f"{'at most' if f.is_limit else 'at least'} {f.demand:g}x"
+    return [f.what, f"{f.measured:.2f}x", demand, f.verdict, f.detail]
+
+
+def _cost_cells(c: MethodCost) -> list[str]:
+    k = "" if c.k is None else f"{c.k}{' (default)' if c.is_default else ''}"
+    nfe = f"{c.nfe:.3f}" + ("" if c.nfe_error is None else f" ± {c.nfe_error:.3f}")
+    cells = [nfe, f"{c.rows:.2f}", f"{c.milliseconds:.2f}", f"{c.speed:.2f}x"]
+    return [f"{c.target_share:.0%}", c.method, k, *cells]

@@ -1,0 +1,38 @@
+"""The whole benchmark."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+
+import torch
+
+from asarm.evaluation.benchmark.config import BenchmarkConfig
+from asarm.evaluation.benchmark.memory import memory_figures
+from asarm.evaluation.benchmark.methods import default_figures, method_costs
+from asarm.evaluation.benchmark.report import Figure, Report
+from asarm.evaluation.benchmark.speed import base_figures, batch_figures, demo_figures
+from asarm.evaluation.benchmark.timing import machine
+
+MEASURE: dict[str, Callable[[BenchmarkConfig], list[Figure]]] = {
+    "base": base_figures,
+    "demo": demo_figures,
+    "batch": batch_figures,
+    "memory": memory_figures,
+}
+
+
+def run(config: BenchmarkConfig) -> Report:
+    """Measure the sections asked for, writing the report after each of them."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    report = Report(asdict(config), machine(config.device, config.dtype))
+    for section in config.sections:
+        print(f"measuring: {section}", flush=True)
+        if section == "methods":
+            report.costs = method_costs(config)
+            report.figures += default_figures(report.costs)
+        else:
+            report.figures += MEASURE[section](config)
+        report.write(config.output_dir)
+    return report
