@@ -1,0 +1,138 @@
+"""The original method gives our text; the benchmark runs whole; nothing here is timed."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from fakes import mixed_batch, small_model
+from torch.utils.flop_counter import FlopCounterMode
+
+from asarm import Order, log_prob, sample
+from asarm.evaluation.benchmark.calls import MatrixProducts, recorded_calls
+from asarm.evaluation.benchmark.config import SECTIONS, parse
+from asarm.evaluation.benchmark.models import check_same_text, random_ids
+from asarm.evaluation.benchmark.report import Figure, MethodCost, fastest_k
+from asarm.evaluation.reference import RecomputingXLNet
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return small_model()
+
+
+@pytest.fixture(scope="module")
+def batch():
+    return mixed_batch([24, 20, 7], [6, 1, 3], 29)
+
+
+@pytest.mark.parametrize(
+    "method, k", [("sequential", None), ("assd", 2), ("assd", 5), ("ngram", 3), ("onepass", 3)]
+)
+def test_original_method_gives_our_text(model, batch, method, k):
+    ids, order = batch
+    seed = [5, 6, 7]
+    ours = sample(model, ids, order, method=method, k=k, coupling="gumbel", seed=seed)
+    for theirs_method, theirs_k in [("sequential", None), ("assd", 5)]:
+        theirs = sample(
+            RecomputingXLNet.of(model),
+            ids,
+            order,
+            method=theirs_method,
+            k=theirs_k,
+            coupling="gumbel",
+            seed=seed,
+        )
+        assert torch.equal(theirs.tokens, ours.tokens)
+        torch.testing.assert_close(theirs.log_probs, ours.log_probs, rtol=0, atol=1e-10)
+
+
+def test_original_method_under_rejection_makes_our_calls(model, batch):
+    ids, order = batch
+    reference = RecomputingXLNet.of(model)
+    ours, theirs = (sample(m, ids, order, method="assd", k=5) for m in (model, reference))
+    assert ours.accepted.sum() < ours.drafted.sum()
+    assert torch.equal(ours.tokens, theirs.tokens)
+    assert torch.equal(ours.nfe, theirs.nfe)
+
+
+def test_original_method_gives_our_joint(model, batch):
+    ids, order = batch
+    theirs = log_prob(RecomputingXLNet.of(model), ids, order)
+    torch.testing.assert_close(theirs, log_prob(model, ids, order), rtol=0, atol=1e-10)
+
+
+def test_original_method_has_one_limit_a_position(model, batch):
+    with pytest.raises(ValueError, match="perm_mask holds one: take method 'sequential'"):
+        sample(RecomputingXLNet.of(model), *batch, method="onepass", k=2)
+
+
+def test_what_gives_another_text_is_not_compared(model):
+    check_same_text(model, RecomputingXLNet.of(model))
+    with pytest.raises(ValueError, match="the reference's assd|asarm's sequential"):
+        check_same_text(model, RecomputingXLNet.of(small_model(seed=1)))
+
+
+@pytest.mark.parametrize("method, k", [("sequential", None), ("assd", 3), ("onepass", 2)])
+def test_bound_holds_every_matrix_product_of_a_call_and_no_other(model, method, k):
+    length = 24
+    ids, order = random_ids(model, length), Order.random_split(length, 0.2, seed=0)
+    with FlopCounterMode(display=False) as sampling, recorded_calls(model) as calls:
+        result = sample(model, ids, order, method=method, k=k)
+    with FlopCounterMode(display=False) as tables:
+        cache = model.new_cache(1, length)
+    bounds = [MatrixProducts(model, cache, shape) for shape in calls]
+    with FlopCounterMode(display=False) as products:
+        for bound in bounds:
+            bound()
+    assert len(calls) == int(result.nfe)
+    assert products.get_total_flops() == sampling.get_total_flops() - tables.get_total_flops() > 0
+
+
+def test_fastest_k_over_all_shares_and_at_each():
+    times = {(0.95, 1): 3.0, (0.95, 2): 1.0, (0.5, 1): 1.0, (0.5, 2): 2.0}
+    costs = [MethodCost(s, "assd", k, False, 1, None, 1, ms, 1) for (s, k), ms in times.items()]
+    assert fastest_k(costs) == ["assd 2 (2 at 95%, 1 at 50% targets)"]
+
+
+@pytest.mark.parametrize(
+    "measured, is_limit, verdict",
+    [(2, False, "yes"), (1.9, False, "NO"), (2, True, "yes"), (2.1, True, "NO")],
+)
+def test_verdict(measured, is_limit, verdict):
+    assert Figure("", measured, 2, is_limit).verdict == verdict
+
+
+def test_nonsense_is_refused(capsys):
+    for arguments in (["--repeats", "0"], ["--sections", "speed"], ["--memory_batches", "1"]):
+        with pytest.raises(SystemExit, match="2"):
+            parse(arguments)
+    assert "at least 1 expected" in capsys.readouterr().err
+
+
+def test_tiny_run_writes_every_row(tmp_path):
+    subprocess.run(
+        [sys.executable, ROOT / "scripts" / "benchmark.py", "--tiny", "--output_dir", tmp_path],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        check=True,
+    )
+    report = json.loads((tmp_path / "benchmark.json").read_text())
+    assert report["config"]["sections"] == list(SECTIONS)
+    assert {"cpu", "cores", "threads", "torch", "dtype"} <= set(report["machine"])
+    demands = [(figure["demand"], figure["is_limit"]) for figure in report["figures"]]
+    against_original = [(18, False), (1.6, True), (15, False), (1.6, True), (5, False), (3, False)]
+    assert demands == [*against_original, (1.2, True), (0.7, True), *[(1, False)] * 3]
+    assert all(math.isfinite(figure["measured"]) for figure in report["figures"])
+    runs = {(cost["target_share"], cost["method"]) for cost in report["costs"]}
+    methods = ("sequential", "assd", "ngram", "onepass")
+    assert runs == {(share, method) for share in (0.95, 0.5) for method in methods}
+    assert all(0 < cost["nfe"] <= 1 for cost in report["costs"])
+    lines = (tmp_path / "benchmark.md").read_text().splitlines()
+    assert sum(line.startswith("|") for line in lines) == 4 + len(demands) + len(report["costs"])
+    assert lines[-1].startswith("Fastest k: assd ")

@@ -1,0 +1,182 @@
+"""The law of a sampler's output, summed over every random outcome, is the sequential joint."""
+
+import math
+from collections import Counter
+from dataclasses import replace
+from functools import cache
+
+import pytest
+import torch
+from fakes import ConditionalTable
+
+from asarm import Order
+from asarm.law import Law
+from asarm.sampling import decode
+from asarm.sampling.decoding import Decoding
+from asarm.sampling.verify import RejectionCoupling
+
+LENGTH = 6
+IDS = torch.tensor([[2, 0, 1, 1, 2, 0]])  # what is given where a position is prompt
+LOSSLESS = ("sequential", "assd", "ngram", "onepass")
+METHODS = [("sequential", None), *((method, k) for method in LOSSLESS[1:] for k in (1, 2))]
+
+# order, num_prompt, length: 4 targets each
+ORDERS = {
+    "ascending": ([0, 3, 1, 2, 4, 5], 2, 6),
+    "permuted": ([2, 4, 5, 0, 3, 1], 2, 6),
+    "backwards": ([4, 5, 3, 2, 1, 0], 2, 6),
+    "padded": ([1, 4, 3, 0, 2, 5], 1, 5),
+    "empty prompt": ([1, 3, 0, 2, 4, 5], 0, 4),
+}
+OPTIONS = {
+    "plain": {},
+    "temperature": {"temperature": 0.6},
+    "draft_temperature": {"draft_temperature": 2.5},
+    "top_k": {"top_k": 2},
+    "top_p": {"top_p": 0.7},
+    "all": {"temperature": 1.4, "draft_temperature": 0.5, "top_k": 2, "top_p": 0.9},
+}
+FAKES = {
+    "no mask": ConditionalTable(length=LENGTH),
+    "mask inside": ConditionalTable(length=LENGTH, vocab_size=4, mask_token_id=3, seed=1),
+}
+
+
+class EnumeratingRandomness:
+    """Row b takes the outcomes of script b, and then the first possible one at every turn.
+
+    `probability` is that of each row's path; `unexplored` are scripts for the turns not taken.
+    """
+
+    def __init__(self, scripts: list[list[int]]):
+        self.scripts, self.turn = [list(script) for script in scripts], [0] * len(scripts)
+        self.probability = [1.0] * len(scripts)
+        self.unexplored: list[list[int]] = []
+
+    def take(self, b: int, probs: list[float]) -> int:
+        script, turn = self.scripts[b], self.turn[b]
+        if turn == len(script):
+            first, *others = (outcome for outcome, prob in enumerate(probs) if prob > 0)
+            self.unexplored += [[*script, other] for other in others]
+            script.append(first)
+        self.turn[b] += 1
+        self.probability[b] *= probs[script[turn]]
+        return script[turn]
+
+    def categorical(self, probs, ranks, purpose, round, needed):
+        laws, tokens = probs.tolist(), torch.zeros_like(ranks).tolist()
+        for b, j in needed.nonzero().tolist():
+            tokens[b][j] = self.take(b, laws[b][j])
+        return torch.tensor(tokens, dtype=torch.long).view(ranks.shape)
+
+    def bernoulli(self, prob, ranks, round, needed):
+        yes, answers = prob.clamp(0, 1).tolist(), torch.zeros_like(needed).tolist()
+        stopped = set()
+        for b, j in needed.nonzero().tolist():
+            if b not in stopped:
+                answers[b][j] = self.take(b, [1 - yes[b][j], yes[b][j]]) == 1
+                stopped |= set() if answers[b][j] else {b}
+        return torch.tensor(answers, dtype=torch.bool).view(needed.shape)
+
+
+def output_law(model, order, method, *, slack=0.0, draft_temperature=None, call=None, **options):
+    """Probability of every text that a sampler can give, over all its paths: rows of a batch."""
+    law = Law(model.mask_token_id, **options)
+    draft_law = replace(law, temperature=draft_temperature or law.temperature)
+    probability, scripts = Counter(), [[]]
+    while scripts:
+        randomness = EnumeratingRandomness(scripts)
+        coupling = RejectionCoupling(randomness, slack)
+        ids, orders = IDS.expand(len(scripts), -1), order[[0] * len(scripts)]
+        decoding = Decoding(model, ids, orders, law, draft_law, coupling)
+        decode(decoding, method, **(call or {}))
+        assert (decoding.nfe <= order.num_targets).all()
+        texts = decoding.by_position()[0].tolist()
+        for text, weight in zip(texts, randomness.probability, strict=True):
+            probability[tuple(text)] += weight
+        scripts = randomness.unexplored
+    return probability
+
+
+def plain_law(logits, mask_token_id, temperature=1.0, top_k=None, top_p=1.0):
+    """Token probabilities, filtered step by step in plain Python."""
+    weights = [math.exp(score / temperature) for score in logits]
+    weights = [0.0 if token == mask_token_id else w for token, w in enumerate(weights)]
+    likely = sorted(range(len(weights)), key=lambda token: -weights[token])[:top_k]
+    total, reached, kept = sum(weights[token] for token in likely), 0.0, {}
+    for token in likely:
+        if reached < top_p:
+            kept[token] = weights[token]
+        reached += weights[token] / total
+    return {token: w / sum(kept.values()) for token, w in kept.items() if w > 0}
+
+
+def sequential_joint(model, order, **options):
+    """Probability of every text, rank after rank from the conditionals themselves."""
+    ranks = order.order[0].tolist()[: int(order.length)]
+    prompt, targets = ranks[: int(order.num_prompt)], ranks[int(order.num_prompt) :]
+    texts = [({position: int(IDS[0, position]) for position in prompt}, 1.0)]
+    for position in targets:
+        texts = [
+            (seen | {position: token}, weight * prob)
+            for seen, weight in texts
+            for token, prob in plain_law(
+                model.conditional(position, seen).tolist(), model.mask_token_id, **options
+            ).items()
+        ]
+    given = dict(enumerate(IDS[0].tolist()))
+    return {tuple((given | seen).values()): weight for seen, weight in texts}
+
+
+def make_order(name, targets=4):
+    order, num_prompt, length = ORDERS[name]
+    return Order(torch.tensor([order]), num_prompt + 4 - targets, length)
+
+
+@cache
+def expected_law(fake, order, options, targets=4):
+    options = {name: value for name, value in OPTIONS[options].items() if "draft" not in name}
+    return sequential_joint(FAKES[fake], make_order(order, targets), **options)
+
+
+def error(fake, order, options, method, *, targets=4, slack=0.0, **call):
+    """How far the law of a sampler is from the sequential joint, at the worst text."""
+    expected = expected_law(fake, order, options, targets)
+    asked = make_order(order, targets)
+    found = output_law(FAKES[fake], asked, method, slack=slack, call=call, **OPTIONS[options])
+    assert sum(expected.values()) == pytest.approx(1, abs=1e-9)
+    assert sum(found.values()) == pytest.approx(1, abs=1e-9)
+    return max(abs(found[text] - expected.get(text, 0)) for text in found | expected)
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize(("method", "k"), METHODS)
+def test_four_targets(method, k, options):
+    assert error("no mask", "permuted", options, method, k=k) < 1e-9
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("method", LOSSLESS[1:])
+def test_three_targets_three_drafts(method, options):
+    assert error("no mask", "permuted", options, method, k=3, targets=3) < 1e-9
+
+
+@pytest.mark.parametrize("order", [name for name in ORDERS if name != "permuted"])
+@pytest.mark.parametrize(("method", "k"), METHODS)
+def test_other_orders_and_prompts(method, k, order):
+    assert error("no mask", order, "draft_temperature", method, k=k) < 1e-9
+
+
+@pytest.mark.parametrize("options", ["plain", "all"])
+@pytest.mark.parametrize(("method", "k"), METHODS)
+def test_mask_token_inside_the_vocabulary(method, k, options):
+    assert error("mask inside", "permuted", options, method, k=k) < 1e-9
+
+
+def test_parallel_has_this_law_only_with_a_call_for_every_target():
+    assert error("no mask", "permuted", "plain", "parallel", steps=4, by="order") < 1e-9
+    assert error("no mask", "permuted", "plain", "parallel", steps=2, by="order") > 0.01
+
+
+def test_acceptance_slack_loses_this_law():
+    assert error("no mask", "permuted", "plain", "assd", k=2, slack=0.3) > 0.001

@@ -1,0 +1,279 @@
+"""What `sample` promises whatever the method: invariances, counts, traces, options."""
+
+import math
+
+import pytest
+import torch
+from fakes import ConditionalTable, Uncached, mixed_batch, small_model
+
+from asarm import Order, sample
+from asarm.sampling import DEFAULT_K, METHODS
+
+LOSSLESS = METHODS[:-1]
+CALLS = [
+    {"method": "sequential"},
+    *({"method": method, "k": k} for method in LOSSLESS[1:] for k in (1, 2, 5)),
+    {"method": "parallel", "steps": 3},
+    {"method": "parallel", "steps": 3, "by": "confidence"},
+]
+LENGTHS, PROMPTS = [14, 9, 14, 3], [4, 0, 13, 1]
+COUNTS = ("nfe", "rows", "rounds", "drafted", "accepted")
+
+every_call = pytest.mark.parametrize(
+    "call", CALLS, ids=lambda call: "-".join(map(str, call.values()))
+)
+both_couplings = pytest.mark.parametrize("coupling", ["rejection", "gumbel"])
+
+
+@pytest.fixture(scope="module")
+def model():
+    return small_model(seed=3)
+
+
+@pytest.fixture(scope="module")
+def problem():
+    return mixed_batch(LENGTHS, PROMPTS, 60)
+
+
+def same(found, expected):
+    """Two results agree in everything."""
+    assert torch.equal(found.tokens, expected.tokens)
+    torch.testing.assert_close(found.log_probs, expected.log_probs, atol=1e-10, rtol=0)
+    for name in COUNTS:
+        assert torch.equal(getattr(found, name), getattr(expected, name)), name
+    assert (found.k, found.lossless) == (expected.k, expected.lossless)
+
+
+# --- invariances ---
+
+
+@both_couplings
+@every_call
+def test_batch_mates_and_padding_change_nothing(model, problem, call, coupling):
+    ids, order = problem
+    together = sample(model, ids, order, coupling=coupling, seed=40, **call)
+    for b, length in enumerate(LENGTHS):
+        one = Order(order.order[[b], :length], PROMPTS[b])
+        alone = sample(model, ids[[b], :length], one, coupling=coupling, seed=40 + b, **call)
+        assert torch.equal(alone.tokens[0], together.tokens[b, :length])
+        torch.testing.assert_close(alone.log_probs[0], together.log_probs[b, :length])
+        for name in COUNTS:
+            assert getattr(alone, name) == getattr(together, name)[b], name
+
+
+@every_call
+def test_cache_changes_nothing(model, problem, call):
+    same(sample(Uncached(model), *problem, **call), sample(model, *problem, **call))
+
+
+@every_call
+def test_what_stands_at_targets_and_padding_is_not_read(model, problem, call):
+    ids, order = problem
+    is_prompt = order.rank < order.num_prompt[:, None]
+    for filler in (6, -100, 10**9):
+        found = sample(model, ids.where(is_prompt, filler), order, **call)
+        expected = sample(model, ids, order, **call)
+        assert torch.equal(
+            found.tokens.where(order.is_target, 0), expected.tokens.where(order.is_target, 0)
+        )
+        assert torch.equal(found.log_probs, expected.log_probs)
+
+
+@every_call
+def test_the_seed_decides_and_nothing_else(model, problem, call):
+    torch.manual_seed(0)
+    first = sample(model, *problem, seed=5, **call)
+    torch.manual_seed(1)
+    same(sample(model, *problem, seed=5, **call), first)
+    same(sample(model, *problem, seed=[5, 6, 7, 8], **call), first)
+    assert not torch.equal(sample(model, *problem, seed=6, **call).tokens, first.tokens)
+
+
+def test_seeds_may_be_any_64_bits(model, problem):
+    same(
+        sample(model, *problem, seed=[2**64 - 1, 2**63, -1, 0]),
+        sample(model, *problem, seed=[-1, -(2**63), 2**64 - 1, 2**64]),
+    )
+
+
+def test_inputs_are_left_as_they_are(model, problem):
+    ids, order = problem
+    copies = [t.clone() for t in (ids, order.order, order.num_prompt, order.length)]
+    for call in CALLS:
+        sample(model, ids, order, **call)
+    for copy, tensor in zip(
+        copies, (ids, order.order, order.num_prompt, order.length), strict=True
+    ):
+        assert torch.equal(copy, tensor)
+
+
+# --- results ---
+
+
+@both_couplings
+@every_call
+def test_result_is_consistent(model, problem, call, coupling):
+    ids, order = problem
+    result = sample(model, ids, order, coupling=coupling, **call)
+    assert torch.equal(
+        result.tokens.where(order.is_target, 0), result.tokens - ids.where(~order.is_target, 0)
+    )
+    assert not (result.tokens == 6).logical_and(order.is_target).any()
+    assert torch.equal(result.log_probs != 0, order.is_target)
+    assert (result.log_probs <= 0).all()
+    assert (result.nfe <= order.num_targets).all()
+    assert (result.rounds <= result.nfe).all()
+    assert (result.accepted <= result.drafted).all()
+    least = order.length - 1 + result.nfe  # all tokens but the last, and a query a call
+    assert (result.rows >= least.where(order.num_targets > 1, 0)).all()
+    assert result.lossless == (call["method"] != "parallel")
+    assert result.k == call.get("k")
+    assert result.trace is None
+
+
+def test_costs_of_sequential_are_known(model, problem):
+    ids, order = problem
+    result = sample(model, ids, order, method="sequential")
+    assert torch.equal(result.nfe, order.num_targets)
+    assert torch.equal(result.rounds, order.num_targets)
+    assert torch.equal(result.rows, order.num_prompt + order.num_targets * 2 - 1)
+    assert not result.drafted.any()
+
+
+def test_calls_of_a_round_are_known(model, problem):
+    assert torch.equal(*(getattr(sample(model, *problem, k=3), name) for name in ("nfe", "rounds")))
+    ngram = sample(model, *problem, method="ngram", k=3)
+    assert torch.equal(ngram.nfe, ngram.rounds)
+    assd = sample(model, *problem, method="assd", k=3)
+    assert (assd.nfe >= 2 * assd.rounds - 1).all()  # one call when one target is left
+    parallel = sample(model, *problem, method="parallel", steps=4)
+    assert parallel.nfe.tolist() == [4, 4, 1, 2]  # no more than there are targets
+
+
+def test_nfe_is_the_number_of_network_calls(model):
+    ids, order = mixed_batch([14], [4], 60)
+    for call in CALLS:
+        counting = Counting(model)
+        result = sample(counting, ids, order, **call)
+        scored = 1 if call["method"] == "parallel" else 0  # the exact density of what it drew
+        assert counting.calls == int(result.nfe) + scored
+
+
+class Counting(Uncached):
+    calls = 0
+
+    def __call__(self, content, query, cache=None):
+        self.calls += 1
+        return super().__call__(content, query, cache)
+
+
+def test_defaults_are_those_documented(model, problem):
+    assert sample(model, *problem).k == DEFAULT_K["onepass"]
+    same(sample(model, *problem), sample(model, *problem, method="onepass"))
+    for method in ("assd", "ngram"):
+        assert sample(model, *problem, method=method).k == DEFAULT_K[method]
+
+
+@both_couplings
+@every_call
+def test_trace_replays_the_decoding(model, problem, call, coupling):
+    ids, order = problem
+    result = sample(model, ids, order, coupling=coupling, trace=True, **call)
+    same(result, sample(model, ids, order, coupling=coupling, **call))
+    for b, rounds in enumerate(result.trace):
+        num_prompt, length = int(order.num_prompt[b]), int(order.length[b])
+        replayed = [pair for step in rounds for pair in step.committed]
+        targets = order.order[b, num_prompt:length].tolist()
+        if call.get("by") == "confidence":
+            replayed, targets = sorted(replayed), sorted(targets)
+        assert [position for position, _ in replayed] == targets
+        assert [token for _, token in replayed] == result.tokens[b, targets].tolist()
+        assert len(rounds) == result.rounds[b]
+        if result.lossless:
+            assert sum(len(step.drafted) for step in rounds) == result.drafted[b]
+            assert sum(sum(step.accepted) for step in rounds) == result.accepted[b]
+        for step in rounds:
+            check_round(step)
+
+
+def check_round(step):
+    """Drafts that stand are a prefix and committed; the first that does not is replaced."""
+    kept = sum(step.accepted)
+    assert step.accepted == [True] * kept + [False] * (len(step.drafted) - kept)
+    assert set(step.drafted[:kept]) <= set(step.committed)
+    if kept == len(step.drafted):
+        assert step.replacement is None
+    else:
+        assert step.replacement == step.committed[-1]
+        assert step.replacement[0] == step.drafted[kept][0]
+
+
+def test_progress_shows_a_bar_only_when_asked_for(model, problem, capsys):
+    sample(model, *problem, progress=True)
+    assert f"{14 - 4 + 9 + 1 + 2}/22" in capsys.readouterr().err
+    sample(model, *problem)
+    assert capsys.readouterr() == ("", "")
+
+
+# --- options ---
+
+
+@pytest.mark.parametrize("call", CALLS[:-2], ids=str)
+def test_top_k_of_one_is_the_most_probable_text(model, problem, call):
+    greedy = sample(model, *problem, method="sequential", top_k=1, seed=1)
+    found = sample(model, *problem, top_k=1, seed=2, **call)
+    assert torch.equal(found.tokens, greedy.tokens)
+    assert not found.log_probs.any()
+
+
+@pytest.mark.parametrize("method", LOSSLESS)
+def test_low_temperature_is_the_most_probable_text(model, problem, method):
+    greedy = sample(model, *problem, method="sequential", top_k=1)
+    found = sample(model, *problem, method=method, temperature=1e-4, seed=2)
+    assert torch.equal(found.tokens, greedy.tokens)
+
+
+@pytest.mark.parametrize("draft_temperature", [0.3, 4.0])
+@pytest.mark.parametrize("method", LOSSLESS)
+def test_draft_temperature_never_changes_the_text_of_the_gumbel_coupling(
+    model, problem, method, draft_temperature
+):
+    found, plain = (
+        sample(model, *problem, method=method, coupling="gumbel", draft_temperature=t)
+        for t in (draft_temperature, None)
+    )
+    assert torch.equal(found.tokens, plain.tokens)
+
+
+@pytest.mark.parametrize("method", ["assd", "ngram", "onepass"])
+def test_acceptance_slack_accepts_more_and_says_that_it_is_lossy(model, problem, method):
+    exact, all_kept = (
+        sample(model, *problem, method=method, k=3, acceptance_slack=slack) for slack in (0.0, 1.0)
+    )
+    assert exact.lossless and (exact.accepted < exact.drafted).any()
+    assert not all_kept.lossless and torch.equal(all_kept.accepted, all_kept.drafted)
+
+
+def test_parallel_with_a_call_for_every_target_is_sequential(model, problem):
+    sequential = sample(model, *problem, method="sequential", coupling="gumbel")
+    found = sample(model, *problem, method="parallel", steps=13, coupling="gumbel")
+    assert torch.equal(found.tokens, sequential.tokens)
+    assert torch.equal(found.nfe, sequential.nfe)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4])
+def test_parallel_by_confidence_fills_the_surest_targets_first(steps):
+    table = ConditionalTable(length=6, seed=4)
+    order = Order(torch.tensor([[4, 2, 0, 5, 1, 3]]), 2)
+    ids = torch.tensor([[1, 1, 2, 1, 0, 1]])
+    known, left = {4: 0, 2: 2}, [0, 5, 1, 3]
+    for step in range(steps):
+        laws = {i: (table.conditional(i, known) / 0.1).softmax(0).max(0) for i in left}
+        by_confidence = sorted((-laws[i].values, i) for i in left)
+        surest = [i for _, i in by_confidence[: math.ceil(len(left) / (steps - step))]]
+        known |= {i: int(laws[i].indices) for i in surest}
+        left = [i for i in left if i not in surest]
+    found = sample(
+        table, ids, order, method="parallel", by="confidence", steps=steps, temperature=0.1
+    )
+    assert found.tokens[0].tolist() == [known[i] for i in range(6)]
