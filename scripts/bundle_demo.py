@@ -1,4 +1,7 @@
-"""Put a trained model into the package as the bundled one: `python scripts/bundle_demo.py RUN`."""
+"""Put a trained model into the package as the bundled one.
+
+`python scripts/bundle_demo.py RUN [FOLDER]`: RUN is the folder of a training run.
+"""
 
 import sys
 from pathlib import Path
@@ -11,13 +14,15 @@ from asarm.loading import DEMO, load
 from asarm.training.config import TrainingConfig
 
 
-def main(run: Path) -> None:
-    model, _ = load(run / "model")
-    model.to(torch.float16).save_pretrained(DEMO)
+def main(run: Path, folder: Path = DEMO) -> None:
+    model, tokenizer = load(run / "model")
+    model.to(torch.float16).save_pretrained(folder)
+    if folder != DEMO:  # the package has it already, in its compact form
+        tokenizer.save_pretrained(folder)
     config = TrainingConfig(**yaml.safe_load((run / "config.yaml").read_text()))
-    for name, row in write_card(DEMO, config, use="demo").items():
+    for name, row in write_card(folder, config, use="demo").items():
         print(name, row)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(*map(Path, sys.argv[1:]))

@@ -113,13 +113,13 @@ def _epoch_order(seed: int, epoch: int, size: int) -> Tensor:
 
 def training_blocks(tokenizer: PreTrainedTokenizerBase, config: TrainingConfig) -> Tensor:
     """Python's own text in blocks (N, length), each kind as often as the config says."""
-    documents = training_documents()
-    encoded = {d.name + d.kind: encode_document(tokenizer, d.text) for d in documents}
+    counts = {d: config.repeats["test" if d.is_test else d.kind] for d in training_documents()}
+    encoded = {d: encode_document(tokenizer, d.text) for d, count in counts.items() if count}
     repeated = (
-        encoded[d.name + d.kind]
-        for repeat in range(max(config.repeats.values()))
-        for d in shuffled(documents, config.seed, repeat)
-        if repeat < config.repeats["test" if d.is_test else d.kind]
+        encoded[d]
+        for repeat in range(max(counts.values()))
+        for d in shuffled(list(counts), config.seed, repeat)
+        if repeat < counts[d]
     )
     return pack(repeated, config.length)
 

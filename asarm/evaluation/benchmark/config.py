@@ -69,12 +69,7 @@ def parse(arguments: Sequence[str] | None = None) -> BenchmarkConfig:
     flag("--demo_size", choices=SIZES, help="network of demo, batch and methods; demo is bundled")
     flag("--demo_length", type=positive, help="tokens of its texts")
     flag("--batch", type=positive, help="sequences at once, against one")
-    flag(
-        "--memory_batches",
-        type=positive,
-        nargs=2,
-        help="sequences at once, for memory",
-    )
+    flag("--memory_batches", type=positive, nargs=2, help="sequences at once, for memory")
     flag("--seed", type=int, help="of weights, splits and samples")
     flag("--tiny", action="store_true", help="everything tiny: shows that it runs, times nothing")
     parser.set_defaults(**asdict(BenchmarkConfig()))
