@@ -1,6 +1,7 @@
 """The study: the same trials whatever the batch, and whatever was done before."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -26,6 +27,7 @@ from asarm.text import decode
 
 CONFIG = DecodingConfig(num_trials=5, max_length=12, prompt_share=0.2, parallel_steps=[2, 4])
 TIMES = {"seconds"}
+WIKITEXT = Path(__file__).parents[2] / "shared" / "data" / "wiki.test.raw"
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +179,7 @@ def test_entropy_by_hand():
 
 def test_wikitext_is_a_document_a_row(tmp_path, monkeypatch, tokenizer):
     text = " \n = Title = \n \n First .\u2028 \n\n Second . \n"
-    rows = [" = Title = ", " First .\u2028 ", " Second . "]
+    rows = ["", " = Title = ", "", " First .\u2028 ", "", " Second . "]
     (tmp_path / "eval_datasets").mkdir()
     (tmp_path / "eval_datasets" / "wiki.test.raw").write_text(text)
     monkeypatch.chdir(tmp_path)
@@ -189,6 +191,12 @@ def test_wikitext_is_a_document_a_row(tmp_path, monkeypatch, tokenizer):
     found = load_blocks(tokenizer, "wikitext-2", 4)
     assert found.shape[1] == 4
     assert tokenizer.eos_token_id in found
+
+
+@pytest.mark.skipif(not WIKITEXT.exists(), reason="WikiText-2 and XLNet's tokenizer are not here")
+def test_published_text_gives_the_published_number_of_sequences():
+    xlnet = load_tokenizer(WIKITEXT.parent / "xlnet-base-cased")
+    assert load_blocks(xlnet, str(WIKITEXT), 512).shape == (640, 512)
 
 
 def test_wikitext_without_file_or_hub_says_what_to_do(tmp_path, monkeypatch):
@@ -208,4 +216,4 @@ def test_wikitext_from_the_hub_is_the_same(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(blocks_module, "CHECKOUT", tmp_path)
     monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: rows)
-    assert read_documents("wikitext-2") == [" = Title = ", " First . "]
+    assert read_documents("wikitext-2") == ["", " = Title = ", " First . "]
