@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from asarm.corpus import KINDS, held_out_documents, training_documents
+from asarm.corpus import KINDS, Kind, held_out_documents, training_documents
 from asarm.evaluation.compression import order2_bits_per_byte, xz_bits_per_byte
 from asarm.evaluation.held_out import PROTOCOLS, bits_per_byte
 from asarm.loading import load
@@ -43,7 +43,7 @@ Whole modules and topics that training never saw, in blocks of 256 tokens. Below
 ```python
 import asarm
 
-model, tokenizer = asarm.load({use!r})
+model, tokenizer = asarm.load("{use}")
 ```
 
 Weights: MIT, like the code that made them. The text is part of Python (PSF licence).
@@ -56,7 +56,9 @@ Cite: Guo & Ermon 2025, arXiv 2504.20456; Yang et al. 2019, arXiv 1906.08237.
 """
 
 
-def write_card(folder: Path, config: TrainingConfig, *, use: str | None = None) -> dict:
+def write_card(
+    folder: Path, config: TrainingConfig, *, use: str | None = None
+) -> dict[str, dict[Kind, float]]:
     """Write README.md into a model folder; the held-out figures, bits per byte by row and kind."""
     model, _ = load(folder)
     figures = held_out_figures(folder)
@@ -81,7 +83,7 @@ def write_card(folder: Path, config: TrainingConfig, *, use: str | None = None) 
     return figures
 
 
-def held_out_figures(folder: Path) -> dict[str, dict[str, float]]:
+def held_out_figures(folder: Path) -> dict[str, dict[Kind, float]]:
     """Bits per byte of the model under each protocol, and of the byte-level baselines."""
     model, tokenizer = load(folder)
     texts = {kind: "".join(d.text for d in held_out_documents(kind)) for kind in KINDS}
@@ -100,7 +102,7 @@ def held_out_figures(folder: Path) -> dict[str, dict[str, float]]:
     return figures
 
 
-def markdown_table(figures: dict[str, dict[str, float]]) -> str:
+def markdown_table(figures: dict[str, dict[Kind, float]]) -> str:
     lines = [f"| | {' | '.join(KINDS)} |", "|---" * (len(KINDS) + 1) + "|"]
     for name, row in figures.items():
         lines.append(f"| {name} | {' | '.join(f'{row[kind]:.2f}' for kind in KINDS)} |")

@@ -99,7 +99,7 @@ def sample(
     return _result(decoding, k=k, lossless=lossless)
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def decode(
     decoding: Decoding, method: str, *, k: int | None = None, steps: int | None = None, by: str = ""
 ) -> None:

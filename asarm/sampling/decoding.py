@@ -55,6 +55,7 @@ class Decoding:
         # column L of what is (B, L + 1) is spare: padding reads it and writes it
         ranks = torch.arange(self.size + 1, device=input_ids.device).expand(batch, -1)
         self.positions = torch.cat([order.order, torch.zeros_like(ranks[:, :1])], dim=1)
+        self.rank = order.rank  # (B, L) by position
         self.tokens = input_ids.gather(1, self.positions)  # final below `known`
         self.tokens = self.tokens.where(ranks < self.num_prompt[:, None], 0)
         self.log_probs = torch.zeros(self.tokens.shape, device=ranks.device)
@@ -143,6 +144,17 @@ class Decoding:
         if self.trace is not None:
             self._record(drafts, verdict, is_new, num_exact)
         self.commit(verdict.accepted + is_new, target_probs)
+
+    def settle_unverified(self, count: Tensor, probs: Tensor) -> None:
+        """End a round: commit the next `count` (B,) tokens, drawn from probs (B, K, V), as is."""
+        self.rounds += count > 0
+        for b, rounds in enumerate(self.trace or []):
+            if count[b]:
+                ranks = slice(int(self.known[b]), int(self.known[b] + count[b]))
+                positions, tokens = self.positions[b, ranks], self.tokens[b, ranks]
+                drawn = list(zip(positions.tolist(), tokens.tolist(), strict=True))
+                rounds.append(Round(drawn, [True] * len(drawn), drawn))
+        self.commit(count, probs)
 
     def commit(self, count: Tensor, probs: Tensor) -> None:
         """Make the next `count` (B,) tokens, drawn from probs (B, K, V), final.

@@ -27,48 +27,38 @@ def self_draft(decoding: Decoding, hidden: Tensor, start: Tensor, count: Tensor)
 
 
 def ngram_draft(decoding: Decoding, k: int, start: Tensor, count: Tensor) -> Drafts:
-    """Draw each draft from what follows its left neighbour elsewhere in the sequence.
+    """Draw each draft from what follows its left neighbour elsewhere in the sequence; write it.
 
     Algorithm 2 of Guo & Ermon 2025: bigrams of what is known (prompt and committed tokens), or
     its unigrams where the left neighbour is unknown or was never followed by anything. The left
     neighbour may be a draft of this round. No drafts where nothing is known.
     """
     count = torch.where(decoding.known > 0, count, 0)
-    text, is_known = known_text(decoding)
-    left_text = text.clone()  # with this round's drafts, which are neighbours but no evidence
-    left_known = is_known.clone()
+    text = decoding.tokens.gather(1, decoding.rank)  # (B, L) by position
+    is_known = decoding.rank < decoding.known[:, None]
     tokens, probs = [], []
-    for step in range(int(count.max()) if k else 0):
-        rank = (start + step).clamp(max=decoding.size)[:, None]  # (B, 1)
+    for step in range(int(count.max())):
+        is_draft = step < count
+        rank = torch.where(is_draft, start + step, decoding.size)[:, None]  # (B, 1)
         position = decoding.positions.gather(1, rank)
-        left = (position - 1).clamp(min=0)
-        has_left = left_known.gather(1, left) & (position > 0)
-        counts = bigram_counts(
-            text, is_known, left_text.gather(1, left), has_left, decoding.model.vocab_size
-        )
+        left_rank = decoding.rank.gather(1, (position - 1).clamp(min=0))
+        has_left = (position > 0) & (left_rank < rank)  # drafted just before, or known
+        left = decoding.tokens.gather(1, left_rank)
+        counts = bigram_counts(text, is_known, left, has_left, decoding.model.vocab_size)
         law = decoding.draft_law.of_counts(counts)[:, None]  # (B, 1, V)
-        is_draft = step < count[:, None]
-        token = decoding.coupling.draw(law, rank, Purpose.DRAFT, decoding.round, is_draft)
-        place = torch.where(is_draft, position, text.shape[1] - 1)
-        left_text.scatter_(1, place, token)
-        left_known.scatter_(1, place, is_draft)
+        token = decoding.coupling.draw(law, rank, Purpose.DRAFT, decoding.round, is_draft[:, None])
+        decoding.tokens.scatter_(1, rank, token)
         tokens.append(token)
         probs.append(law)
     if not tokens:
-        nothing = decoding.tokens[:, :0]
-        return Drafts(nothing, nothing[..., None].float(), count)
+        return no_drafts(decoding)
     return Drafts(torch.cat(tokens, dim=1), torch.cat(probs, dim=1), count)
 
 
-def known_text(decoding: Decoding) -> tuple[Tensor, Tensor]:
-    """Tokens by position, (B, L + 1) with a spare place, and which of them are known."""
-    ranks = torch.arange(decoding.size + 1, device=decoding.tokens.device)
-    is_known = ranks < decoding.known[:, None]
-    place = torch.where(is_known, decoding.positions, decoding.size)
-    text = torch.zeros_like(decoding.tokens).scatter_(1, place, decoding.tokens)
-    found = torch.zeros_like(is_known).scatter_(1, place, is_known)
-    found[:, decoding.size] = False
-    return text, found
+def no_drafts(decoding: Decoding) -> Drafts:
+    """No draft for any sequence: what is verified is the next token alone."""
+    nothing = decoding.tokens[:, :0]
+    return Drafts(nothing, nothing[..., None].float(), torch.zeros_like(decoding.known))
 
 
 def bigram_counts(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from asarm.sampling.decoding import Decoding
-from asarm.sampling.draft import ngram_draft, self_draft
+from asarm.sampling.draft import ngram_draft, no_drafts, self_draft
 from asarm.sampling.randomness import Purpose
 from asarm.sampling.verify import Drafts
 
@@ -55,7 +55,6 @@ def ngram(decoding: Decoding, k: int) -> None:
     """
     while decoding.unfinished():
         drafts = ngram_draft(decoding, k, decoding.known, decoding.left.clamp(max=k))
-        decoding.write(decoding.known, drafts.tokens, drafts.count)
         steps = torch.arange(drafts.tokens.shape[1] + 1, device=decoding.known.device)
         ranks = decoding.known[:, None] + steps
         is_row = (steps <= drafts.count[:, None]) & (ranks < decoding.length[:, None])
@@ -102,9 +101,9 @@ def parallel(decoding: Decoding, steps: int, by: str) -> None:
     """Fill all targets in `steps` calls, those of one call as if they were independent.
 
     As masked-diffusion samplers do, and lossy like them. By "order", or by "confidence": of all
-    targets left, those whose drawn token is the most probable.
+    targets left, those whose drawn token is the most probable: their positions move to the
+    front, while every draw stays that of the rank that was asked for.
     """
-    rank = decoding.positions[:, :-1].argsort(dim=1)  # as asked for: positions are about to move
     for step in range(steps):
         share = -(-decoding.left // (steps - step))  # rounded up
         asked = decoding.left if by == "confidence" else share
@@ -118,10 +117,11 @@ def parallel(decoding: Decoding, steps: int, by: str) -> None:
         probs = decoding.law.probs(decoding.model.logits(hidden))  # (B, Q, V)
         positions = decoding.positions.gather(1, ranks)
         tokens = decoding.coupling.draw(
-            probs, rank.gather(1, positions), Purpose.TARGET, decoding.round, is_row
+            probs, decoding.rank.gather(1, positions), Purpose.TARGET, decoding.round, is_row
         )
         if by == "confidence":
             confidence = probs.gather(2, tokens[..., None])[..., 0].where(is_row, -1)
+            confidence = confidence.round(decimals=6)  # what is equal but for rounding goes by rank
             best = confidence.argsort(dim=1, descending=True, stable=True)
             tokens, probs = (
                 tokens.gather(1, best),
@@ -129,14 +129,7 @@ def parallel(decoding: Decoding, steps: int, by: str) -> None:
             )
             decoding.positions.scatter_(1, ranks, positions.gather(1, best))
         decoding.write(decoding.known, tokens, share)
-        decoding.rounds += share > 0
-        decoding.commit(share, probs)
-
-
-def no_drafts(decoding: Decoding) -> Drafts:
-    """No draft for any sequence: what is verified is the next token alone."""
-    nothing = decoding.tokens[:, :0]
-    return Drafts(nothing, nothing[..., None].float(), torch.zeros_like(decoding.known))
+        decoding.settle_unverified(share, probs)
 
 
 def exact_draft(decoding: Decoding, hidden: Tensor) -> Drafts:
