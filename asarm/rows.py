@@ -50,6 +50,10 @@ class Backbone(Protocol):
     def device(self) -> torch.device:
         """Where the weights are."""
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights, and so of hidden states and logits."""
+
     def new_cache(self, batch: int, length: int) -> ContentCache:
         """An empty cache for `batch` sequences of at most `length` positions."""
 

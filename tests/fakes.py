@@ -23,7 +23,7 @@ class ConditionalTable:
     Nothing ties these conditionals together: they need not be those of one joint.
     """
 
-    device = torch.device("cpu")
+    device, dtype = torch.device("cpu"), torch.float64
 
     def __init__(self, *, length: int, vocab_size: int = 3, mask_token_id: int = 6, seed: int = 0):
         self.length, self.vocab_size, self.mask_token_id = length, vocab_size, mask_token_id
@@ -60,6 +60,7 @@ class Uncached:
     def __init__(self, model: Backbone):
         self.model, self.vocab_size, self.logits = model, model.vocab_size, model.logits
         self.mask_token_id, self.device = model.mask_token_id, model.device
+        self.dtype = model.dtype
 
     def new_cache(self, batch: int, length: int) -> ContentRows:
         slots = torch.arange(length + 1).expand(batch, -1).clone()

@@ -8,6 +8,7 @@ from fakes import ConditionalTable, Uncached, mixed_batch, small_model
 
 from asarm import Order, sample
 from asarm.sampling import DEFAULT_K, METHODS
+from asarm.sampling.randomness import HashedRandomness
 
 LOSSLESS = METHODS[:-1]
 CALLS = [
@@ -268,14 +269,15 @@ def test_parallel_by_confidence_fills_the_surest_targets_first(steps):
     table = ConditionalTable(length=6, seed=4)
     order = Order(torch.tensor([[4, 2, 0, 5, 1, 3]]), 2)
     ids = torch.tensor([[1, 1, 2, 1, 0, 1]])
+    gumbel = HashedRandomness(torch.tensor([0])).gumbel(order.rank, 3)[0]  # of each position
     known, left = {4: 0, 2: 2}, [0, 5, 1, 3]
     for step in range(steps):
-        laws = {i: (table.conditional(i, known) / 0.1).softmax(0).max(0) for i in left}
-        by_confidence = sorted((-laws[i].values, i) for i in left)
+        laws = {i: table.conditional(i, known).softmax(0) for i in left}
+        drawn = {i: int((laws[i].log() + gumbel[i]).argmax()) for i in left}
+        by_confidence = sorted((-laws[i][drawn[i]], i) for i in left)
         surest = [i for _, i in by_confidence[: math.ceil(len(left) / (steps - step))]]
-        known |= {i: int(laws[i].indices) for i in surest}
+        known |= {i: drawn[i] for i in surest}
         left = [i for i in left if i not in surest]
-    found = sample(
-        table, ids, order, method="parallel", by="confidence", steps=steps, temperature=0.1
-    )
+    options = {"method": "parallel", "by": "confidence", "coupling": "gumbel"}
+    found = sample(table, ids, order, steps=steps, **options)
     assert found.tokens[0].tolist() == [known[i] for i in range(6)]

@@ -47,6 +47,7 @@ class RecomputingXLNet:
     def __init__(self, xlnet: XLNetLMHeadModel, mask_token_id: int = XLNET_MASK_TOKEN_ID):
         self.xlnet, self.mask_token_id = xlnet.eval(), mask_token_id
         self.vocab_size, self.device = xlnet.config.vocab_size, xlnet.device
+        self.dtype = xlnet.dtype
         encode = xlnet.transformer.relative_positional_encoding
         # transformers makes this table in float32, whatever the weights are
         xlnet.transformer.relative_positional_encoding = lambda *sizes, **options: encode(

@@ -58,7 +58,8 @@ class Decoding:
         self.rank = order.rank  # (B, L) by position
         self.tokens = input_ids.gather(1, self.positions)  # final below `known`
         self.tokens = self.tokens.where(ranks < self.num_prompt[:, None], 0)
-        self.log_probs = torch.zeros(self.tokens.shape, device=ranks.device)
+        self.dtype = torch.promote_types(model.dtype, torch.float32)  # of laws
+        self.log_probs = torch.zeros(self.tokens.shape, device=ranks.device, dtype=self.dtype)
         self.limits = content_limits(ranks, self.num_prompt)
         self.known = self.num_prompt.clone()  # (B,) ranks committed
         self.cached = torch.zeros_like(self.known)  # (B,) ranks whose content the cache holds
@@ -167,7 +168,7 @@ class Decoding:
         log_probs = probs.gather(2, tokens[..., None])[..., 0].log()
         if log_probs.isnan().logical_and(is_new).any():
             raise ValueError("the model gives NaN instead of probabilities; check its weights")
-        self.log_probs = self.log_probs.to(log_probs.dtype).scatter_(1, ranks, log_probs)
+        self.log_probs.scatter_(1, ranks, log_probs)
         self.known = self.known + count
         # the last token has never been a content row, or its slot still holds a rejected draft
         self.cached = self.cached.minimum(self.known - 1)

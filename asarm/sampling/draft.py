@@ -45,7 +45,7 @@ def ngram_draft(decoding: Decoding, k: int, start: Tensor, count: Tensor) -> Dra
         has_left = (position > 0) & (left_rank < rank)  # drafted just before, or known
         left = decoding.tokens.gather(1, left_rank)
         counts = bigram_counts(text, is_known, left, has_left, decoding.model.vocab_size)
-        law = decoding.draft_law.of_counts(counts)[:, None]  # (B, 1, V)
+        law = decoding.draft_law.of_counts(counts)[:, None].to(decoding.dtype)  # (B, 1, V)
         token = decoding.coupling.draw(law, rank, Purpose.DRAFT, decoding.round, is_draft[:, None])
         decoding.tokens.scatter_(1, rank, token)
         tokens.append(token)

@@ -91,10 +91,12 @@ def inverse_cdf(probs: Tensor, uniform: Tensor) -> Tensor:
 
 
 def mix(x: Tensor) -> Tensor:
-    """Bits of int64 `x` so mixed that neighbours have nothing in common (splitmix64)."""
+    """Int64 `x` so mixed that the upper bits of neighbours have nothing in common.
+
+    splitmix64 without its last step, which mends the lower bits: nothing here reads them alone.
+    """
     x = (x ^ _shift(x, 30)) * signed(MIX_1)
-    x = (x ^ _shift(x, 27)) * signed(MIX_2)
-    return x ^ _shift(x, 31)
+    return (x ^ _shift(x, 27)) * signed(MIX_2)
 
 
 def unit_interval(bits: Tensor) -> Tensor:
