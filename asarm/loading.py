@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
-from transformers.utils import cached_file, logging
+from transformers.utils import logging
 
 from asarm.model import AnySubsetTransformer
 
@@ -125,14 +127,27 @@ def _source(name_or_path: str | Path) -> str:
 
 def _find(source: str, file: str, where: dict[str, str]) -> str | None:
     """Path of a model's file, fetched from the hub if need be; None if the model has none."""
+    if Path(source).is_dir():
+        path = Path(source, where.get("subfolder", ""), file)
+        return str(path) if path.is_file() else None
     try:
-        return cached_file(source, file, _raise_exceptions_for_missing_entries=False, **where)
-    except OSError as error:
-        reason = str(error).split("\n")[0].strip().rstrip(".")
-        raise ValueError(
-            f"cannot get {file} of {source} from the hub ({reason}); check the name and the "
-            "network, or give a folder that holds the model"
-        ) from None
+        return hf_hub_download(
+            source, file, subfolder=where.get("subfolder"), revision=where.get("revision")
+        )
+    except LocalEntryNotFoundError as error:  # the hub cannot be asked
+        name = "/".join(filter(None, [where.get("subfolder"), "config.json"]))
+        if isinstance(try_to_load_from_cache(source, name, revision=where.get("revision")), str):
+            return None  # what the model has was fetched before
+        problem: Exception = error
+    except EntryNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        problem = error
+    reason = str(problem).split("\n")[0].strip().rstrip(".")
+    raise ValueError(
+        f"cannot get {file} of {source} from the hub ({reason}); check the name and the "
+        "network, or give a folder that holds the model"
+    ) from None
 
 
 def _load_config(name_or_path: str | Path, source: str, where: dict[str, str]) -> Any:
