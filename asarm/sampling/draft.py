@@ -26,7 +26,7 @@ def self_draft(decoding: Decoding, hidden: Tensor, start: Tensor, count: Tensor)
     return Drafts(tokens, probs, count)
 
 
-def ngram_draft(decoding: Decoding, k: int, start: Tensor, count: Tensor) -> Drafts:
+def ngram_draft(decoding: Decoding, start: Tensor, count: Tensor) -> Drafts:
     """Draw each draft from what follows its left neighbour elsewhere in the sequence; write it.
 
     Algorithm 2 of Guo & Ermon 2025: bigrams of what is known (prompt and committed tokens), or

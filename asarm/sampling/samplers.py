@@ -54,7 +54,7 @@ def ngram(decoding: Decoding, k: int) -> None:
     One call a round: the drafts' rows and, for the case that all stand, the one after them.
     """
     while decoding.unfinished():
-        drafts = ngram_draft(decoding, k, decoding.known, decoding.left.clamp(max=k))
+        drafts = ngram_draft(decoding, decoding.known, decoding.left.clamp(max=k))
         steps = torch.arange(drafts.tokens.shape[1] + 1, device=decoding.known.device)
         ranks = decoding.known[:, None] + steps
         is_row = (steps <= drafts.count[:, None]) & (ranks < decoding.length[:, None])
