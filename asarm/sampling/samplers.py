@@ -121,6 +121,7 @@ def parallel(decoding: Decoding, steps: int, by: str) -> None:
         )
         if by == "confidence":
             confidence = probs.gather(2, tokens[..., None])[..., 0].where(is_row, -1)
+            confidence = confidence.round(decimals=6)  # what is equal but for rounding goes by rank
             best = confidence.argsort(dim=1, descending=True, stable=True)
             tokens, probs = (
                 tokens.gather(1, best),
