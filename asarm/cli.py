@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from jsonargparse import ArgumentParser, auto_cli
@@ -21,13 +22,23 @@ class Parser(ArgumentParser):
         refuse(f"{brief(message)} (--help explains every setting)")
 
 
-def launch(main: Callable[[Config], None], config_class: type[Config]) -> None:
+def launch(
+    main: Callable[[Config], None],
+    config_class: type[Config],
+    *,
+    default_preset: Path | None = None,
+) -> None:
     """Run a script's `main` on the settings of the command line and of --config files.
+
+    Where no --config is given, the settings of `default_preset` hold.
 
     What the user can put right (ValueError, OSError) ends in one line and exit code 2, Ctrl-C in
     exit code 130.
     """
     arguments = friendly(sys.argv[1:], config_class)
+    has_preset = any(re.match(r"--config(=|$)", argument) for argument in arguments)
+    if default_preset and not has_preset:
+        arguments = [f"--config={default_preset}", *arguments]
     config = auto_cli(config_class, args=arguments, as_positional=False, parser_class=Parser)
     try:
         main(config)

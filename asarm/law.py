@@ -45,11 +45,11 @@ class Law:
 
     def probs(self, logits: Tensor) -> Tensor:
         """Probabilities (..., V) in float32, or in float64 from float64 logits."""
-        return self._filtered(logits).softmax(-1)
+        return self.filter(logits).softmax(-1)
 
     def log_probs(self, logits: Tensor) -> Tensor:
         """Log-probabilities (..., V) in float32, or in float64 from float64 logits."""
-        return self._filtered(logits).log_softmax(-1)
+        return self.filter(logits).log_softmax(-1)
 
     def of_counts(self, counts: Tensor) -> Tensor:
         """Probabilities (..., V) from counts, none of them of `<mask>`: log-counts are logits."""
@@ -57,7 +57,8 @@ class Law:
             return counts / counts.sum(-1, keepdim=True)  # the same, without the logarithms
         return self.probs(counts.log())
 
-    def _filtered(self, logits: Tensor) -> Tensor:
+    def filter(self, logits: Tensor) -> Tensor:
+        """Logits (..., V) of the law, in float32 or float64: what it never gives is -inf."""
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if 0 <= self.mask_token_id < logits.shape[-1]:
             logits[..., self.mask_token_id] = -torch.inf

@@ -9,8 +9,9 @@ L length, P = 2L - 1 distances, H heads, D head width, C model width, V vocabula
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,24 +20,10 @@ from transformers import PreTrainedModel, XLNetConfig
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 
+from asarm.attention import Dropout, Geometry, attend, round_share
 from asarm.rows import ContentRows, QueryRows
 
 XLNET_MASK_TOKEN_ID = 6  # <mask>, where a checkpoint names none
-
-
-class Geometry(NamedTuple):
-    """Who sees whom, and how far apart they are: the same in every layer."""
-
-    distance: Tensor  # (B, 1, N, S) index into the table of distances
-    is_hidden: Tensor  # (B, 1, N, S) bool
-    sees_any: Tensor  # (B, N, 1) bool
-
-    def of_queries(self, num_content: int) -> Geometry:
-        return Geometry(
-            self.distance[:, :, num_content:],
-            self.is_hidden[:, :, num_content:],
-            self.sees_any[:, num_content:],
-        )
 
 
 class KeyValueCache:
@@ -56,11 +43,17 @@ class KeyValueCache:
     def write_positions(self, slots: Tensor, positions: Tensor) -> None:
         self.positions.scatter_(1, slots, positions)
 
-    def write(self, layer: int, slots: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Keep keys and values (B, H, R, D) of one layer at slots (B, R)."""
+    def update(
+        self, layer: int, slots: Tensor, num_slots: int, keys: Tensor, values: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Keep keys and values (B, H, R, D) of one layer at slots (B, R); those of the first slots.
+
+        What is given back is (B, H, num_slots, D) each.
+        """
         index = slots[:, None, :, None].expand_as(keys)
         self.keys[layer].scatter_(2, index, keys)
         self.values[layer].scatter_(2, index, values)
+        return self.read(layer, num_slots)
 
     def read(self, layer: int, num_slots: int) -> tuple[Tensor, Tensor]:
         """Keys and values (B, H, S, D) of the first slots of one layer."""
@@ -84,7 +77,7 @@ class RelativeAttention(nn.Module):
         self.r_s_bias = nn.Parameter(torch.empty(shape[1:]), requires_grad=False)
         self.seg_embed = nn.Parameter(torch.empty(2, *shape[1:]), requires_grad=False)
         self.layer_norm = nn.LayerNorm(config.d_model, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.scale = config.d_head**-0.5
 
     def forward(
@@ -92,22 +85,16 @@ class RelativeAttention(nn.Module):
     ) -> Tensor:
         """Rows (B, N, C) after they attended to keys and values (B, H, S, D)."""
         query = _project(rows, self.q)  # (B, N, H, D)
-        batch, num_rows, heads, width = query.shape
-        by_distance = (query + self.r_r_bias).permute(2, 0, 1, 3)  # (H, B, N, D)
-        by_distance = by_distance.reshape(heads, batch * num_rows, width) @ table  # (H, BN, P)
-        by_distance = by_distance.view(heads, batch, num_rows, -1).transpose(0, 1)
-        by_distance = by_distance.gather(3, where.distance.expand(-1, heads, -1, -1))
-        scores = torch.baddbmm(  # scale x (by_distance + by content)
-            by_distance.flatten(0, 1),
-            (query + self.r_w_bias).transpose(1, 2).flatten(0, 1),
-            keys.transpose(2, 3).flatten(0, 1),
-            beta=self.scale,
-            alpha=self.scale,
-        ).unflatten(0, (batch, heads))
-        scores = scores.masked_fill_(where.is_hidden, torch.finfo(scores.dtype).min)
-        probs = self.dropout(scores.softmax(3, dtype=_at_least_float32(scores)).to(values.dtype))
-        seen = (probs @ values).transpose(1, 2).reshape(batch, num_rows, heads * width)
-        seen = seen * where.sees_any  # the softmax of a row that sees nothing is uniform: not so
+        seen = attend(
+            query + self.r_w_bias.to(query.dtype),
+            query + self.r_r_bias.to(query.dtype),
+            keys,
+            values,
+            table,
+            where,
+            self.scale,
+            self.dropout,
+        ).flatten(2)
         seen = self.dropout(F.linear(seen, self.o.flatten(1)))
         return self.layer_norm(rows + seen)
 
@@ -118,7 +105,7 @@ class FeedForward(nn.Module):
         self.layer_norm = nn.LayerNorm(config.d_model, eps=config.layer_norm_eps)
         self.layer_1 = nn.Linear(config.d_model, config.d_inner)
         self.layer_2 = nn.Linear(config.d_inner, config.d_model)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.activation = ACT2FN[config.ff_activation]
 
     def forward(self, rows: Tensor) -> Tensor:
@@ -142,8 +129,29 @@ class Layer(nn.Module):
         return keys.transpose(1, 2), values.transpose(1, 2)
 
     def forward(
-        self, rows: Tensor, keys: Tensor, values: Tensor, table: Tensor, where: Geometry
+        self,
+        rows: Tensor,
+        num_content: int,
+        table: Tensor,
+        where: Geometry,
+        keep: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None,
+        is_last: bool,
     ) -> Tensor:
+        """Rows (B, N, C) after the layer; of the last one only the query rows (B, Q, C).
+
+        Args:
+            rows: content rows first.
+            num_content: how many of them there are.
+            table: every distance as a key, (H, D, P).
+            where: who sees whom.
+            keep: puts keys and values into a cache, and gives all that are there.
+            is_last: nobody looks at the content's hidden states any more.
+        """
+        keys, values = self.keys_and_values(rows[:, :num_content])
+        if keep is not None:
+            keys, values = keep(keys, values)
+        if is_last:
+            rows, where = rows[:, num_content:], where.of_queries(num_content)
         return self.ff(self.rel_attn(rows, keys, values, table, where))
 
 
@@ -155,8 +163,11 @@ class Stack(nn.Module):
         self.word_embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.mask_emb = nn.Parameter(torch.empty(1, 1, config.d_model))
         self.layer = nn.ModuleList([Layer(config) for _ in range(config.n_layer)])
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.clamp_len = config.clamp_len
+        # both are set by PreTrainedModel.gradient_checkpointing_enable
+        self.gradient_checkpointing = False
+        self._gradient_checkpointing_func: Callable[..., Tensor] | None = None
 
     def layers(self) -> list[Layer]:
         return list(self.layer)  # type: ignore[arg-type]  # a ModuleList of Layer
@@ -176,13 +187,14 @@ class Stack(nn.Module):
         blanks = self.mask_emb.expand(*query.positions.shape, -1)
         rows = self.dropout(torch.cat([self.word_embedding(content.tokens), blanks], dim=1))
         for index, (layer, table) in enumerate(zip(self.layers(), tables, strict=True)):
-            keys, values = layer.keys_and_values(rows[:, :num_content])
+            keep = None
             if cache is not None:
-                cache.write(index, content.slots, keys, values)
-                keys, values = cache.read(index, where.distance.shape[3])
-            if index == len(self.layer) - 1:  # nobody looks at the content's last hidden states
-                rows, where = rows[:, num_content:], where.of_queries(num_content)
-            rows = layer(rows, keys, values, table, where)
+                keep = partial(cache.update, index, content.slots, where.distance.shape[3])
+            arguments = rows, num_content, table, where, keep, index == len(self.layer) - 1
+            if self.gradient_checkpointing and self.training:
+                rows = self._gradient_checkpointing_func(layer.__call__, *arguments)
+            else:
+                rows = layer(*arguments)
         return self.dropout(rows)
 
     def _surroundings(
@@ -219,6 +231,7 @@ class AnySubsetTransformer(PreTrainedModel):
     config_class = XLNetConfig
     config: XLNetConfig
     base_model_prefix = "transformer"
+    supports_gradient_checkpointing = True
     _tied_weights_keys = {"lm_loss.weight": "transformer.word_embedding.weight"}
 
     def __init__(self, config: XLNetConfig):
@@ -261,6 +274,13 @@ class AnySubsetTransformer(PreTrainedModel):
         """The token that is never predicted: the config's, or XLNet's <mask>."""
         mask_token_id = getattr(self.config, "mask_token_id", None)
         return XLNET_MASK_TOKEN_ID if mask_token_id is None else mask_token_id
+
+    def set_dropout(self, share: float) -> None:
+        """Drop another share of the activations in training."""
+        self.config.dropout = share
+        for module in self.modules():
+            if isinstance(module, Dropout):
+                module.share = round_share(share)
 
     @torch.no_grad()
     def new_cache(self, batch: int, length: int) -> KeyValueCache:
@@ -307,7 +327,3 @@ def distance_encoding(length: int, width: int, clamp_len: int = -1) -> Tensor:
 def _project(rows: Tensor, weight: Tensor) -> Tensor:
     """Rows (..., C) times a weight (C, H, D): (..., H, D)."""
     return (rows @ weight.flatten(1)).unflatten(-1, weight.shape[1:])
-
-
-def _at_least_float32(like: Tensor) -> torch.dtype:
-    return torch.promote_types(like.dtype, torch.float32)

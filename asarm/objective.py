@@ -1,30 +1,58 @@
-"""The joint training objective, and the orders and mask rates it is averaged over.
-
-Everything random is keyed by (seed, step, index in the global batch), so that it depends
-neither on the number of processes nor on how the batch is cut.
+"""The training objectives: the exact joint, and the conditionally independent ("parallel") one.
 
 Shapes: B batch, L length, T most targets of a sequence, C model width, V vocabulary.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from asarm.density import chunks, joint_rows, target_ranks
 from asarm.law import Law
 from asarm.order import Order
+from asarm.rows import ContentRows, QueryRows
 
 LOSS_SCALES: dict[str, Callable[[Tensor], Tensor]] = {
     "none": torch.ones_like,
     "mask_rate": lambda rate: rate,
     "snr": lambda rate: rate / (1 - rate),
 }
+# how many ranks the visible token at rank r may see: (r, num_prompt, num_visible) -> limit
+PROMPT_ATTENTION: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "full": lambda rank, num_prompt, num_visible: num_visible.expand_as(rank),
+    "prompt": lambda rank, num_prompt, num_visible: torch.maximum(num_prompt, rank + 1),
+    "causal": lambda rank, num_prompt, num_visible: rank + 1,
+}
+
+
+class Objective(nn.Module):
+    """The loss of a model on sequences with orders: what is wrapped for several processes.
+
+    Args:
+        model: the model that is trained.
+        loss_scale: of each sequence, a function of its mask rate m: 1 for "none", m for
+            "mask_rate" (every target then weighs the same), m / (1 - m) for "snr".
+        prompt_attention: of the parallel objective: "full", "prompt" or "causal".
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, *, loss_scale: str = "none", prompt_attention: str = "full"
+    ):
+        super().__init__()
+        self.model, self.loss_scale, self.prompt_attention = model, loss_scale, prompt_attention
+
+    def forward(self, input_ids: Tensor, order: Order, num_visible: Tensor | None = None) -> Tensor:
+        """The joint loss; with `num_visible` (B,), the parallel one. Both are scalars, in nats."""
+        if num_visible is None:
+            return joint_loss(self.model, input_ids, order, loss_scale=self.loss_scale)
+        return parallel_loss(
+            self.model, input_ids, order, num_visible, prompt_attention=self.prompt_attention
+        )
 
 
 def joint_loss(
@@ -32,14 +60,72 @@ def joint_loss(
 ) -> Tensor:
     """Mean over sequences of the scaled mean over their targets of -log p(x_r | x_<r), in nats.
 
-    The scale is a function of the sequence's mask rate m: 1 for "none", m for "mask_rate"
-    (every target then weighs the same), m / (1 - m) for "snr".
+    Equation 4 of arXiv 2504.20456. Only targets are query rows, and only they have logits.
+
+    Args:
+        model: in training mode or not; gradients reach all that it uses.
+        input_ids: (B, L).
+        order: which positions are targets, and in which order they are predicted.
+        loss_scale: see `Objective`.
     """
     content, query = joint_rows(input_ids, order)
+    scale = LOSS_SCALES[loss_scale](order.num_targets / order.length)
+    return _loss_of_rows(model, input_ids, content, query, order, scale)
+
+
+def parallel_loss(
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    order: Order,
+    num_visible: Tensor,
+    *,
+    prompt_attention: str = "full",
+) -> Tensor:
+    """Mean over sequences of the mean over targets of -log p(x_r | all visible tokens), in nats.
+
+    The objective of masked diffusion: targets, ranks from `num_visible` on, see one another not.
+
+    Args:
+        model: as for `joint_loss`.
+        input_ids: (B, L).
+        order: ranks, and the prompt, which the visible tokens look at as `prompt_attention` says.
+        num_visible: (B,) how many ranks are visible, at least the prompt.
+        prompt_attention: "full": visible tokens see one another; "prompt": the prompt, and what
+            precedes them; "causal": what precedes them.
+    """
+    content, query, targets = parallel_rows(input_ids, order, num_visible, prompt_attention)
+    scale = torch.ones_like(num_visible, dtype=torch.float32)
+    return _loss_of_rows(model, input_ids, content, query, targets, scale)
+
+
+def parallel_rows(
+    input_ids: Tensor, order: Order, num_visible: Tensor, prompt_attention: str
+) -> tuple[ContentRows, QueryRows, Order]:
+    """Visible tokens as content rows, the others as query rows, and an order with those targets."""
+    targets = Order(order.order, num_visible, order.length)
+    visible = num_visible[:, None]
+    ranks = torch.arange(int(num_visible.max()), device=input_ids.device).expand(len(order), -1)
+    limits = PROMPT_ATTENTION[prompt_attention](ranks, order.num_prompt[:, None], visible)
+    positions = order.order[:, : ranks.shape[1]]
+    content = ContentRows(
+        input_ids.gather(1, positions), positions, torch.where(ranks < visible, limits, 0), ranks
+    )
+    target, is_row = target_ranks(targets)
+    query = QueryRows(order.order.gather(1, target), torch.where(is_row, visible, 0))
+    return content, query, targets
+
+
+def _loss_of_rows(
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    content: ContentRows,
+    query: QueryRows,
+    order: Order,
+    scale: Tensor,
+) -> Tensor:
     hidden = model(content, query)  # (B, T, C)
     _, is_row = target_ranks(order)
     tokens = input_ids.gather(1, query.positions)[is_row]  # (rows,)
-    scale = LOSS_SCALES[loss_scale](order.num_targets / order.length)
     weights = (scale / (order.num_targets * len(order)))[:, None].expand_as(is_row)[is_row]
     head = model.get_output_embeddings()
     return HeadCrossEntropy.apply(
@@ -66,12 +152,15 @@ class HeadCrossEntropy(torch.autograd.Function):
         grad_bias = torch.zeros_like(bias)
         with torch.autocast(device, enabled=False):
             for chunk in chunks(len(rows), len(weight)):
-                log_probs = law.log_probs(F.linear(rows[chunk], matrix, bias.to(rows.dtype)))
-                picked = tokens[chunk, None]
-                loss -= (log_probs.gather(1, picked)[:, 0] * weights[chunk]).sum()
-                grad = log_probs.exp_()
-                grad.scatter_add_(1, picked, grad.new_full(picked.shape, -1))
-                grad *= weights[chunk, None]
+                logits = law.filter(F.linear(rows[chunk], matrix, bias.to(rows.dtype)))
+                logits -= logits.amax(1, keepdim=True)
+                picked, weight_of = tokens[chunk, None], weights[chunk, None]
+                log_mass = logits.gather(1, picked)
+                probs = logits.exp_()
+                total = probs.sum(1, keepdim=True)
+                loss -= ((log_mass - total.log()) * weight_of).sum()
+                grad = probs.mul_(weight_of / total)
+                grad.scatter_add_(1, picked, -weight_of.to(grad.dtype))
                 grad_bias += grad.sum(0)
                 grad = grad.to(rows.dtype)
                 grad_hidden[chunk] = (grad @ matrix).to(hidden.dtype)
@@ -83,71 +172,3 @@ class HeadCrossEntropy(torch.autograd.Function):
     def backward(ctx, grad_loss: Tensor):
         scaled = (grad_loss * grad for grad in ctx.saved_tensors)
         return *scaled, None, None, None
-
-
-def stratified_rates(low: float, high: float, batch: int, *, seed: int, step: int) -> Tensor:
-    """Mask rates (batch,): one from each of `batch` equal slices of [low, high], shuffled."""
-    generator = keyed_generator(seed, "rates", step)
-    slices = torch.randperm(batch, generator=generator)
-    return low + (high - low) * (slices + torch.rand(batch, generator=generator)) / batch
-
-
-def ascending_split(length: int, num_targets: int, generator: torch.Generator) -> Tensor:
-    """A random prompt and the other positions, both left to right, (L,)."""
-    is_target = torch.zeros(length, dtype=torch.bool)
-    is_target[torch.randperm(length, generator=generator)[:num_targets]] = True
-    return is_target.long().argsort(stable=True)
-
-
-def permuted_split(length: int, num_targets: int, generator: torch.Generator) -> Tensor:
-    """A random prompt, then the other positions in random order, (L,)."""
-    return torch.randperm(length, generator=generator)
-
-
-def contiguous_span(length: int, num_targets: int, generator: torch.Generator) -> Tensor:
-    """Everything around a random span, then the span left to right, (L,)."""
-    start = int(torch.randint(length - num_targets + 1, (), generator=generator))
-    span = torch.arange(start, start + num_targets)
-    return torch.cat([torch.arange(start), torch.arange(start + num_targets, length), span])
-
-
-ORDER_KINDS = {
-    "ascending": ascending_split,
-    "permuted": permuted_split,
-    "span": contiguous_span,
-}
-
-
-def training_order(
-    length: int, mask_rates: Tensor, weights: dict[str, float], *, seed: int, step: int
-) -> Order:
-    """One order for each mask rate (B,), of a kind drawn by weight.
-
-    Every sequence has at least one target and at least one visible position.
-    """
-    kinds = _draw_kinds(weights, len(mask_rates), seed=seed, step=step)
-    num_targets = (mask_rates * length).round().long().clamp(1, length - 1)
-    rows = [
-        ORDER_KINDS[kind](length, int(count), keyed_generator(seed, "order", step, index))
-        for index, (kind, count) in enumerate(zip(kinds, num_targets, strict=True))
-    ]
-    return Order(torch.stack(rows), length - num_targets)
-
-
-def _draw_kinds(weights: dict[str, float], batch: int, *, seed: int, step: int) -> Sequence[str]:
-    unknown = set(weights) - set(ORDER_KINDS)
-    if unknown or not sum(weights.values()) > 0:
-        raise ValueError(
-            f"order kinds are {weights}; expected weights for {', '.join(ORDER_KINDS)}"
-        )
-    names = list(weights)
-    shares = torch.tensor([float(weights[name]) for name in names])
-    generator = keyed_generator(seed, "kinds", step)
-    drawn = torch.multinomial(shares, batch, replacement=True, generator=generator)
-    return [names[i] for i in drawn.tolist()]
-
-
-def keyed_generator(*key: int | str) -> torch.Generator:
-    """A generator whose stream depends on nothing but the key."""
-    digest = hashlib.blake2b(repr(key).encode(), digest_size=7).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest))

@@ -6,9 +6,10 @@ import json
 import os
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import metadata
@@ -27,8 +28,10 @@ PACKAGES = ("asarm", "torch", "transformers", "tokenizers", "datasets", "numpy",
 class Run:
     """The folder of one run. Whatever was appended or written is whole, however the run ends."""
 
-    def __init__(self, folder: str | Path):
+    def __init__(self, folder: str | Path, *, subfolders: Collection[str] = ()):
         self.folder = Path(folder)
+        self.changed: dict[str, tuple[Any, Any]] = {}  # settings: before, now
+        self._subfolders = subfolders
         self._mended: set[str] = set()
 
     @classmethod
@@ -39,6 +42,7 @@ class Run:
         *,
         overwrite: bool = False,
         may_change: Collection[str] = (),
+        subfolders: Collection[str] = (),
     ) -> Run:
         """Make the folder, or take up the run that it holds.
 
@@ -50,25 +54,31 @@ class Run:
             config: a dataclass with the settings.
             overwrite: throw away the results of a run with other settings.
             may_change: settings that a run taken up again may change, beside those that never
-                change results (`NOT_RESULTS`).
+                change results (`NOT_RESULTS`). What changed is in `changed` and in starts.jsonl.
+            subfolders: folders of results, inside the run's.
 
         Raises:
             ValueError: the folder holds results of other settings, or something that is no run.
         """
-        run = cls(output_dir)
+        run = cls(output_dir, subfolders=subfolders)
         settings = json.loads(json.dumps(asdict(config)))  # tuples become lists
         with run._writing(CONFIG):
             run.folder.mkdir(parents=True, exist_ok=True)
-        difference = run._difference(settings, NOT_RESULTS | set(may_change))
-        if overwrite and difference:
+        differences = run._differences(settings)
+        fatal = [name for name in differences if name not in may_change]
+        if overwrite and fatal:
             run._clear()
-        elif difference and run._has_results():
+        elif fatal and run._has_results():
+            before, now = differences[fatal[0]]
             raise ValueError(
-                f"{output_dir} holds a run with {difference}; "
+                f"{output_dir} holds a run with {fatal[0]} = {shown(before)}, not {shown(now)}; "
                 "take another --output_dir, or --overwrite to throw its results away"
             )
+        else:
+            run.changed = differences if run._has_results() else {}
         run.write(CONFIG, HEADER + yaml.safe_dump(settings, sort_keys=False))
-        run.append(STARTS, environment())
+        changed = {"changed": run.changed} if run.changed else {}
+        run.append(STARTS, {**environment(), **changed})
         return run
 
     def append(self, name: str, record: dict[str, Any]) -> None:
@@ -98,33 +108,44 @@ class Run:
                 "the same command makes it anew"
             ) from None
 
+    def cut(self, name: str, keep: Callable[[dict[str, Any]], bool]) -> None:
+        """Leave only the records of a file that are to be kept; the file is whole at any time."""
+        records = self.read(name)
+        kept = [record for record in records if keep(record)]
+        if len(kept) < len(records):
+            lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in kept]
+            self.write(name, "".join(lines))
+
     def write(self, name: str, content: bytes | str | dict[str, Any] | list[Any]) -> None:
         """Write a file whole or not at all: bytes and text as they are, anything else as JSON."""
         if not isinstance(content, bytes | str):
             content = json.dumps(content, indent=2) + "\n"
         with self._writing(name) as path:
-            temporary = path.with_name(f"{name}.tmp")
+            path.parent.mkdir(exist_ok=True)
+            temporary = path.with_name(f"{path.name}.tmp")
             temporary.write_bytes(content.encode() if isinstance(content, str) else content)
             os.replace(temporary, path)
 
-    def _difference(self, settings: dict[str, Any], ignored: Collection[str]) -> str | None:
-        """The first setting in which the folder's run differs, in words."""
+    def _differences(self, settings: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+        """The settings in which the folder's run differs: before, now."""
         path = self.folder / CONFIG
         if not path.exists():
             self._refuse_strangers()
-            return None
+            return {}
         text = path.read_text(encoding="utf-8")
         stored = yaml.safe_load(text) if text.startswith(HEADER) else None
         if not isinstance(stored, dict):
             raise ValueError(f"{path} was not written by a run; take another --output_dir")
-        for name in dict.fromkeys([*settings, *stored]):
-            before, now = stored.get(name, "not set"), settings.get(name, "not set")
-            if name not in ignored and before != now:
-                return f"{name} = {_shown(before)}, not {_shown(now)}"
-        return None
+        pairs = {
+            name: (stored.get(name, "not set"), settings.get(name, "not set"))
+            for name in [*settings, *stored]
+            if name not in NOT_RESULTS
+        }
+        return {name: (before, now) for name, (before, now) in pairs.items() if before != now}
 
     def _refuse_strangers(self) -> None:
-        strangers = sorted(p.name for p in self.folder.iterdir() if p.suffix != ".tmp")
+        paths = self.folder.iterdir()
+        strangers = sorted(p.name for p in paths if p.suffix not in (".tmp", ".lock"))
         if strangers:
             raise ValueError(
                 f"{self.folder} is no run's folder: it holds {strangers[0]} and no {CONFIG}; "
@@ -132,12 +153,15 @@ class Run:
             )
 
     def _has_results(self) -> bool:
-        return any(path.name != STARTS for path in self.folder.glob("*.jsonl"))
+        lines = any(path.name != STARTS for path in self.folder.glob("*.jsonl"))
+        return lines or any((self.folder / name).exists() for name in self._subfolders)
 
     def _clear(self) -> None:
-        """Remove the run's files, but no folder."""
+        """Remove the run's files, and no folder but its own."""
         with self._writing(CONFIG):
-            files = [path for path in self.folder.iterdir() if path.is_file()]
+            for name in self._subfolders:
+                shutil.rmtree(self.folder / name, ignore_errors=True)
+            files = [p for p in self.folder.iterdir() if p.is_file() and p.suffix != ".lock"]
             for path in sorted(files, key=lambda path: path.name == CONFIG):  # it goes last
                 path.unlink()
 
@@ -219,5 +243,6 @@ def _first_bad(lines: list[bytes]) -> int:
     return 0
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A setting as a config file has it."""
     return "null" if value is None else str(value)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+WHITESPACE = re.compile("(\n|\t|  )")  # what the whitespace map of code has tokens for
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -15,13 +19,18 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     `<unk>` for characters that they lack.
     """
     ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)
-    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
-    if special.isdisjoint(ids["input_ids"]):
-        return ids["input_ids"]
-    # XLNet's Unigram model has `<mask>` among its ordinary pieces too, and finds it there
-    return [
-        piece for i in ids["input_ids"] for piece in (_spell(tokenizer, i) if i in special else [i])
-    ]
+    return _without_special(tokenizer, [ids["input_ids"]])[0]
+
+
+def encode_all(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """What `encode` gives for each text, in one call that is several times faster."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return [encode(tokenizer, text) for text in texts]
+    tokenizer("", split_special_tokens=True)  # undoes truncation and padding of an earlier call
+    backend.encode_special_tokens = True
+    encodings = backend.encode_batch_fast(texts, add_special_tokens=False)
+    return _without_special(tokenizer, [encoding.ids for encoding in encodings])
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
@@ -30,14 +39,74 @@ def decode(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
     return cast(str, text)  # a list of texts only for a list of lists
 
 
-def encode_document(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+def encode_document(
+    tokenizer: PreTrainedTokenizerBase, text: str, *, whitespace_map: bool = False
+) -> list[int]:
     """`text` as one document of a packed stream: its ids, the tokenizer's own ending, `</s>`.
 
     The ending is what the tokenizer puts behind any text: `<sep> <cls>` for XLNet's, nothing for
-    the demo's. This is the packing of the published models (arXiv 2504.20456).
+    the demo's. This is the packing of the published models (arXiv 2504.20456), and
+    `whitespace_map` the mapping of those for code, see `encode_documents`.
     """
-    ending = tokenizer("")["input_ids"]
-    return [*encode(tokenizer, text), *ending, tokenizer.eos_token_id]
+    return encode_documents(tokenizer, [text], whitespace_map=whitespace_map)[0]
+
+
+def encode_documents(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, whitespace_map: bool = False
+) -> list[list[int]]:
+    """What `encode_document` gives for each text, in one call that is several times faster.
+
+    Args:
+        tokenizer: any of the library's.
+        texts: whole documents.
+        whitespace_map: XLNet's pieces know no line ends; the published models for code read a
+            line end as `<cls>`, a tab as `<sep>` and two spaces as `<unk>`. (They name `<pad>` for
+            three spaces too, which never comes about: two of the three are taken before.)
+
+    Raises:
+        ValueError: a whitespace map is asked of a tokenizer without these tokens.
+    """
+    ending = [*tokenizer("")["input_ids"], tokenizer.eos_token_id]
+    encoded = (_encode_mapped if whitespace_map else encode_all)(tokenizer, texts)
+    return [[*ids, *ending] for ids in encoded]
+
+
+def _encode_mapped(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """The ids of each text, where whitespace stands for itself as `whitespace_ids` says."""
+    ids = {space: [i] for space, i in whitespace_ids(tokenizer).items()}
+    split = [WHITESPACE.split(text) for text in texts]
+    # code repeats its lines, and each different one needs to be encoded only once
+    pieces = list(dict.fromkeys(p for parts in split for p in parts if p and p not in ids))
+    ids |= zip(pieces, encode_all(tokenizer, pieces), strict=True)
+    return [[i for part in parts if part for i in ids[part]] for parts in split]
+
+
+def whitespace_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """The special id that each whitespace of the published models for code becomes."""
+    ids = {
+        "\n": tokenizer.cls_token_id,
+        "\t": tokenizer.sep_token_id,
+        "  ": tokenizer.unk_token_id,
+    }
+    if None in ids.values():
+        raise ValueError(
+            f"whitespace_map is true, and the tokenizer has {tokenizer.special_tokens_map}; "
+            "it needs cls_token, sep_token and unk_token: leave the map off"
+        )
+    return ids
+
+
+def _without_special(
+    tokenizer: PreTrainedTokenizerBase, encoded: list[list[int]]
+) -> list[list[int]]:
+    """XLNet's Unigram model has `<mask>` among its ordinary pieces too: spell it where found."""
+    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    return [
+        ids
+        if special.isdisjoint(ids)
+        else [p for i in ids for p in (_spell(tokenizer, i) if i in special else [i])]
+        for ids in encoded
+    ]
 
 
 def _spell(tokenizer: PreTrainedTokenizerBase, special_id: int) -> list[int]:

@@ -16,6 +16,7 @@ SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
 # A module imports modules of lower layers only; a package (a key without its modules) is one layer.
 LAYERS = {
     "asarm.text": 0,
+    "asarm.attention": 0,
     "asarm.rows": 0,
     "asarm.order": 0,
     "asarm.law": 0,
@@ -25,13 +26,14 @@ LAYERS = {
     "asarm.density": 3,
     "asarm.sampling": 4,
     "asarm.objective": 5,
-    "asarm.data": 5,
+    "asarm.schedule": 5,
     "asarm.corpus": 5,
     "asarm.cli": 5,
     "asarm.run": 5,
-    "asarm.training": 6,
+    "asarm.data": 6,
     "asarm.evaluation": 7,
-    "asarm": 8,
+    "asarm.training": 8,
+    "asarm": 9,
 }
 DISTRIBUTIONS = {"yaml": "pyyaml"}  # where the module has another name
 BROUGHT_ALONG = {"huggingface-hub", "pyyaml"}  # by transformers, which cannot do without

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from asarm.corpus import Document
+from asarm.corpus import KINDS, Document, Kind, held_out_documents, training_documents
 from asarm.data import pack
 from asarm.density import log_prob
+from asarm.evaluation.compression import order2_bits_per_byte, xz_bits_per_byte
+from asarm.loading import load
 from asarm.order import Order
 from asarm.rows import Backbone
 from asarm.text import encode_document
@@ -56,3 +59,30 @@ def bits_per_byte(
         bits -= log_prob(model, part, order).sum().item() / math.log(2)
         num_targets += order.num_targets.sum().item()
     return bits / num_targets * sum(map(len, encoded)) / num_bytes
+
+
+def held_out_figures(folder: Path) -> dict[str, dict[Kind, float]]:
+    """Bits per byte of a model under each protocol, and of the byte-level baselines."""
+    model, tokenizer = load(folder)
+    texts = {kind: "".join(d.text for d in held_out_documents(kind)) for kind in KINDS}
+    training = "".join(document.text for document in training_documents())
+    figures = {
+        name: {
+            kind: bits_per_byte(model, tokenizer, held_out_documents(kind), protocol)
+            for kind in KINDS
+        }
+        for name, protocol in PROTOCOLS.items()
+    }
+    figures["`xz -9`"] = {kind: xz_bits_per_byte(text) for kind, text in texts.items()}
+    figures["order-2 byte model"] = {
+        kind: order2_bits_per_byte(training, text) for kind, text in texts.items()
+    }
+    return figures
+
+
+def markdown_table(figures: dict[str, dict[Kind, float]]) -> str:
+    """The figures, a row each, a column a kind of text."""
+    lines = [f"| | {' | '.join(KINDS)} |", "|---" * (len(KINDS) + 1) + "|"]
+    for name, row in figures.items():
+        lines.append(f"| {name} | {' | '.join(f'{row[kind]:.2f}' for kind in KINDS)} |")
+    return "\n".join(lines)

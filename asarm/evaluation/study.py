@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from asarm.density import log_prob
 from asarm.evaluation.config import DecodingConfig
-from asarm.objective import keyed_generator
+from asarm.schedule import keyed_generator
 from asarm.order import Order
 from asarm.rows import Backbone
 from asarm.sampling import METHODS, SampleResult, sample

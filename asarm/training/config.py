@@ -4,63 +4,91 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from asarm.data.config import DataConfig
+
 
 @dataclass
-class TrainingConfig:
-    """Train an any-subset model from scratch on the text that ships with Python.
+class TrainingConfig(DataConfig):
+    """Train an any-subset model: from scratch, or on from a model that exists.
 
     Args:
-        output_dir: the run's folder: checkpoint, metrics, and in the end `model/`.
+        output_dir: the run's folder; the same command goes on where it stopped.
         overwrite: throw away what the folder holds of a run with other settings.
-        tokenizer: "demo", or a folder with a tokenizer.
-        d_model: width of the model.
-        n_layer: layers of the model.
-        n_head: attention heads of the model.
-        d_inner: width of the feed-forward part.
-        dropout: share of activations dropped in training.
-        repeats: how often an epoch holds the prose, the code and the tests of Python.
-        length: tokens a sequence.
-        batch_size: sequences a step.
-        micro_batch_size: sequences that go through the network at a time.
+        model: "scratch", or what to start from: demo, a folder, or a hub name.
+        revision: branch, tag or commit of that model on the hub.
+        tokenizer: from scratch: "demo", a folder, or a hub name.
+        d_model: from scratch: width.
+        n_layer: from scratch: layers.
+        n_head: from scratch: attention heads.
+        d_inner: from scratch: width of the feed-forward part.
+        dropout: share of activations dropped in training; the model's own if null.
+        global_batch_size: sequences a step, over all devices.
+        batch_size: sequences that a device takes at a time; the rest of a step is accumulated.
         max_steps: steps of the whole run.
-        learning_rate: the highest; it rises linearly over `warmup_steps`, then falls to 0.
+        learning_rate: the highest; it rises linearly over warmup_steps, then falls to 0.
         warmup_steps: steps until the highest learning rate.
         weight_decay: of AdamW, on matrices only.
+        adam_betas: of AdamW.
         clip_norm: the gradient's norm is cut to this.
-        min_mask_rate: the lowest share of positions that are targets.
-        max_mask_rate: the highest.
+        objective: joint (exact), or parallel (targets do not see one another).
+        prompt_attention: of the parallel objective: full, prompt or causal.
+        loss_scale: of the joint objective: none, mask_rate or snr.
         orders: weights of the kinds of order: ascending, permuted, span.
-        loss_scale: none, mask_rate or snr.
+        start_mask_rate: share of positions that are targets, at the first step.
+        min_mask_rate: the lowest share, from mask_warmup_steps on.
+        max_mask_rate: the highest share, from mask_warmup_steps on.
+        mask_warmup_steps: steps from the first mask rate to the final window.
         bf16: matrix products in bfloat16.
-        seed: of weights, data order, orders and mask rates.
+        gradient_checkpointing: compute activations twice instead of keeping them.
+        compile: compile the layers (torch.compile).
+        seed: of weights, data order, orders, mask rates and dropout.
         log_steps: steps from one line of metrics to the next.
         save_steps: steps from one checkpoint to the next.
+        keep_checkpoints: how many of the last are kept, beside the best.
+        eval_steps: steps from one held-out evaluation to the next.
+        eval_num_decodes: texts that are filled at each evaluation, to look at.
+        judge: a causal language model whose perplexity of these texts is reported too.
+        max_bad_steps: steps with NaN or infinite gradients, in a row, before the run gives up.
+        trackers: tensorboard, wandb, both or none; metrics.jsonl is written always.
+        push_to_hub: name on the hub that the finished model is uploaded to.
     """
 
     output_dir: str = "runs/train"
     overwrite: bool = False
+    model: str = "scratch"
+    revision: str | None = None
     tokenizer: str = "demo"
     d_model: int = 256
     n_layer: int = 4
     n_head: int = 4
     d_inner: int = 1024
-    dropout: float = 0.0
-    repeats: dict[str, int] = field(default_factory=lambda: {"prose": 8, "code": 4, "test": 1})
-    length: int = 256
-    batch_size: int = 32
-    micro_batch_size: int = 8
-    max_steps: int = 1800
-    learning_rate: float = 2e-3
-    warmup_steps: int = 200
-    weight_decay: float = 0.1
+    dropout: float | None = None
+    global_batch_size: int = 32
+    batch_size: int = 8
+    max_steps: int = 1000
+    learning_rate: float = 1e-5
+    warmup_steps: int = 0
+    weight_decay: float = 0.01
+    adam_betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     clip_norm: float = 1.0
-    min_mask_rate: float = 0.05
+    objective: str = "joint"
+    prompt_attention: str = "full"
+    loss_scale: str = "none"
+    orders: dict[str, float] = field(default_factory=lambda: {"ascending": 1.0})
+    start_mask_rate: float = 0.15
+    min_mask_rate: float = 0.85
     max_mask_rate: float = 0.99
-    orders: dict[str, float] = field(
-        default_factory=lambda: {"ascending": 0.5, "permuted": 0.25, "span": 0.25}
-    )
-    loss_scale: str = "mask_rate"
+    mask_warmup_steps: int = 0
     bf16: bool = True
+    gradient_checkpointing: bool = False
+    compile: bool = False
     seed: int = 0
     log_steps: int = 10
     save_steps: int = 100
+    keep_checkpoints: int = 2
+    eval_steps: int = 100
+    eval_num_decodes: int = 2
+    judge: str | None = None
+    max_bad_steps: int = 5
+    trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
+    push_to_hub: str | None = None

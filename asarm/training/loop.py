@@ -3,185 +3,251 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator
-from functools import lru_cache
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
+from typing import Any
 
 import torch
-from torch import Tensor
-from tqdm import tqdm
-from transformers import PreTrainedTokenizerBase, XLNetConfig
+from accelerate import Accelerator
+from accelerate.utils import ProjectConfiguration, broadcast_object_list
+from transformers import PreTrainedTokenizerBase
 
-from asarm.corpus import Document, training_documents
-from asarm.data import pack
-from asarm.loading import load_tokenizer
+from asarm.data import Batch, BlockSource, DataUnavailable, open_blocks, prepare_blocks
 from asarm.model import AnySubsetTransformer
-from asarm.objective import joint_loss, keyed_generator, stratified_rates, training_order
-from asarm.run import Run
-from asarm.text import encode_document
+from asarm.objective import Objective
+from asarm.run import Run, shown
+from asarm.training.checkpoint import Checkpoints, Progress
 from asarm.training.config import TrainingConfig
+from asarm.training.export import export
+from asarm.training.interrupt import StopSignal, sole_run, stop_signals
+from asarm.training.setup import check_config, new_optimizer, start_model
+from asarm.training.step import Plan, accumulate, apply_gradients, plan_step
+from asarm.training.watch import SAMPLES, Watch
+
+# what a run that is taken up again may change: all this leaves what is learned as it is, but for
+# rounding, and for max_steps, which moves the end of the learning rate
+MAY_CHANGE = (
+    *("max_steps", "batch_size", "gradient_checkpointing", "compile", "cache_dir"),
+    *("log_steps", "save_steps", "keep_checkpoints", "eval_steps", "eval_num_decodes", "judge"),
+    *("max_bad_steps", "trackers", "push_to_hub"),
+)
+CHECKPOINTS, TENSORBOARD = "checkpoints", "tensorboard"
+SUBFOLDERS = (CHECKPOINTS, TENSORBOARD, SAMPLES)
 
 
-def train(config: TrainingConfig) -> Path:
-    """Train as told, from the run's last checkpoint if it has one; the folder of the model.
+@dataclass(frozen=True)
+class TrainingResult:
+    """How far a run came."""
 
-    A run that was stopped goes on to the same result: data, orders and mask rates are keyed by
-    the step.
+    folder: Path  # of the run; an ordinary model folder once it is finished
+    step: int
+    is_finished: bool
+    is_main: bool  # whether this is the run's first process, which tells the user
+    stopped_by: str | None = None  # the signal, or the trouble with the data
+
+
+def train(config: TrainingConfig) -> TrainingResult:
+    """Train as told, from the run's last checkpoint if there is one.
+
+    Every process of a run calls this. Data, orders, mask rates and dropout are keyed by the step,
+    so a run that was killed goes on to the result of an uninterrupted one.
+
+    Raises:
+        ValueError: settings, model or data that cannot be; a folder that another run has; NaN or
+            infinite gradients in `max_bad_steps` steps in a row.
+        OSError: the disk is full, or the folder cannot be written.
     """
-    run = Run.open(config.output_dir, config, overwrite=config.overwrite)
-    tokenizer = load_tokenizer(config.tokenizer)
-    blocks = training_blocks(tokenizer, config)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = new_model(tokenizer, config).to(device).train()
-    optimizer = torch.optim.AdamW(
-        parameter_groups(model, config.weight_decay), config.learning_rate, betas=(0.9, 0.98)
-    )
-    step = restore(run.folder, model, optimizer)
-    progress = tqdm(total=config.max_steps, initial=step, unit="step", desc="training")
-    started, tokens = perf_counter(), 0
-    while step < config.max_steps:
-        for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * schedule(step, config)
-        loss = accumulate(model, blocks, step, config, device)
-        if not math.isfinite(loss):
-            raise ValueError(f"the loss is {loss} at step {step}; lower the learning_rate")
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
-        optimizer.step()
-        optimizer.zero_grad()
-        step, tokens = step + 1, tokens + config.batch_size * config.length
-        progress.update()
-        if step % config.log_steps == 0:
-            speed = tokens / (perf_counter() - started)
-            progress.set_postfix(loss=f"{loss:.3f}", tokens_per_s=f"{speed:.0f}")
-            record = {"step": step, "loss": loss, "grad_norm": float(norm)}
-            run.append("metrics.jsonl", {**record, "tokens_per_second": speed})
-        if step % config.save_steps == 0 or step == config.max_steps:
-            save(run.folder, model, optimizer, step)
-    progress.close()
-    model.eval().save_pretrained(run.folder / "model")
-    tokenizer.save_pretrained(run.folder / "model")
-    return run.folder / "model"
-
-
-def accumulate(
-    model: AnySubsetTransformer,
-    blocks: Tensor,
-    step: int,
-    config: TrainingConfig,
-    device: torch.device,
-) -> float:
-    """Add the gradients of one global batch; its mean loss in nats.
-
-    Sequences of like mask rate share a micro-batch, which saves padding.
-    """
-    rates = stratified_rates(
-        config.min_mask_rate, config.max_mask_rate, config.batch_size, seed=config.seed, step=step
-    ).sort()
-    order = training_order(
-        config.length, rates.values, config.orders, seed=config.seed, step=step
-    ).to(device)
-    input_ids = batch_of(blocks, step, config)[rates.indices].to(device)
-    total = 0.0
-    for start in range(0, config.batch_size, config.micro_batch_size):
-        part = slice(start, start + config.micro_batch_size)
-        share = len(input_ids[part]) / config.batch_size
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
-            loss = share * joint_loss(
-                model, input_ids[part], order[part], loss_scale=config.loss_scale
-            )
-        loss.backward()
-        total += loss.item()
-    return total
-
-
-def batch_of(blocks: Tensor, step: int, config: TrainingConfig) -> Tensor:
-    """The blocks (B, L) of a step: every epoch goes through all of them in an order of its own."""
-    first = step * config.batch_size
-    rows = []
-    for index in range(first, first + config.batch_size):
-        epoch, place = divmod(index, len(blocks))
-        rows.append(_epoch_order(config.seed, epoch, len(blocks))[place])
-    return blocks[torch.stack(rows)]
-
-
-@lru_cache(maxsize=2)
-def _epoch_order(seed: int, epoch: int, size: int) -> Tensor:
-    return torch.randperm(size, generator=keyed_generator("epoch", seed, epoch, size))
-
-
-def training_blocks(tokenizer: PreTrainedTokenizerBase, config: TrainingConfig) -> Tensor:
-    """Python's own text in blocks (N, length), each kind as often as the config says."""
-    counts = {d: config.repeats["test" if d.is_test else d.kind] for d in training_documents()}
-    encoded = {d: encode_document(tokenizer, d.text) for d, count in counts.items() if count}
-    repeated = (
-        encoded[d]
-        for repeat in range(max(counts.values()))
-        for d in shuffled(list(counts), config.seed, repeat)
-        if repeat < counts[d]
-    )
-    return pack(repeated, config.length)
-
-
-def shuffled(documents: list[Document], seed: int, repeat: int) -> Iterator[Document]:
-    generator = keyed_generator(seed, "documents", repeat)
-    return (documents[i] for i in torch.randperm(len(documents), generator=generator).tolist())
-
-
-def new_model(tokenizer: PreTrainedTokenizerBase, config: TrainingConfig) -> AnySubsetTransformer:
-    """Random weights of the size that the config asks for."""
-    torch.manual_seed(config.seed)
-    return AnySubsetTransformer(
-        XLNetConfig(
-            vocab_size=len(tokenizer),
-            d_model=config.d_model,
-            n_layer=config.n_layer,
-            n_head=config.n_head,
-            d_inner=config.d_inner,
-            dropout=config.dropout,
-            mem_len=None,
-            pad_token_id=tokenizer.pad_token_id,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            mask_token_id=tokenizer.mask_token_id,
+    with ExitStack() as stack:
+        accelerator = new_accelerator(config)
+        check_config(config, accelerator.num_processes)
+        stop = stack.enter_context(stop_signals())
+        run = stack.enter_context(open_run(config, accelerator))
+        checkpoints = Checkpoints(run.folder / CHECKPOINTS, keep=config.keep_checkpoints)
+        model, tokenizer = start_model(config)
+        with accelerator.main_process_first():
+            prepare_blocks(config, tokenizer, seed=config.seed)
+        blocks = open_blocks(
+            config,
+            tokenizer,
+            seed=config.seed,
+            global_batch_size=config.global_batch_size,
+            process_index=accelerator.process_index,
+            num_processes=accelerator.num_processes,
         )
-    )
+        stack.callback(blocks.close)
+        watch = Watch(run, config, accelerator, blocks.held_out)
+        stack.callback(watch.close)
+        trainer = Trainer(
+            config, accelerator, run, checkpoints, model, tokenizer, blocks, watch, stop
+        )
+        return trainer.train()
 
 
-def parameter_groups(model: AnySubsetTransformer, weight_decay: float) -> list[dict]:
-    """Matrices decay; biases, norms and the blank do not."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    matrices = [p for p in trained if p.ndim > 1 and p.shape[0] > 1]
-    others = [p for p in trained if not (p.ndim > 1 and p.shape[0] > 1)]
-    return [
-        {"params": matrices, "weight_decay": weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
+class Trainer:
+    """A run that is set up."""
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        accelerator: Accelerator,
+        run: Run,
+        checkpoints: Checkpoints,
+        model: AnySubsetTransformer,
+        tokenizer: PreTrainedTokenizerBase,
+        blocks: BlockSource,
+        watch: Watch,
+        stop: StopSignal,
+    ):
+        self.config, self.accelerator, self.run = config, accelerator, run
+        self.checkpoints, self.blocks, self.stop = checkpoints, blocks, stop
+        self.model, self.tokenizer = model.to(accelerator.device), tokenizer
+        objective = Objective(
+            model, loss_scale=config.loss_scale, prompt_attention=config.prompt_attention
+        )
+        self.objective = accelerator.prepare_model(objective)
+        self.optimizer = new_optimizer(model, config)
+        self.watch = watch
+        self.progress = Progress(num_processes=accelerator.num_processes)
+
+    def train(self) -> TrainingResult:
+        """From wherever the run is to its last step, or until something asks it to stop."""
+        place = self.restore()
+        if self.progress.step >= self.config.max_steps:
+            return self.finish()
+        self.watch.start(self.progress.step)
+        if self.progress.step == 0:
+            self.watch.evaluate(self.model, self.tokenizer, 0)
+        while self.progress.step < self.config.max_steps:
+            plan = plan_step(self.progress.step, self.config, self.accelerator.num_processes)
+            batch, reason = self.read(plan)
+            if batch is None:
+                self.save(place)
+                return self.result(stopped_by=reason)
+            self.make_step(batch, plan)
+            place = self.blocks.state_dict()
+            is_best = self.is_due(self.config.eval_steps) and self.evaluate()
+            if is_best or self.is_due(self.config.save_steps):
+                self.save(place)
+        return self.finish()
+
+    def read(self, plan: Plan) -> tuple[Batch | None, str]:
+        """This process's blocks of a step; none, and why, where any process has to stop."""
+        batch, reason = None, ""
+        try:
+            batch = self.blocks.next_batch(plan.indices(self.accelerator.process_index))
+        except DataUnavailable as error:
+            reason = str(error)
+        reason = self.stop.name or reason
+        wants_stop = torch.tensor(float(bool(reason)), device=self.accelerator.device)
+        if self.accelerator.reduce(wants_stop, reduction="sum").item():
+            return None, reason or "another process"
+        return batch, ""
+
+    def make_step(self, batch: Batch, plan: Plan) -> None:
+        """Change the weights, unless the gradients are not finite."""
+        try:
+            loss = accumulate(self.objective, batch, plan, self.config, self.accelerator)
+            norm = apply_gradients(self.objective, self.optimizer, plan, self.config.clip_norm)
+        except torch.OutOfMemoryError:
+            raise ValueError(out_of_memory(self.config, self.accelerator.num_processes)) from None
+        self.progress.step += 1
+        self.progress.bad_steps = 0 if math.isfinite(norm) else self.progress.bad_steps + 1
+        loss = self.accelerator.reduce(loss, reduction="mean")
+        self.watch.log(plan, float(loss), norm)
+        if self.progress.bad_steps >= self.config.max_bad_steps:
+            raise ValueError(
+                f"the gradients were NaN or infinite in {self.progress.bad_steps} steps in a row, "
+                f"the last one step {plan.step} with {', '.join(batch.names)}; lower the "
+                "learning_rate, or look at these data: the last checkpoint has the weights before"
+            )
+
+    def is_due(self, every: int) -> bool:
+        step = self.progress.step
+        return step % every == 0 or step == self.config.max_steps
+
+    def evaluate(self) -> bool:
+        """Held-out figures; whether they are the best so far."""
+        loss = self.watch.evaluate(self.model, self.tokenizer, self.progress.step)
+        best = self.progress.best_loss
+        if math.isfinite(loss) and (best is None or loss < best):
+            self.progress.best_loss, self.progress.best_step = loss, self.progress.step
+            return True
+        return False
+
+    def save(self, place: dict[str, Any]) -> None:
+        """Write a checkpoint; every process adds its place in the data."""
+        step, process = self.progress.step, self.accelerator.process_index
+        if self.accelerator.is_main_process:
+            self.checkpoints.begin(step)
+        self.accelerator.wait_for_everyone()
+        self.checkpoints.write_data_state(step, process, place)
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            self.checkpoints.finish(self.progress, self.model, self.tokenizer, self.optimizer)
+        self.accelerator.wait_for_everyone()
+
+    def restore(self) -> dict[str, Any]:
+        """Take up the newest whole checkpoint, if there is one; the place in the data."""
+        newest = self.checkpoints.newest_whole() if self.accelerator.is_main_process else None
+        (step,) = broadcast_object_list([newest])
+        if step is not None:
+            processes, process = self.accelerator.num_processes, self.accelerator.process_index
+            self.progress = self.checkpoints.progress(step)
+            self.checkpoints.restore(step, self.model, self.optimizer)
+            self.blocks.load_state_dict(self.checkpoints.data_state(step, process, processes))
+            self.progress.num_processes = processes
+        return self.blocks.state_dict()
+
+    def finish(self) -> TrainingResult:
+        """Make the run's folder a model folder."""
+        if self.accelerator.is_main_process:
+            export(self.run, self.config, self.model, self.tokenizer)
+        self.accelerator.wait_for_everyone()
+        return self.result(is_finished=True)
+
+    def result(self, *, is_finished: bool = False, stopped_by: str | None = None) -> TrainingResult:
+        is_main = self.accelerator.is_main_process
+        return TrainingResult(self.run.folder, self.progress.step, is_finished, is_main, stopped_by)
 
 
-def schedule(step: int, config: TrainingConfig) -> float:
-    """Share of the highest learning rate: linear warm-up, then linear to 0."""
-    rising = (step + 1) / max(1, config.warmup_steps)
-    falling = (config.max_steps - step) / max(1, config.max_steps - config.warmup_steps)
-    return min(rising, falling, 1.0)
+def new_accelerator(config: TrainingConfig) -> Accelerator:
+    """The processes of the run, as their launcher started them."""
+    folders = ProjectConfiguration(config.output_dir, str(Path(config.output_dir, TENSORBOARD)))
+    return Accelerator(log_with=list(config.trackers) or None, project_config=folders)
 
 
-def save(
-    folder: Path, model: AnySubsetTransformer, optimizer: torch.optim.Optimizer, step: int
-) -> None:
-    """Write the checkpoint whole, or not at all."""
-    state = {"step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
-    torch.save(state, folder / "checkpoint.tmp")
-    os.replace(folder / "checkpoint.tmp", folder / "checkpoint.pt")
+@contextmanager
+def open_run(config: TrainingConfig, accelerator: Accelerator) -> Iterator[Run]:
+    """The run's folder, locked; the first process makes it."""
+    if not accelerator.is_main_process:
+        accelerator.wait_for_everyone()
+        yield Run(config.output_dir)
+        return
+    with sole_run(Path(config.output_dir)):
+        run = Run.open(
+            config.output_dir,
+            config,
+            overwrite=config.overwrite,
+            may_change=MAY_CHANGE,
+            subfolders=SUBFOLDERS,
+        )
+        for name, (before, now) in run.changed.items():
+            print(f"{name} was {shown(before)} and is {shown(now)} from here on")
+        accelerator.wait_for_everyone()
+        yield run
 
 
-def restore(folder: Path, model: AnySubsetTransformer, optimizer: torch.optim.Optimizer) -> int:
-    """Take up the run's last checkpoint; the step it has reached, 0 if there is none."""
-    path = folder / "checkpoint.pt"
-    if not path.exists():
-        return 0
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    return state["step"]
+def out_of_memory(config: TrainingConfig, num_processes: int) -> str:
+    """What to try."""
+    each = config.global_batch_size // num_processes
+    smaller = [n for n in range(1, config.batch_size) if each % n == 0]
+    if smaller:
+        fix = (
+            f"take --batch_size {smaller[-1]} (accumulation {each // smaller[-1]}), which changes "
+            "no result, or --gradient_checkpointing"
+        )
+    else:
+        fix = "take --gradient_checkpointing, or a smaller --length"
+    return f"out of memory with batch_size {config.batch_size} on a device; {fix}"

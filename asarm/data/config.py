@@ -1,0 +1,69 @@
+"""What a training run's data are, and how they become blocks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+KINDS = ("prose", "code", "test")
+
+
+@dataclass
+class DataConfig:
+    """Read documents, tokenize them, and cut them into blocks of equal length.
+
+    Args:
+        dataset: "python" (the text that ships with Python), a local .txt, .jsonl or .parquet file
+            or a folder of them, an http(s) URL of such a file, or a name on the hub.
+        dataset_config: the hub data set's configuration.
+        dataset_data_dir: folder inside the hub's repository.
+        dataset_split: the hub data set's split.
+        dataset_column: where the records of jsonl, parquet and the hub have their text.
+        whitespace_map: read line ends, tabs and double spaces as the published models for code do.
+        repeats: "python" only: how often an epoch holds its prose, its code and its tests.
+        length: tokens a block.
+        last_block: "drop" or "pad" what is left after the last whole block; finite data only.
+        max_document_bytes: longer documents are split, at a line end where there is one.
+        shuffle_blocks: streams only: blocks of one window, inside which their order is random.
+        workers: streams only: reading processes of each training process; 0 reads in the process
+            that trains.
+        cache_dir: where packed data are kept; $ASARM_CACHE or ~/.cache/asarm if null.
+        eval_sequences: blocks held out.
+    """
+
+    dataset: str = "python"
+    dataset_config: str | None = None
+    dataset_data_dir: str | None = None
+    dataset_split: str = "train"
+    dataset_column: str = "text"
+    whitespace_map: bool = False
+    repeats: dict[str, int] = field(default_factory=lambda: {"prose": 8, "code": 4, "test": 1})
+    length: int = 512
+    last_block: str = "drop"
+    max_document_bytes: int = 1_000_000
+    shuffle_blocks: int = 1024
+    workers: int = 2
+    cache_dir: str | None = None
+    eval_sequences: int = 64
+
+
+def check_data_config(config: DataConfig) -> None:
+    """ValueError, in a line that names the setting, where a setting cannot be."""
+    lowest = {
+        "length": 2,
+        "max_document_bytes": 4,  # the longest character
+        "shuffle_blocks": 1,
+        "workers": 0,
+        "eval_sequences": 1,
+    }
+    for name, least in lowest.items():
+        if getattr(config, name) < least:
+            raise ValueError(f"{name} is {getattr(config, name)}; expected at least {least}")
+    if config.last_block not in ("drop", "pad"):
+        raise ValueError(f"last_block is {config.last_block!r}; expected drop or pad")
+    if not config.dataset:
+        raise ValueError("dataset is empty; expected python, a file, a folder, a URL or a hub name")
+    counts = config.repeats
+    if set(counts) != set(KINDS) or min(counts.values()) < 0 or not any(counts.values()):
+        raise ValueError(
+            f"repeats is {counts}; expected a count for each of {', '.join(KINDS)}, one above 0"
+        )

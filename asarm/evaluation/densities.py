@@ -1,0 +1,59 @@
+"""Joint densities of blocks at fixed mask rates, on fixed splits: what models are chosen by.
+
+Shapes: N blocks, L length.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from asarm.data import Batch
+from asarm.density import log_prob
+from asarm.rows import Backbone
+from asarm.schedule import joint_orders
+
+RATES = (0.15, 0.5, 0.95)
+
+
+def block_bits(
+    model: Backbone,
+    blocks: Batch,
+    indices: Sequence[int],
+    *,
+    rates: Sequence[float] = RATES,
+    batch_size: int = 16,
+) -> Tensor:
+    """Bits of the targets of some blocks, and how many targets, (2, N, rates) in float64.
+
+    The split of a block depends on its index and the rate only. Blocks that are not asked for
+    stay 0, so that the parts of several processes add up.
+    """
+    found = torch.zeros(2, len(blocks.lengths), len(rates), dtype=torch.float64)
+    for column, rate in enumerate(rates):
+        for start in range(0, len(indices), batch_size):
+            part = torch.tensor(indices[start : start + batch_size])
+            lengths = blocks.lengths[part]
+            order = joint_orders(
+                lengths,
+                torch.full((len(part),), rate),
+                ["ascending"] * len(part),
+                seed=0,
+                step=column,
+                indices=part.tolist(),
+            )
+            ids = blocks.input_ids[part, : int(lengths.max())].to(model.device)
+            bits = -log_prob(model, ids, order).double().sum(1).cpu() / math.log(2)
+            found[0, part, column] = bits
+            found[1, part, column] = order.num_targets.double()
+    return found
+
+
+def bits_per_token(found: Tensor) -> list[float]:
+    """Of all targets together at each rate, from `block_bits`."""
+    bits, num_targets = found.sum(1)
+    rates: list[float] = (bits / num_targets).tolist()
+    return rates

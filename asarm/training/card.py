@@ -1,0 +1,113 @@
+"""The card of a trained model: what it saw, how good it is, how to use and to cite it."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict
+from typing import Any
+
+import yaml
+
+from asarm.evaluation.densities import RATES
+from asarm.model import AnySubsetTransformer
+from asarm.training.config import TrainingConfig
+
+TEMPLATE = """\
+---
+license: mit
+library_name: asarm
+tags: [any-subset autoregressive, xlnet, infilling, speculative decoding]
+---
+# {name}
+
+An any-subset autoregressive language model of {millions:.1f}M parameters: it predicts any tokens \
+from any others, in any order, and gives exact joint densities. XLNet's architecture, so \
+`transformers.XLNetLMHeadModel` loads it too.
+
+Trained {start} on {data}. {steps:,} steps of {batch} x {length} tokens, {tokens:.1f}M tokens in \
+all; {objective} objective; mask rates from {first} to {low}..{high} over {warmup:,} steps; \
+orders: {orders}.
+
+## Held-out text
+
+{figures}
+
+## Use
+
+```python
+import asarm
+
+model, tokenizer = asarm.load("{use}")
+```
+
+{rights}
+Cite: Guo & Ermon 2025, arXiv 2504.20456; Yang et al. 2019, arXiv 1906.08237.
+
+## Training config
+
+```yaml
+{config}```
+"""
+PYTHON_RIGHTS = """\
+Weights: MIT, like the code that made them. The text is part of Python (PSF licence)."""
+OTHER_RIGHTS = "Weights: as the licences of the data and of the starting point allow."
+NOT_OF_THE_MODEL = ("output_dir", "overwrite", "cache_dir")  # but of the machine it was made on
+
+
+def card(
+    config: TrainingConfig,
+    model: AnySubsetTransformer,
+    evaluation: dict[str, Any] | None,
+    *,
+    use: str | None = None,
+    more_figures: str = "",
+) -> str:
+    """Markdown with the hub's front matter.
+
+    Args:
+        config: of the run.
+        model: the trained one.
+        evaluation: the last held-out figures, as `evaluations.jsonl` has them.
+        use: the name to load it by; the hub's or the run's if None.
+        more_figures: Markdown that stands below the held-out figures.
+    """
+    settings = {k: v for k, v in asdict(config).items() if k not in NOT_OF_THE_MODEL}
+    name = use or config.push_to_hub or config.output_dir
+    is_python = config.dataset == "python"
+    python = ".".join(platform.python_version_tuple()[:2])
+    return TEMPLATE.format(
+        name=name,
+        use=name,
+        millions=sum(weight.numel() for weight in model.parameters()) / 1e6,
+        start="from scratch" if config.model == "scratch" else f"on from {config.model}",
+        data=f"the text that ships with Python {python}: documentation topics and docstrings "
+        "(prose), the standard library and its tests (code)"
+        if is_python
+        else f"`{config.dataset}`",
+        steps=config.max_steps,
+        batch=config.global_batch_size,
+        length=config.length,
+        tokens=config.max_steps * config.global_batch_size * config.length / 1e6,
+        objective=config.objective,
+        first=config.start_mask_rate,
+        low=config.min_mask_rate,
+        high=config.max_mask_rate,
+        warmup=config.mask_warmup_steps,
+        orders=", ".join(f"{share:.0%} {kind}" for kind, share in config.orders.items()),
+        figures="\n\n".join(filter(None, [densities_table(evaluation), more_figures]))
+        or "Not evaluated.",
+        rights=PYTHON_RIGHTS if is_python else OTHER_RIGHTS,
+        config=yaml.safe_dump(settings, sort_keys=False),
+    )
+
+
+def densities_table(evaluation: dict[str, Any] | None) -> str:
+    """Exact joint densities at each mask rate."""
+    if evaluation is None:
+        return ""
+    lines = ["| share of blanks | bits per token | bits per byte |", "|---|---|---|"]
+    for rate in RATES:
+        figures = (evaluation[f"bits_per_{unit}_{rate}"] for unit in ("token", "byte"))
+        cells = (f"{figure:.3f}" if isinstance(figure, float) else figure for figure in figures)
+        lines.append(f"| {rate:.0%} | {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)

@@ -1,0 +1,196 @@
+"""Checkpoints that are whole or not there: written aside, checked by their sums, some kept.
+
+A checkpoint is a folder `step-0000100` with an ordinary model folder in it, what the optimizer
+remembers, each process's place in the data, and `checksums.json` over all of these.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, load_model, save_file
+from transformers import PreTrainedTokenizerBase
+
+from asarm.model import AnySubsetTransformer
+
+STATE, OPTIMIZER, CHECKSUMS = "state.json", "optimizer.safetensors", "checksums.json"
+
+
+@dataclass
+class Progress:
+    """How far a run has come."""
+
+    step: int = 0  # steps done
+    bad_steps: int = 0  # of them the last ones, not applied for want of finite gradients
+    best_step: int | None = None
+    best_loss: float | None = None  # held-out, nats a token
+    num_processes: int = 1
+
+
+class Checkpoints:
+    """The checkpoints of a run, `keep` of the last and the best."""
+
+    def __init__(self, folder: Path, *, keep: int):
+        self.folder, self.keep = folder, keep
+
+    def path(self, step: int) -> Path:
+        return self.folder / f"step-{step:07d}"
+
+    def steps(self) -> list[int]:
+        """The steps of what lies there under the name of a checkpoint, ascending."""
+        names = (path.name.removeprefix("step-") for path in self.folder.glob("step-*"))
+        return sorted(int(name) for name in names if name.isdecimal())
+
+    def newest_whole(self) -> int | None:
+        """The step of the newest checkpoint whose sums are right; damaged ones are warned of."""
+        for step in reversed(self.steps()):
+            problem = damage(self.path(step))
+            if problem is None:
+                return step
+            warnings.warn(f"{self.path(step)} is damaged ({problem}): going back", stacklevel=2)
+        return None
+
+    def temporary(self, step: int) -> Path:
+        """Where the processes write the checkpoint of a step before it is one."""
+        return self.folder / f"{self.path(step).name}.tmp"
+
+    def begin(self, step: int) -> None:
+        """Make the temporary folder, and room: what other writers left half done goes."""
+        for leftover in self.folder.glob("*.tmp"):
+            shutil.rmtree(leftover)
+        self.temporary(step).mkdir(parents=True)
+
+    def write_data_state(self, step: int, process: int, state: dict[str, Any]) -> None:
+        """One process's place in the data."""
+        with writing(self.temporary(step)):
+            torch.save(state, self.temporary(step) / _data_name(process))
+
+    def finish(
+        self,
+        progress: Progress,
+        model: AnySubsetTransformer,
+        tokenizer: PreTrainedTokenizerBase,
+        optimizer: torch.optim.Optimizer,
+    ) -> None:
+        """Write the rest, then make it a checkpoint by its name; remove what is not kept."""
+        temporary = self.temporary(progress.step)
+        with writing(temporary):
+            model.save_pretrained(temporary / "model")
+            tokenizer.save_pretrained(temporary / "model")
+            save_file(_optimizer_tensors(optimizer), temporary / OPTIMIZER)
+            (temporary / STATE).write_text(json.dumps(asdict(progress), indent=2) + "\n")
+            sums = {name: checksum(temporary / name) for name in _files(temporary)}
+            (temporary / CHECKSUMS).write_text(json.dumps(sums, indent=2) + "\n")
+            for name in [*sums, CHECKSUMS]:
+                _sync(temporary / name)
+            if self.path(progress.step).exists():  # a damaged one
+                shutil.rmtree(self.path(progress.step))
+            os.replace(temporary, self.path(progress.step))
+            _sync(self.folder)
+        self._prune(progress.best_step)
+
+    def _prune(self, best_step: int | None) -> None:
+        for step in self.steps()[: -self.keep]:
+            if step != best_step:
+                shutil.rmtree(self.path(step))
+
+    def progress(self, step: int) -> Progress:
+        """What the checkpoint of a step says of the run."""
+        return Progress(**json.loads((self.path(step) / STATE).read_text()))
+
+    def restore(
+        self, step: int, model: AnySubsetTransformer, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Put weights and the optimizer's memory back."""
+        load_model(model, self.path(step) / "model" / "model.safetensors")
+        found: dict[int, dict[str, torch.Tensor]] = {}
+        for name, tensor in load_file(self.path(step) / OPTIMIZER).items():
+            index, _, key = name.partition(".")
+            found.setdefault(int(index), {})[key] = tensor
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": found})
+
+    def data_state(self, step: int, process: int, num_processes: int) -> dict[str, Any]:
+        """A process's place in the data; where it did not take part, that of the first.
+
+        The data refuse it if they cannot be shared among another number of processes.
+        """
+        took_part = self.progress(step).num_processes
+        name = _data_name(process if num_processes == took_part else 0)
+        state: dict[str, Any] = torch.load(self.path(step) / name, weights_only=True)
+        return state
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint, in words; None where it is whole."""
+    try:
+        sums = json.loads((folder / CHECKSUMS).read_text())
+        for name, expected in sums.items():
+            if checksum(folder / name) != expected:
+                return f"{name} has another checksum"
+    except (OSError, ValueError) as error:
+        return str(error)
+    return None
+
+
+def checksum(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Say in one line what could not be written; nothing half-written stays."""
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        is_ours = isinstance(error, OSError | SafetensorError) or "write" in str(error)
+        if not is_ours:
+            raise
+        shutil.rmtree(folder, ignore_errors=True)
+        raise OSError(
+            f"cannot write the checkpoint {folder.stem} ({_reason(error)}); the one before is "
+            "kept: make room, and run the same command again"
+        ) from None
+
+
+def _reason(error: Exception) -> str:
+    strerror = getattr(error, "strerror", None)
+    return strerror or str(error).splitlines()[0]
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    state = optimizer.state_dict()["state"]
+    return {
+        f"{index}.{key}": tensor.contiguous()
+        for index, entries in state.items()
+        for key, tensor in entries.items()
+    }
+
+
+def _files(folder: Path) -> list[str]:
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return [path.relative_to(folder).as_posix() for path in paths]
+
+
+def _sync(path: Path) -> None:
+    """Have the operating system put a file, or the names in a folder, on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _data_name(process: int) -> str:
+    return f"data-{process:05d}.pt"

@@ -1,0 +1,45 @@
+"""A finished run as a model folder: weights, tokenizer, card; and on the hub if asked for."""
+
+from __future__ import annotations
+
+from huggingface_hub import HfApi
+from transformers import PreTrainedTokenizerBase
+
+from asarm.model import AnySubsetTransformer
+from asarm.run import Run
+from asarm.training.card import card
+from asarm.training.config import TrainingConfig
+from asarm.training.watch import EVALUATIONS
+
+# what belongs to the model, of all that lies in a run's folder
+MODEL_FILES = ("README.md", "config.json", "*.safetensors", "tokenizer*", "special_tokens_map.json")
+
+
+def export(
+    run: Run,
+    config: TrainingConfig,
+    model: AnySubsetTransformer,
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    """Write the model into the run's folder; upload it where `push_to_hub` says.
+
+    Raises:
+        ValueError: the hub does not take it; the folder is whole all the same.
+    """
+    model.save_pretrained(run.folder)
+    tokenizer.save_pretrained(run.folder)
+    evaluations = run.read(EVALUATIONS)
+    run.write("README.md", card(config, model, evaluations[-1] if evaluations else None))
+    if config.push_to_hub:
+        try:
+            api = HfApi()
+            api.create_repo(config.push_to_hub, exist_ok=True)
+            api.upload_folder(
+                repo_id=config.push_to_hub, folder_path=run.folder, allow_patterns=[*MODEL_FILES]
+            )
+        except (OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(
+                f"cannot upload to {config.push_to_hub} ({reason}); `hf auth login`, check the "
+                f"name, then: hf upload {config.push_to_hub} {run.folder}"
+            ) from None

@@ -1,0 +1,71 @@
+"""What can come in the way of a run: signals to stop, and a second run of the same folder."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import platform
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+LOCK = "run.lock"
+
+
+class StopSignal:
+    """Whether a signal has asked the run to stop, and which."""
+
+    def __init__(self) -> None:
+        self.name: str | None = None
+
+    def note(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.name == "SIGINT":
+            raise KeyboardInterrupt  # asked twice: at once
+        self.name = signal.Signals(number).name
+
+
+@contextmanager
+def stop_signals() -> Iterator[StopSignal]:
+    """Have signals noted instead of obeyed: SIGTERM, SIGUSR1 (Slurm's, before its limit), SIGINT.
+
+    Outside the main thread signals are left alone.
+    """
+    stop = StopSignal()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.signal(number, stop.note) for number in SIGNALS}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def sole_run(folder: Path) -> Iterator[None]:
+    """Refuse a second run of a folder while the first is alive.
+
+    The lock goes with the process that has it, however it ends: what a dead one left is no lock.
+
+    Raises:
+        ValueError: another process has the folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / LOCK, "a+", encoding="utf-8") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            raise ValueError(
+                f"{folder} is in use by {file.read().strip() or 'another process'}; "
+                "wait for it, stop it, or take another --output_dir"
+            ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}\n")
+        file.flush()
+        yield

@@ -1,0 +1,141 @@
+"""What a run starts from: its settings checked, the model, the optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase, XLNetConfig
+
+from asarm.loading import load, load_tokenizer
+from asarm.model import AnySubsetTransformer
+from asarm.objective import LOSS_SCALES, PROMPT_ATTENTION
+from asarm.schedule import ORDER_KINDS
+from asarm.training.config import TrainingConfig
+
+OBJECTIVES = ("joint", "parallel")
+TRACKERS = ("tensorboard", "wandb")
+
+Check = tuple[str, Callable[[Any], bool], str]
+
+
+def check_config(config: TrainingConfig, num_processes: int) -> None:
+    """Refuse what cannot be trained, before anything is loaded.
+
+    Raises:
+        ValueError: names the setting, its value and what is expected.
+    """
+    for name, allowed in (
+        ("objective", OBJECTIVES),
+        ("prompt_attention", PROMPT_ATTENTION),
+        ("loss_scale", LOSS_SCALES),
+    ):
+        if getattr(config, name) not in allowed:
+            raise ValueError(
+                f"{name} is {getattr(config, name)!r}; expected one of {', '.join(allowed)}"
+            )
+    for name in ("global_batch_size", "batch_size", "max_steps", "log_steps", "save_steps"):
+        _at_least_one(config, name)
+    for name in ("eval_steps", "keep_checkpoints", "max_bad_steps"):
+        _at_least_one(config, name)
+    for name in ("start_mask_rate", "min_mask_rate", "max_mask_rate"):
+        if not 0 < getattr(config, name) < 1:
+            raise ValueError(f"{name} is {getattr(config, name)}; expected between 0 and 1")
+    if config.min_mask_rate > config.max_mask_rate:
+        raise ValueError(
+            f"min_mask_rate is {config.min_mask_rate} and max_mask_rate {config.max_mask_rate}; "
+            "expected the lower one first"
+        )
+    if config.loss_scale != "none" and config.objective == "parallel":
+        raise ValueError(
+            f"loss_scale is {config.loss_scale!r}; the parallel objective has none: take 'none'"
+        )
+    if set(config.orders) - set(ORDER_KINDS) or not sum(config.orders.values()) > 0:
+        raise ValueError(
+            f"orders are {config.orders}; expected weights for {', '.join(ORDER_KINDS)}"
+        )
+    if unknown := set(config.trackers) - set(TRACKERS):
+        raise ValueError(f"trackers hold {min(unknown)!r}; expected {' or '.join(TRACKERS)}")
+    if not config.learning_rate > 0:
+        raise ValueError(f"learning_rate is {config.learning_rate}; expected above 0")
+    if len(config.adam_betas) != 2 or not all(0 <= beta < 1 for beta in config.adam_betas):
+        raise ValueError(f"adam_betas are {config.adam_betas}; expected two numbers from 0 to 1")
+    accumulation(config, num_processes)
+
+
+def _at_least_one(config: TrainingConfig, name: str) -> None:
+    if getattr(config, name) < 1:
+        raise ValueError(f"{name} is {getattr(config, name)}; expected at least 1")
+
+
+def accumulation(config: TrainingConfig, num_processes: int) -> int:
+    """Micro-steps that make up a global batch.
+
+    Raises:
+        ValueError: it does not come out even.
+    """
+    at_a_time = config.batch_size * num_processes
+    if config.global_batch_size % at_a_time:
+        each = config.global_batch_size // num_processes
+        fitting = [n for n in range(1, each + 1) if each % n == 0]
+        fix = (
+            f"take a batch_size of {', '.join(map(str, fitting))}"
+            if config.global_batch_size % num_processes == 0
+            else "take another number of devices, or another global_batch_size"
+        )
+        raise ValueError(
+            f"global_batch_size is {config.global_batch_size}, no multiple of batch_size "
+            f"{config.batch_size} x {num_processes} devices; {fix}"
+        )
+    return config.global_batch_size // at_a_time
+
+
+def start_model(config: TrainingConfig) -> tuple[AnySubsetTransformer, PreTrainedTokenizerBase]:
+    """The model to train, on the CPU in float32, and its tokenizer."""
+    if config.model == "scratch":
+        tokenizer = load_tokenizer(config.tokenizer)
+        model = new_model(tokenizer, config)
+    else:
+        model, tokenizer = load(config.model, revision=config.revision, device="cpu")
+        if config.dropout is not None:
+            model.set_dropout(config.dropout)
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    if config.compile:
+        for layer in model.transformer.layers():
+            layer.compile(dynamic=True)
+    return model.train(), tokenizer
+
+
+def new_model(tokenizer: PreTrainedTokenizerBase, config: TrainingConfig) -> AnySubsetTransformer:
+    """Random weights of the size that the config asks for."""
+    torch.manual_seed(config.seed)
+    return AnySubsetTransformer(
+        XLNetConfig(
+            vocab_size=len(tokenizer),
+            d_model=config.d_model,
+            n_layer=config.n_layer,
+            n_head=config.n_head,
+            d_inner=config.d_inner,
+            dropout=0.1 if config.dropout is None else config.dropout,
+            mem_len=None,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            mask_token_id=tokenizer.mask_token_id,
+        )
+    )
+
+
+def new_optimizer(model: AnySubsetTransformer, config: TrainingConfig) -> torch.optim.AdamW:
+    """AdamW; matrices decay, biases, norms and the blank do not."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    matrices = [p for p in trained if p.ndim > 1 and p.shape[0] > 1]
+    others = [p for p in trained if not (p.ndim > 1 and p.shape[0] > 1)]
+    groups = [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    first, second = config.adam_betas
+    return torch.optim.AdamW(groups, config.learning_rate, betas=(first, second))

@@ -1,0 +1,118 @@
+"""One training step: which sequences, which orders, which gradients."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from asarm.data import Batch
+from asarm.objective import Objective
+from asarm.schedule import (
+    draw_kinds,
+    joint_orders,
+    keyed_seed,
+    mask_window,
+    micro_batches,
+    parallel_orders,
+    stratified_rates,
+    warm_up_then_fall,
+)
+from asarm.training.config import TrainingConfig
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a step has drawn for the whole global batch; the same in every process."""
+
+    step: int
+    learning_rate: float
+    mask_window: tuple[float, float]
+    rates: Tensor  # (G,)
+    kinds: list[str]  # (G)
+    parts: Tensor  # (accumulation, processes, batch_size) places in the global batch
+
+    def indices(self, process: int) -> list[int]:
+        """A process's places in the global batch, micro-step by micro-step."""
+        places: list[int] = self.parts[:, process].flatten().tolist()
+        return places
+
+
+def plan_step(step: int, config: TrainingConfig, num_processes: int) -> Plan:
+    """Everything about a step that does not depend on the data."""
+    window = mask_window(
+        step,
+        start=config.start_mask_rate,
+        final_min=config.min_mask_rate,
+        final_max=config.max_mask_rate,
+        warmup_steps=config.mask_warmup_steps,
+    )
+    size, seed = config.global_batch_size, config.seed
+    rates = stratified_rates(*window, size, seed=seed, step=step)
+    share = warm_up_then_fall(step, warmup_steps=config.warmup_steps, max_steps=config.max_steps)
+    return Plan(
+        step,
+        config.learning_rate * share,
+        window,
+        rates,
+        draw_kinds(config.orders, size, seed=seed, step=step),
+        micro_batches(rates, num_processes, config.batch_size),
+    )
+
+
+def accumulate(
+    objective: torch.nn.Module,
+    batch: Batch,
+    plan: Plan,
+    config: TrainingConfig,
+    accelerator: Accelerator,
+) -> Tensor:
+    """Add up the gradients of this process's share of a global batch; its mean loss, a scalar.
+
+    Gradients are averaged over the processes in the last micro-step.
+    """
+    device, process = accelerator.device, accelerator.process_index
+    total = torch.zeros((), device=device)
+    for micro, part in enumerate(plan.parts[:, process]):
+        is_last = micro == len(plan.parts) - 1
+        mine = slice(micro * len(part), (micro + 1) * len(part))
+        arguments = micro_batch(batch.input_ids[mine], batch.lengths[mine], part, plan, config)
+        torch.manual_seed(keyed_seed(config.seed, "dropout", plan.step, micro, process))
+        context = torch.autocast(device.type, torch.bfloat16, enabled=config.bf16)
+        with accelerator.no_sync(objective) if not is_last else nullcontext():
+            with context:
+                loss = objective(*(x if x is None else x.to(device) for x in arguments))
+            loss = loss / len(plan.parts)
+            loss.backward()
+        total += loss.detach()
+    return total
+
+
+def micro_batch(
+    input_ids: Tensor, lengths: Tensor, part: Tensor, plan: Plan, config: TrainingConfig
+) -> tuple:
+    """Arguments of the objective for some sequences: ids (B, L), their orders, what is visible."""
+    draw = {"seed": config.seed, "step": plan.step, "indices": part.tolist()}
+    kinds = [plan.kinds[i] for i in part.tolist()]
+    input_ids = input_ids[:, : int(lengths.max())]
+    if config.objective == "joint":
+        return input_ids, joint_orders(lengths, plan.rates[part], kinds, **draw), None
+    return input_ids, *parallel_orders(lengths, plan.rates[part], kinds, **draw)
+
+
+@torch.no_grad()
+def apply_gradients(
+    objective: Objective, optimizer: torch.optim.Optimizer, plan: Plan, clip_norm: float
+) -> float:
+    """Take the step unless a gradient is NaN or infinite; the gradients' norm before it was cut."""
+    norm = torch.nn.utils.clip_grad_norm_(objective.parameters(), clip_norm)
+    is_good = bool(norm.isfinite())
+    if is_good:
+        for group in optimizer.param_groups:
+            group["lr"] = plan.learning_rate
+        optimizer.step()
+    optimizer.zero_grad()
+    return float(norm)

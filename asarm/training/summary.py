@@ -1,0 +1,52 @@
+"""What is said when a run ends."""
+
+from __future__ import annotations
+
+from asarm.evaluation.densities import RATES
+from asarm.run import Run
+from asarm.training.config import TrainingConfig
+from asarm.training.loop import TrainingResult
+from asarm.training.watch import EVALUATIONS, SAMPLES
+
+SHOWN = 600  # characters of a sample
+
+
+def summary(result: TrainingResult, config: TrainingConfig) -> str:
+    """Held-out figures before and after, a sample before and after, and how to go on."""
+    run = Run(result.folder)
+    evaluations = run.read(EVALUATIONS)
+    parts = []
+    if evaluations:
+        parts.append("held-out bits per byte, by share of blanks:")
+        for record in dict.fromkeys(map(_frozen, (evaluations[0], evaluations[-1]))):
+            figures = dict(record)
+            rates = (f"{rate:.0%}: {figures[f'bits_per_byte_{rate}']:.3f}" for rate in RATES)
+            parts.append(f"  step {figures['step']}: {', '.join(rates)}")
+            parts.append(sample_at(run, figures["step"]))
+    again = f"--output_dir {config.output_dir}"
+    if result.is_finished:
+        parts.append(
+            f"finished: {result.step} steps. {result.folder} is a model folder: "
+            f"--model {result.folder} works with every launcher.\n"
+            f"To train longer: the same command with --max_steps {2 * config.max_steps}. To train "
+            f"on from here on other data: --model {result.folder} --dataset ... --output_dir ..."
+        )
+    else:
+        parts.append(
+            f"stopped after step {result.step} ({result.stopped_by}); a checkpoint is in "
+            f"{result.folder}: the same command ({again}) goes on from there"
+        )
+    return "\n".join(filter(None, parts))
+
+
+def sample_at(run: Run, step: int) -> str:
+    """The beginning of the first text that was filled at a step."""
+    path = run.folder / SAMPLES / f"step-{step:07d}.txt"
+    if not path.exists():
+        return ""
+    text = path.read_text(encoding="utf-8").split("=== filled\n")[1].split("\n\n=== blanked")[0]
+    return "\n".join(f"    | {line}" for line in text[:SHOWN].splitlines())
+
+
+def _frozen(record: dict) -> tuple:
+    return tuple(record.items())

@@ -1,0 +1,177 @@
+"""What a run tells while it goes on: metrics, held-out densities, filled texts."""
+
+from __future__ import annotations
+
+import math
+import sys
+from statistics import mean
+from time import perf_counter
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from asarm.data import HeldOut
+from asarm.evaluation.densities import RATES, bits_per_token, block_bits
+from asarm.evaluation.example import BLANK, printable, segments
+from asarm.evaluation.judge import Judge, load_judge
+from asarm.model import AnySubsetTransformer
+from asarm.run import Run
+from asarm.sampling import sample
+from asarm.schedule import joint_orders
+from asarm.training.config import TrainingConfig
+from asarm.training.step import Plan
+
+METRICS, EVALUATIONS, SAMPLES = "metrics.jsonl", "evaluations.jsonl", "samples"
+SAMPLE_RATE = 0.5  # share of blanks in the texts that are filled
+
+
+class Watch:
+    """Writes what happens into the run's folder, to trackers and to the terminal.
+
+    All processes call it; the first one writes.
+    """
+
+    def __init__(
+        self, run: Run, config: TrainingConfig, accelerator: Accelerator, held_out: HeldOut
+    ):
+        self.run, self.config, self.accelerator = run, config, accelerator
+        self.held_out = held_out
+        self.judge: Judge | None = None
+        self.is_main = accelerator.is_main_process
+        self.bar: tqdm | None = None
+
+    def start(self, step: int) -> None:
+        """Cut the records to those of the first steps, and begin to show progress."""
+        if self.is_main:
+            for name in (METRICS, EVALUATIONS):
+                self.run.cut(name, lambda record: 0 < step >= record["step"])
+            if self.config.trackers:
+                tensorboard = {"purge_step": step + 1} if step else {}
+                self.accelerator.init_trackers(
+                    "asarm", init_kwargs={"tensorboard": tensorboard, "wandb": {"resume": "allow"}}
+                )
+            self.bar = tqdm(
+                total=self.config.max_steps,
+                initial=step,
+                unit="step",
+                desc="training",
+                mininterval=0.2 if sys.stderr.isatty() else 20,
+            )
+        self.clock, self.last_step = perf_counter(), step
+
+    def log(self, plan: Plan, loss: float, norm: float) -> None:
+        """A step that was made."""
+        done = plan.step + 1
+        if self.bar is not None:
+            self.bar.update()
+        if done % self.config.log_steps and done != self.config.max_steps:
+            return
+        now = perf_counter()
+        sequences = (done - self.last_step) * self.config.global_batch_size
+        speed = sequences * self.config.length / (now - self.clock)
+        self.clock, self.last_step = now, done
+        low, high = plan.mask_window
+        record = {
+            "step": done,
+            "loss": loss,
+            "grad_norm": norm,
+            "learning_rate": plan.learning_rate,
+            "mask_rate_low": low,
+            "mask_rate_high": high,
+            "tokens_per_second": round(speed, 1),
+        }
+        if self.is_main:
+            self.run.append(METRICS, {k: _finite(v) for k, v in record.items()})
+            self.accelerator.log({k: v for k, v in record.items() if k != "step"}, step=done)
+        if self.bar is not None:
+            self.bar.set_postfix_str(
+                f"loss {loss:.3f}, {speed:,.0f} tokens/s, lr {plan.learning_rate:.1e}, "
+                f"mask {low:.2f}-{high:.2f}",
+                refresh=False,
+            )
+
+    def evaluate(
+        self, model: AnySubsetTransformer, tokenizer: PreTrainedTokenizerBase, step: int
+    ) -> float:
+        """Held-out joint densities, and filled texts; the mean loss over the rates, nats a token.
+
+        Blocks are shared out among the processes.
+        """
+        model.eval()
+        accelerator, blocks = self.accelerator, self.held_out.blocks
+        process, size = accelerator.process_index, len(blocks.lengths)
+        mine = range(process, size, accelerator.num_processes)
+        found = block_bits(model, blocks, mine, batch_size=self.config.batch_size)
+        found = accelerator.reduce(found.to(accelerator.device), reduction="sum").cpu()
+        bits = bits_per_token(found)
+        loss = mean(bits) * math.log(2)
+        if self.is_main:
+            record = {"step": step, "loss": loss}
+            for rate, value in zip(RATES, bits, strict=True):
+                record[f"bits_per_token_{rate}"] = value
+                record[f"bits_per_byte_{rate}"] = value / self.held_out.bytes_per_token
+            record |= self._fill_texts(model, tokenizer, step)
+            self.run.append(EVALUATIONS, {k: _finite(v) for k, v in record.items()})
+            held_out = {f"held_out/{k}": v for k, v in record.items() if k != "step"}
+            accelerator.log(held_out, step=step)
+        accelerator.wait_for_everyone()
+        model.train()
+        self.clock, self.last_step = perf_counter(), step
+        return loss
+
+    def _fill_texts(
+        self, model: AnySubsetTransformer, tokenizer: PreTrainedTokenizerBase, step: int
+    ) -> dict[str, Any]:
+        """Fill blanked held-out blocks with onepass, and keep the texts; what a judge says."""
+        config, blocks = self.config, self.held_out.blocks
+        number = min(config.eval_num_decodes, len(blocks.lengths))
+        if number == 0:
+            return {}
+        chosen = [i * len(blocks.lengths) // number for i in range(number)]
+        lengths = blocks.lengths[chosen]
+        order = joint_orders(
+            lengths,
+            torch.full((number,), SAMPLE_RATE),
+            ["ascending"] * number,
+            seed=0,
+            step=0,
+            indices=chosen,
+        )
+        ids = blocks.input_ids[chosen, : int(lengths.max())]
+        result = sample(model, ids.to(model.device), order, method="onepass", seed=0)
+        texts, perplexities = [], []
+        for b, tokens in enumerate(result.tokens.tolist()):
+            prompt = order.order[b, : int(order.num_prompt[b])].tolist()
+            texts.append(filled_text(tokenizer, tokens[: int(lengths[b])], prompt))
+            if config.judge:
+                self.judge = self.judge or load_judge(config.judge, model.device)
+                text = tokenizer.decode(tokens[: int(lengths[b])], skip_special_tokens=True)
+                perplexities.append(self.judge.perplexity(str(text)))
+        self.run.write(f"{SAMPLES}/step-{step:07d}.txt", "\n\n".join(texts) + "\n")
+        nfe = float((result.nfe / order.num_targets).mean())
+        record: dict[str, Any] = {"calls_per_target": nfe}
+        if perplexities:
+            record["judge_perplexity"] = mean(perplexities)
+        return record
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+        if self.config.trackers:
+            self.accelerator.end_training()
+
+
+def filled_text(tokenizer: PreTrainedTokenizerBase, tokens: list[int], prompt: list[int]) -> str:
+    """A text with blanks, and the same text filled."""
+    parts = segments(tokenizer, tokens, prompt)
+    blanked = "".join(BLANK * p.num_tokens if p.is_target else printable(p.text) for p in parts)
+    filled = "".join(printable(part.text) for part in parts)
+    return f"=== blanked\n{blanked}\n=== filled\n{filled}"
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
