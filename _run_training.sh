@@ -1,5 +1,5 @@
 #!/bin/bash
-#SBATCH --job-name=asarm-train --requeue --open-mode=append
+#SBATCH --job-name=asarm-train --requeue --open-mode=append --signal=B:USR1@300
 set -euo pipefail
 # sbatch runs a copy of this file from a spool folder: then Slurm knows where the file itself is
 root=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
@@ -13,4 +13,4 @@ if [[ ! -e $root/scripts/env.sh ]]; then
     exit 2
 fi
 source "$root/scripts/env.sh"
-exec python "$root/scripts/train.py" "$@"
+exec bash "$root/scripts/train.sh" "$@"

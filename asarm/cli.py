@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -13,6 +16,7 @@ from jsonargparse import ArgumentParser, auto_cli
 
 Config = TypeVar("Config")
 USER_ERROR, INTERRUPTED = 2, 130
+PATIENCE = 5  # seconds that the first of several processes has to speak for all
 
 
 class Parser(ArgumentParser):
@@ -51,8 +55,25 @@ def launch(
 
 def refuse(message: str) -> NoReturn:
     """End the script with exit code 2 and the first line of `message`."""
+    let_first_process_speak(USER_ERROR)
     print(f"error: {(message.strip() or 'unknown').splitlines()[0]}", file=sys.stderr)
     sys.exit(USER_ERROR)
+
+
+def let_first_process_speak(exit_code: int) -> None:
+    """Where a run has several processes, have all but the first wait before they say why it ends.
+
+    The first one mostly ends for the same reason: then their launcher ends the others (SIGTERM),
+    which go without a word.
+    """
+    if int(os.environ.get("RANK", 0)):
+        wait_to_be_ended(exit_code, PATIENCE)
+
+
+def wait_to_be_ended(exit_code: int, patience: float) -> None:
+    """Give the launcher the time to end this process, silently, because another one ended."""
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(exit_code))
+    time.sleep(patience)
 
 
 def friendly(arguments: Sequence[str], config_class: type) -> list[str]:

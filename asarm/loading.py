@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +10,8 @@ import torch
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
-from transformers.utils import logging
 
-from asarm.model import AnySubsetTransformer
+from asarm.model import AnySubsetTransformer, without_progress_bar
 
 DEMO = Path(__file__).parent / "demo"
 XLNET_TOKENIZER = "xlnet/xlnet-base-cased"  # of the released models, which may lack a tokenizer
@@ -178,7 +175,7 @@ def _load_weights(
         warnings.warn(
             f"{name_or_path} keeps its weights as a pickle; reading tensors only", stacklevel=3
         )
-    with _no_progress_bar():
+    with without_progress_bar():
         model, report = AnySubsetTransformer.from_pretrained(
             source,
             config=config,
@@ -197,14 +194,3 @@ def _load_weights(
         if not weight.isfinite().all():
             raise ValueError(f"weight {name} of {name_or_path} holds NaN or infinity")
     return model
-
-
-@contextmanager
-def _no_progress_bar() -> Iterator[None]:
-    was_enabled = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            logging.enable_progress_bar()

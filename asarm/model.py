@@ -9,16 +9,19 @@ L length, P = 2L - 1 distances, H heads, D head width, C model width, V vocabula
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel, XLNetConfig
 from transformers import initialization as init
 from transformers.activations import ACT2FN
+from transformers.utils import logging
 
 from asarm.attention import Dropout, Geometry, attend, round_share
 from asarm.rows import ContentRows, QueryRows
@@ -165,9 +168,11 @@ class Stack(nn.Module):
         self.layer = nn.ModuleList([Layer(config) for _ in range(config.n_layer)])
         self.dropout = Dropout(config.dropout)
         self.clamp_len = config.clamp_len
-        # both are set by PreTrainedModel.gradient_checkpointing_enable
+        # PreTrainedModel.gradient_checkpointing_enable sets both
         self.gradient_checkpointing = False
-        self._gradient_checkpointing_func: Callable[..., Tensor] | None = None
+        self._gradient_checkpointing_func: Callable[..., Tensor] = partial(
+            checkpoint, use_reentrant=False
+        )
 
     def layers(self) -> list[Layer]:
         return list(self.layer)  # type: ignore[arg-type]  # a ModuleList of Layer
@@ -309,7 +314,8 @@ class AnySubsetTransformer(PreTrainedModel):
     def save_pretrained(self, save_directory: str | Path, **kwargs) -> None:
         """Write an ordinary XLNet folder: safetensors, and the mask token in the config."""
         self.config.mask_token_id = self.mask_token_id
-        super().save_pretrained(save_directory, **kwargs)
+        with without_progress_bar():
+            super().save_pretrained(save_directory, **kwargs)
         self.config.architectures = ["XLNetLMHeadModel"]  # what others shall load it as
         self.config.save_pretrained(save_directory)
 
@@ -327,3 +333,15 @@ def distance_encoding(length: int, width: int, clamp_len: int = -1) -> Tensor:
 def _project(rows: Tensor, weight: Tensor) -> Tensor:
     """Rows (..., C) times a weight (C, H, D): (..., H, D)."""
     return (rows @ weight.flatten(1)).unflatten(-1, weight.shape[1:])
+
+
+@contextmanager
+def without_progress_bar() -> Iterator[None]:
+    """Have transformers read and write weights without a bar of its own."""
+    was_enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            logging.enable_progress_bar()

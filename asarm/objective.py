@@ -69,8 +69,7 @@ def joint_loss(
         loss_scale: see `Objective`.
     """
     content, query = joint_rows(input_ids, order)
-    scale = LOSS_SCALES[loss_scale](order.num_targets / order.length)
-    return _loss_of_rows(model, input_ids, content, query, order, scale)
+    return _loss_of_rows(model, input_ids, content, query, order, loss_scale)
 
 
 def parallel_loss(
@@ -94,8 +93,7 @@ def parallel_loss(
             precedes them; "causal": what precedes them.
     """
     content, query, targets = parallel_rows(input_ids, order, num_visible, prompt_attention)
-    scale = torch.ones_like(num_visible, dtype=torch.float32)
-    return _loss_of_rows(model, input_ids, content, query, targets, scale)
+    return _loss_of_rows(model, input_ids, content, query, targets, "none")
 
 
 def parallel_rows(
@@ -121,9 +119,11 @@ def _loss_of_rows(
     content: ContentRows,
     query: QueryRows,
     order: Order,
-    scale: Tensor,
+    loss_scale: str,
 ) -> Tensor:
     hidden = model(content, query)  # (B, T, C)
+    exact = torch.promote_types(hidden.dtype, torch.float32)
+    scale = LOSS_SCALES[loss_scale](order.num_targets.to(exact) / order.length)
     _, is_row = target_ranks(order)
     tokens = input_ids.gather(1, query.positions)[is_row]  # (rows,)
     weights = (scale / (order.num_targets * len(order)))[:, None].expand_as(is_row)[is_row]

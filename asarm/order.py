@@ -116,11 +116,11 @@ class Order:
 
     def to(self, device: torch.device | str) -> Order:
         """The same orders on another device."""
-        return Order(self.order.to(device), self.num_prompt.to(device), self.length.to(device))
+        return _checked(self.order.to(device), self.num_prompt.to(device), self.length.to(device))
 
     def __getitem__(self, index: slice | Sequence[int] | Tensor) -> Order:
         """The orders of some sequences, a batch again."""
-        return Order(self.order[index], self.num_prompt[index], self.length[index])
+        return _checked(self.order[index], self.num_prompt[index], self.length[index])
 
     @classmethod
     def from_mask(cls, is_target: Tensor, length: Tensor | Sequence[int] | None = None) -> Order:
@@ -175,6 +175,14 @@ class Order:
         order = torch.stack(_permutations(length, batch, seed))
         order[:, :num_prompt] = order[:, :num_prompt].sort(dim=1).values
         return cls(order, num_prompt)
+
+
+def _checked(order: Tensor, num_prompt: Tensor, length: Tensor) -> Order:
+    """An Order of what has been checked before."""
+    made = object.__new__(Order)
+    for name, value in (("order", order), ("num_prompt", num_prompt), ("length", length)):
+        object.__setattr__(made, name, value)
+    return made
 
 
 def _per_sequence(values: int | Sequence[int] | Tensor, like: Tensor, name: str) -> Tensor:

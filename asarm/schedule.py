@@ -86,16 +86,18 @@ def draw_kinds(weights: dict[str, float], batch: int, *, seed: int, step: int) -
     """The kind of order of each sequence of a global batch, drawn by weight.
 
     Raises:
-        ValueError: a kind that there is not, or no weight above 0.
+        ValueError: a kind that there is not, a weight below 0, or none above.
     """
-    if set(weights) - set(ORDER_KINDS) or not sum(weights.values()) > 0:
+    shares = list(weights.values())
+    if set(weights) - set(ORDER_KINDS) or not sum(shares) > 0 or min(shares) < 0:
         raise ValueError(
             f"order kinds are {weights}; expected weights for {', '.join(ORDER_KINDS)}"
         )
     names = list(weights)
-    shares = torch.tensor([float(weights[name]) for name in names])
     generator = keyed_generator(seed, "kinds", step)
-    drawn = torch.multinomial(shares, batch, replacement=True, generator=generator)
+    drawn = torch.multinomial(
+        torch.tensor(shares).float(), batch, replacement=True, generator=generator
+    )
     return [names[i] for i in drawn.tolist()]
 
 

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the launchers and by tests/run.sh: puts a `python` that satisfies pyproject.toml on PATH
 # and asarm on PYTHONPATH. That python is the active virtual or conda environment's where it satisfies
 # the ranges, else that of .venv, which is made once from requirements.txt.

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,14 +13,34 @@ import torch
 from fakes import mixed_batch, small_model
 from torch.utils.flop_counter import FlopCounterMode
 
-from asarm import Order, log_prob, sample
+from asarm import Order, density, log_prob, sample
+from asarm.evaluation.benchmark import training
 from asarm.evaluation.benchmark.calls import MatrixProducts, recorded_calls
 from asarm.evaluation.benchmark.config import SECTIONS, parse
 from asarm.evaluation.benchmark.models import check_same_text, random_ids
-from asarm.evaluation.benchmark.report import Figure, MethodCost, fastest_k
+from asarm.evaluation.benchmark.report import Figure, MethodCost, Report, fastest_k
+from asarm.evaluation.benchmark.step_products import StepProducts
+from asarm.evaluation.benchmark.training import (
+    MASK_RATES,
+    add_gradients,
+    check_same_loss,
+    new_network,
+    training_batch,
+    training_figures,
+)
 from asarm.evaluation.reference import RecomputingXLNet
 
 ROOT = Path(__file__).parents[1]
+TINY = parse(["--tiny"])
+
+
+def counted() -> FlopCounterMode:
+    """Counts the matrix products inside; torch forgets the one that works in place."""
+
+    def in_place(_, left, right, **__):  # of shapes (B, N, I) and (B, I, O)
+        return 2 * math.prod(left) * right[2]
+
+    return FlopCounterMode(display=False, custom_mapping={torch.ops.aten.baddbmm_: in_place})
 
 
 @pytest.fixture(scope="module")
@@ -83,16 +104,66 @@ def test_what_gives_another_text_is_not_compared(model):
 def test_bound_holds_every_matrix_product_of_a_call_and_no_other(model, method, k):
     length = 24
     ids, order = random_ids(model, length), Order.random_split(length, 0.2, seed=0)
-    with FlopCounterMode(display=False) as sampling, recorded_calls(model) as calls:
+    with counted() as sampling, recorded_calls(model) as calls:
         result = sample(model, ids, order, method=method, k=k)
-    with FlopCounterMode(display=False) as tables:
+    with counted() as tables:
         cache = model.new_cache(1, length)
     bounds = [MatrixProducts(model, cache, shape) for shape in calls]
-    with FlopCounterMode(display=False) as products:
+    with counted() as products:
         for bound in bounds:
             bound()
     assert len(calls) == int(result.nfe)
     assert products.get_total_flops() == sampling.get_total_flops() - tables.get_total_flops() > 0
+
+
+@pytest.mark.parametrize("mask_rate", MASK_RATES)
+@pytest.mark.parametrize("batch, length", [(2, 24), (3, 120)])
+def test_bound_holds_every_matrix_product_of_a_training_step_and_no_other(
+    mask_rate, batch, length, monkeypatch
+):
+    network = new_network("ours", TINY)
+    monkeypatch.setattr(density, "LOGITS_AT_ONCE", 100 * network.vocab_size)  # several chunks
+    ids, order = training_batch(network, mask_rate, batch=batch, length=length)
+    with counted() as step:
+        add_gradients(network, ids, order, TINY)
+    num_targets = int(order.num_targets[0])
+    bound = StepProducts(network, batch=batch, length=length, num_targets=num_targets)
+    weights = {name: weight.clone() for name, weight in network.named_parameters()}
+    with counted() as products:
+        bound()
+    assert products.get_total_flops() == step.get_total_flops() > 0
+    assert all(torch.equal(weights[name], w) for name, w in network.named_parameters())
+
+
+def test_what_trains_otherwise_is_not_compared():
+    ours, reference = new_network("ours", TINY), new_network("reference", TINY)
+    reference.load_state_dict(ours.state_dict())
+    check_same_loss(ours, reference)
+    assert ours.training and reference.training
+    assert all(p.grad is None for n in (ours, reference) for p in n.parameters())
+    with torch.no_grad():
+        reference.transformer.layer[1].rel_attn.r_r_bias += 0.1
+    with pytest.raises(ValueError, match="of a step: asarm has .* expected the same with dropout"):
+        check_same_loss(ours, reference)
+
+
+def test_checkpointed_network_takes_the_same_step():
+    gradients = []
+    for who in ("ours", "checkpointed"):
+        network = new_network(who, TINY)
+        torch.manual_seed(0)
+        add_gradients(network, *training_batch(network, 0.95, batch=2, length=24), TINY)
+        gradients.append([p.grad for p in network.parameters() if p.grad is not None])
+    assert network.transformer.gradient_checkpointing
+    torch.testing.assert_close(*gradients)
+
+
+def test_data_that_cannot_be_read_here_are_skipped_with_a_word(monkeypatch, capsys):
+    monkeypatch.setattr(training, "step_times", lambda *_: ([], 1.0))
+    monkeypatch.setattr(training, "step_memory", lambda *_: [])
+    monkeypatch.setitem(sys.modules, "asarm.data", None)  # importing it fails
+    assert training_figures(TINY) == []
+    assert "skipped: the data pipeline (" in capsys.readouterr().out
 
 
 def test_fastest_k_over_all_shares_and_at_each():
@@ -109,6 +180,13 @@ def test_verdict(measured, is_limit, verdict):
     assert Figure("", measured, 2, is_limit).verdict == verdict
 
 
+def test_a_figure_without_demand_is_information():
+    report = Report({}, {}, [Figure("small", 0.00123), Figure("large", 12.346)])
+    small, large = report.markdown().splitlines()[-2:]
+    assert small == "| small | 0.001x |  |  |  |"
+    assert large == "| large | 12.35x |  |  |  |"
+
+
 def test_nonsense_is_refused(capsys):
     for arguments in (["--repeats", "0"], ["--sections", "speed"], ["--memory_batches", "1"]):
         with pytest.raises(SystemExit, match="2"):
@@ -119,15 +197,34 @@ def test_nonsense_is_refused(capsys):
 def test_tiny_run_writes_every_row(tmp_path):
     subprocess.run(
         [sys.executable, ROOT / "scripts" / "benchmark.py", "--tiny", "--output_dir", tmp_path],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "OMP_NUM_THREADS": "1",
+            "ASARM_CACHE": str(tmp_path / "cache"),
+            "MALLOC_TRIM_THRESHOLD_": "1000000",
+        },
         check=True,
     )
     report = json.loads((tmp_path / "benchmark.json").read_text())
     assert report["config"]["sections"] == list(SECTIONS)
     assert {"cpu", "cores", "threads", "torch", "dtype"} <= set(report["machine"])
+    assert report["machine"]["MALLOC_TRIM_THRESHOLD_"] == "1000000"
     demands = [(figure["demand"], figure["is_limit"]) for figure in report["figures"]]
     against_original = [(18, False), (1.6, True), (15, False), (1.6, True), (5, False), (3, False)]
-    assert demands == [*against_original, (1.2, True), (0.7, True), *[(1, False)] * 3]
+    speed_and_bound = [(1.2, False), (None, False), (1.6, False), (None, False)]
+    memory, data = [(0.5, True), (0.2, True)] * 2, (0.02, True)
+    in_training = [*speed_and_bound, *memory, data]
+    assert demands == [
+        *against_original,
+        (1.2, True),
+        (0.7, True),
+        *[(1, False)] * 3,
+        *in_training,
+    ]
+    assert len({figure["what"] for figure in report["figures"]}) == len(demands)
+    for figure in report["figures"][-len(in_training) :]:
+        assert figure["measured"] > 0 and re.match(r"[\d,.e-]+ .*/ [\d,.e-]+ ", figure["detail"])
     assert all(math.isfinite(figure["measured"]) for figure in report["figures"])
     runs = {(cost["target_share"], cost["method"]) for cost in report["costs"]}
     methods = ("sequential", "assd", "ngram", "onepass")

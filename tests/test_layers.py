@@ -36,7 +36,8 @@ LAYERS = {
     "asarm": 9,
 }
 DISTRIBUTIONS = {"yaml": "pyyaml"}  # where the module has another name
-BROUGHT_ALONG = {"huggingface-hub", "pyyaml"}  # by transformers, which cannot do without
+# by transformers, datasets and accelerate, which cannot do without
+BROUGHT_ALONG = {"huggingface-hub", "pyyaml", "fsspec", "psutil"}
 
 
 def module_name(path: Path) -> str:

@@ -1,25 +1,305 @@
-"""The training objective against plain autograd; its orders and mask rates; exact resume."""
+"""The training objectives: those of `transformers.XLNetLMHeadModel`, to every gradient.
+
+Shapes: B batch, L length, T targets, V vocabulary.
+"""
 
 import pytest
 import torch
+import torch.nn.functional as F
 from fakes import mixed_batch, small_model
 from torch.autograd import gradcheck
+from torch.autograd.graph import saved_tensors_hooks
 
-from asarm import Order, density, log_prob
+from asarm import density, log_prob
 from asarm.density import joint_rows, target_ranks
+from asarm.evaluation.reference import RecomputingXLNet
 from asarm.law import Law
 from asarm.objective import (
     LOSS_SCALES,
-    ORDER_KINDS,
+    PROMPT_ATTENTION,
     HeadCrossEntropy,
+    Objective,
     joint_loss,
-    stratified_rates,
-    training_order,
+    parallel_loss,
 )
-from asarm.training import loop
-from asarm.training.config import TrainingConfig
+from asarm.schedule import ORDER_KINDS, joint_orders, parallel_orders
 
+LENGTH, VOCAB, MASK = 20, 60, 6
+ONE_TARGET = 1 / LENGTH
 SCALES = {"none": lambda m: 1.0, "mask_rate": lambda m: m, "snr": lambda m: m / (1 - m)}
+EXACT = {"rtol": 1e-9, "atol": 1e-9}
+NEVER_USED = {"r_s_bias", "seg_embed"}  # XLNet's segments
+# transformers 5.23 has another name for it as well
+RENAMED = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing_enable.*:FutureWarning")
+
+# The rank below which a visible token at rank r sees; transformers adds the token itself.
+VISIBLE_SEES = {
+    "full": lambda rank, num_prompt, num_visible: num_visible,
+    "prompt": lambda rank, num_prompt, num_visible: max(num_prompt, rank),
+    "causal": lambda rank, num_prompt, num_visible: rank,
+}
+
+
+def problem(rates, kind="ascending", lengths=None, seed=0):
+    """A network in training mode, ids (B, L) and what draws orders for them, at mask rates."""
+    rng = torch.Generator().manual_seed(seed)
+    ids = torch.randint(MASK + 1, VOCAB, (len(rates), LENGTH), generator=rng)
+    lengths = torch.tensor(lengths or [LENGTH] * len(rates))
+    drawn = (lengths, torch.tensor(rates), [kind] * len(rates))
+    model = small_model(std=0.25, dropout=0.0).train()
+    return model, ids, drawn, {"seed": seed, "step": 1, "indices": range(len(rates))}
+
+
+def joint_problem(rates, **options):
+    model, ids, drawn, key = problem(rates, **options)
+    return model, ids, joint_orders(*drawn, **key)
+
+
+def parallel_problem(rates, **options):
+    model, ids, drawn, key = problem(rates, **options)
+    return model, ids, *parallel_orders(*drawn, **key)
+
+
+def reference_of(model):
+    """transformers' network of the same weights."""
+    return RecomputingXLNet.of(model).xlnet.train()
+
+
+def reference_loss(xlnet, tokens, order, first, sees):
+    """Mean of -log p of the tokens (L,) at ranks from `first`, where a row at rank r sees sees[r].
+
+    perm_mask is 1 where position i may not see position j.
+    """
+    rank, sees = order.argsort(), torch.tensor(sees)
+    perm_mask = rank[None, :] >= sees[rank][:, None]
+    target_mapping = F.one_hot(order[first:], len(order))
+    logits = xlnet(
+        tokens[None],
+        perm_mask=perm_mask[None].to(xlnet.dtype),
+        target_mapping=target_mapping[None].to(xlnet.dtype),
+        use_mems=False,
+    ).logits[0]
+    logits = logits.index_fill(1, torch.tensor([MASK]), -torch.inf)  # <mask> is never predicted
+    return F.cross_entropy(logits, tokens[order[first:]])
+
+
+def joint_reference(xlnet, ids, order, loss_scale="none"):
+    """Sequence by sequence, without padding: prompts see themselves, targets what precedes them."""
+    losses = []
+    for b, length in enumerate(order.length.tolist()):
+        num_prompt = int(order.num_prompt[b])
+        sees = [max(rank, num_prompt) for rank in range(length)]
+        sequence = order.order[b, :length]
+        loss = reference_loss(xlnet, ids[b, :length], sequence, num_prompt, sees)
+        losses.append(SCALES[loss_scale]((length - num_prompt) / length) * loss)
+    return torch.stack(losses).mean()
+
+
+def parallel_reference(xlnet, ids, order, num_visible, prompt_attention):
+    """Sequence by sequence, without padding: targets see all visible tokens and no other."""
+    losses = []
+    for b, length in enumerate(order.length.tolist()):
+        num_prompt, visible = int(order.num_prompt[b]), int(num_visible[b])
+        rule = VISIBLE_SEES[prompt_attention]
+        sees = [rule(rank, num_prompt, visible) for rank in range(visible)]
+        sees += [visible] * (length - visible)
+        sequence = order.order[b, :length]
+        losses.append(reference_loss(xlnet, ids[b, :length], sequence, visible, sees))
+    return torch.stack(losses).mean()
+
+
+def gradients(model, loss):
+    """Of every parameter that gets one, by name."""
+    model.zero_grad()
+    loss.backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def check_same(model, loss, reference, expected):
+    """The same loss, and the same gradient of every parameter but those of segments."""
+    torch.testing.assert_close(loss, expected, **EXACT)
+    found, wanted = gradients(model, 3 * loss), gradients(reference, 3 * expected)
+    names = {name for name, _ in reference.named_parameters()}
+    assert {name.rsplit(".", 1)[1] for name in names - wanted.keys()} == NEVER_USED
+    assert {name for name, _ in model.named_parameters()} == names
+    assert sum(gradient.abs().max() > 1e-6 for gradient in wanted.values()) > 20
+    torch.testing.assert_close(found, wanted, **EXACT)
+
+
+# --- against transformers ---
+
+
+@pytest.mark.parametrize("kind", ORDER_KINDS)
+@pytest.mark.parametrize("rate", [ONE_TARGET, 0.15, 0.5, 0.95])
+def test_joint_loss_and_all_gradients_are_those_of_transformers(rate, kind):
+    model, ids, order = joint_problem([rate, rate], kind=kind)
+    assert order.num_targets.tolist() == [round(rate * LENGTH)] * 2
+    reference = reference_of(model)
+    expected = joint_reference(reference, ids, order)
+    check_same(model, joint_loss(model, ids, order), reference, expected)
+
+
+@pytest.mark.parametrize("loss_scale", LOSS_SCALES)
+def test_scaled_joint_loss_of_mixed_rates_and_its_gradients_are_those_of_transformers(loss_scale):
+    model, ids, order = joint_problem([ONE_TARGET, 0.15, 0.5, 0.95], kind="permuted")
+    reference = reference_of(model)
+    expected = joint_reference(reference, ids, order, loss_scale)
+    loss = joint_loss(model, ids, order, loss_scale=loss_scale)
+    check_same(model, loss, reference, expected)
+
+
+@pytest.mark.parametrize("kind", ORDER_KINDS)
+@pytest.mark.parametrize("rates", [[ONE_TARGET] * 2, [0.15] * 2, [0.95] * 2, [0.15, 0.5, 0.95]])
+@pytest.mark.parametrize("prompt_attention", PROMPT_ATTENTION)
+def test_parallel_loss_and_all_gradients_are_those_of_transformers(prompt_attention, rates, kind):
+    model, ids, order, num_visible = parallel_problem(rates, kind=kind)
+    reference = reference_of(model)
+    expected = parallel_reference(reference, ids, order, num_visible, prompt_attention)
+    loss = parallel_loss(model, ids, order, num_visible, prompt_attention=prompt_attention)
+    check_same(model, loss, reference, expected)
+
+
+def test_prompt_attention_makes_a_difference():
+    """Else the equalities above would not tell one variant from another."""
+    model, ids, order, num_visible = parallel_problem([0.2])
+    assert 1 < int(order.num_prompt) < int(num_visible) - 1
+    losses = [
+        parallel_loss(model, ids, order, num_visible, prompt_attention=name).item()
+        for name in PROMPT_ATTENTION
+    ]
+    assert len({round(loss, 4) for loss in losses}) == 3
+
+
+@pytest.mark.parametrize("loss_scale", LOSS_SCALES)
+def test_padding_changes_neither_the_joint_loss_nor_a_gradient(loss_scale):
+    model, ids, order = joint_problem([0.15, 0.5, 0.95, 0.5], lengths=[7, LENGTH, 13, 2])
+    reference = reference_of(model)
+    for padding in (ids, ids.masked_fill(order.rank >= order.length[:, None], 5)):
+        loss = joint_loss(model, padding, order, loss_scale=loss_scale)
+        expected = joint_reference(reference, ids, order, loss_scale)
+        check_same(model, loss, reference, expected)
+
+
+@pytest.mark.parametrize("prompt_attention", PROMPT_ATTENTION)
+def test_padding_changes_neither_the_parallel_loss_nor_a_gradient(prompt_attention):
+    options = {"lengths": [7, LENGTH, 13, 2]}
+    model, ids, order, num_visible = parallel_problem([0.15, 0.5, 0.95, 0.5], **options)
+    reference = reference_of(model)
+    for padding in (ids, ids.masked_fill(order.rank >= order.length[:, None], 5)):
+        loss = parallel_loss(model, padding, order, num_visible, prompt_attention=prompt_attention)
+        expected = parallel_reference(reference, ids, order, num_visible, prompt_attention)
+        check_same(model, loss, reference, expected)
+
+
+# --- identities ---
+
+
+@pytest.mark.parametrize("loss_scale", LOSS_SCALES)
+def test_joint_loss_is_the_mean_density(loss_scale):
+    model, ids, order = joint_problem([0.15, 0.5, 0.95], lengths=[13, LENGTH, 9])
+    rates = (order.num_targets.double() / order.length).tolist()
+    scales = torch.tensor([SCALES[loss_scale](rate) for rate in rates], dtype=torch.float64)
+    expected = -(scales * log_prob(model, ids, order).sum(1) / order.num_targets).mean()
+    found = joint_loss(model, ids, order, loss_scale=loss_scale).detach()
+    torch.testing.assert_close(found, expected, **EXACT)
+
+
+def test_one_target_after_a_prompt_costs_the_same_under_both_objectives():
+    model, ids, order = joint_problem([ONE_TARGET] * 2)
+    for prompt_attention in ("full", "prompt"):
+        found = parallel_loss(
+            model, ids, order, order.num_prompt, prompt_attention=prompt_attention
+        )
+        torch.testing.assert_close(found, joint_loss(model, ids, order), **EXACT)
+
+
+def test_targets_of_the_parallel_loss_do_not_see_one_another():
+    """What one target's token costs does not depend on another's."""
+    model, ids, order, num_visible = parallel_problem([0.5])
+    first, second = order.order[0, -2:]
+    differences = []
+    for token in (10, 11):
+        changed = ids.clone()
+        changed[0, first] = token
+        losses = []
+        for other in (20, 21):
+            changed[0, second] = other
+            losses.append(parallel_loss(model, changed, order, num_visible))
+        differences.append(losses[0] - losses[1])
+    assert differences[0].abs() > 1e-3
+    torch.testing.assert_close(*differences, **EXACT)
+
+
+@pytest.mark.parametrize("loss_scale", LOSS_SCALES)
+@pytest.mark.parametrize("prompt_attention", PROMPT_ATTENTION)
+def test_objective_is_the_functions(loss_scale, prompt_attention):
+    model, ids, order, num_visible = parallel_problem([0.15, 0.5, 0.95])
+    objective = Objective(model, loss_scale=loss_scale, prompt_attention=prompt_attention)
+    assert torch.equal(objective(ids, order), joint_loss(model, ids, order, loss_scale=loss_scale))
+    assert torch.equal(
+        objective(ids, order, num_visible),
+        parallel_loss(model, ids, order, num_visible, prompt_attention=prompt_attention),
+    )
+    assert [*objective.parameters()] == [*model.parameters()]
+
+
+# --- which weights learn, and at what cost ---
+
+
+def test_weights_that_are_never_used_get_no_gradient():
+    model, ids, order, num_visible = parallel_problem([0.5, 0.95])
+    for loss in (joint_loss(model, ids, order), parallel_loss(model, ids, order, num_visible)):
+        found = gradients(model, loss)
+        for name, parameter in model.named_parameters():
+            is_used = name.rsplit(".", 1)[1] not in NEVER_USED
+            assert parameter.requires_grad == is_used, name
+            assert (name in found) == is_used, name
+        embedding = found["transformer.word_embedding.weight"]
+        assert (embedding[MASK] == 0).all()  # neither read nor predicted
+
+
+@RENAMED
+@pytest.mark.parametrize("how", ["attribute", "method"])
+@pytest.mark.parametrize("objective", ["joint", "parallel"])
+def test_gradient_checkpointing_changes_no_bit(objective, how):
+    _, ids, order, num_visible = parallel_problem([0.15, 0.5, 0.95])
+    arguments = (ids, order, num_visible if objective == "parallel" else None)
+
+    def found(seed, how=None):
+        model = small_model(std=0.25, dropout=0.2, dtype=torch.float32).train()
+        if how == "attribute":
+            model.transformer.gradient_checkpointing = True
+        elif how == "method":
+            model.gradient_checkpointing_enable()
+        torch.manual_seed(seed)
+        loss = Objective(model)(*arguments)
+        return loss.detach(), gradients(model, loss), torch.rand(())
+
+    plain, grads, after = found(3)
+    assert not torch.equal(plain, found(4)[0])  # dropout is on
+    other, other_grads, other_after = found(3, how)
+    assert torch.equal(plain, other) and torch.equal(after, other_after)
+    assert grads.keys() == other_grads.keys()
+    assert all(torch.equal(grads[name], other_grads[name]) for name in grads)
+
+
+@RENAMED
+def test_gradient_checkpointing_keeps_no_layer():
+    model, ids, order = joint_problem([0.95] * 2)
+
+    def floats_kept():
+        kept = []
+        with saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+            joint_loss(model, ids, order)
+        weights = {p.data_ptr() for p in model.parameters()}
+        return sum(t.numel() for t in kept if t.is_floating_point() and t.data_ptr() not in weights)
+
+    plain = floats_kept()
+    model.gradient_checkpointing_enable()
+    assert floats_kept() < plain / 3
+
+
+# --- the head ---
 
 
 def plain_loss(model, ids, order, scale):
@@ -29,207 +309,72 @@ def plain_loss(model, ids, order, scale):
     log_probs = Law(model.mask_token_id).log_probs(model.logits(model(content, query)))
     picked = log_probs.gather(2, ids.gather(1, query.positions)[..., None])[..., 0]
     per_sequence = -picked.where(is_row, 0).sum(1) / order.num_targets
-    return (scale(order.num_targets / order.length) * per_sequence).mean()
-
-
-def gradients(model, loss):
-    model.zero_grad()
-    loss.backward()
-    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    return (scale(order.num_targets.double() / order.length) * per_sequence).mean()
 
 
 @pytest.mark.parametrize("rows_at_once", [1, 4, 1000])
 @pytest.mark.parametrize("loss_scale", LOSS_SCALES)
-def test_joint_loss_and_all_its_gradients(monkeypatch, loss_scale, rows_at_once):
-    model, (ids, order) = small_model(), mixed_batch([9, 6, 9], [2, 1, 8], 60)
-    monkeypatch.setattr(density, "LOGITS_AT_ONCE", 60 * rows_at_once)
+def test_logits_in_chunks_of_any_size_give_the_same_gradients(
+    monkeypatch, loss_scale, rows_at_once
+):
+    model, (ids, order) = small_model(), mixed_batch([9, 6, 9], [2, 1, 8], VOCAB)
+    monkeypatch.setattr(density, "LOGITS_AT_ONCE", VOCAB * rows_at_once)
     loss = joint_loss(model, ids, order, loss_scale=loss_scale)
     expected = plain_loss(model, ids, order, SCALES[loss_scale])
-    torch.testing.assert_close(loss, expected, check_dtype=False)
+    torch.testing.assert_close(loss, expected, **EXACT)
     found, wanted = gradients(model, 3 * loss), gradients(model, 3 * expected)
     assert len(found) > 20
-    torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-6)  # the scales are float32
+    torch.testing.assert_close(found, wanted, **EXACT)
 
 
-def test_joint_loss_is_the_mean_density():
-    model, (ids, order) = small_model(), mixed_batch([9, 6], [2, 0], 60)
-    expected = -(log_prob(model, ids, order).sum(1) / order.num_targets).mean()
-    torch.testing.assert_close(joint_loss(model, ids, order).detach(), expected)
-
-
-def test_weights_that_are_never_used_get_no_gradient():
-    model, (ids, order) = small_model(), mixed_batch([9, 6], [2, 1], 60)
-    without = {name for name, _ in model.named_parameters()} - gradients(
-        model, joint_loss(model, ids, order)
-    ).keys()
-    assert {name.rsplit(".", 1)[1] for name in without} == {"r_s_bias", "seg_embed"}
-    assert not any(dict(model.named_parameters())[name].requires_grad for name in without)
-
-
-def test_head_cross_entropy_passes_gradcheck():
+def random_head(num_rows, width, vocab_size):
+    """Hidden states, weight, bias, tokens and weights of the rows; token 4 is never drawn."""
     rng = torch.Generator().manual_seed(0)
-    hidden, weight, bias = (
-        torch.randn(shape, generator=rng, dtype=torch.float64, requires_grad=True)
-        for shape in [(5, 3), (7, 3), (7,)]
-    )
-    tokens, weights = torch.tensor([0, 6, 3, 3, 1]), torch.rand(5, generator=rng).double()
+    shapes = (num_rows, width), (vocab_size, width), (vocab_size,)
+    matrices = [torch.randn(shape, generator=rng, dtype=torch.float64) for shape in shapes]
+    tokens = torch.randint(5, vocab_size, (num_rows,), generator=rng)
+    tokens[0] = 0
+    weights = torch.rand(num_rows, generator=rng, dtype=torch.float64)
+    return *(matrix.requires_grad_() for matrix in matrices), tokens, weights
+
+
+@pytest.mark.parametrize("rows_at_once", [2, 1000])
+def test_head_cross_entropy_passes_gradcheck(monkeypatch, rows_at_once):
+    monkeypatch.setattr(density, "LOGITS_AT_ONCE", 7 * rows_at_once)
+    *matrices, tokens, weights = random_head(5, 3, 7)
 
     def loss(hidden, weight, bias):
         return HeadCrossEntropy.apply(hidden, weight, bias, tokens, weights, Law(4))
 
-    assert gradcheck(loss, (hidden, weight, bias))
+    assert gradcheck(loss, matrices)
+
+
+@pytest.mark.parametrize("shift", [-5000.0, 5000.0])
+def test_head_cross_entropy_is_finite_for_large_logits(shift):
+    hidden, weight, bias, tokens, weights = (x.detach() for x in random_head(5, 3, 7))
+    plain = HeadCrossEntropy.apply(hidden, weight, bias, tokens, weights, Law(4))
+    shifted = HeadCrossEntropy.apply(hidden, weight, bias + shift, tokens, weights, Law(4))
+    torch.testing.assert_close(shifted, plain)
+
+
+def test_head_cross_entropy_keeps_no_logits():
+    *matrices, tokens, weights = random_head(500, 4, 60)
+    kept = []
+    with saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        HeadCrossEntropy.apply(*matrices, tokens, weights, Law(4))
+    assert kept and max(t.numel() for t in kept) < 500 * 60 / 10
 
 
 def test_head_cross_entropy_under_autocast_is_close():
-    model, (ids, order) = small_model(dtype=torch.float32), mixed_batch([9, 6], [2, 1], 60)
+    model, ids, order = joint_problem([0.5, 0.95])
+    model.float()
     exact = joint_loss(model, ids, order)
     with torch.autocast("cpu", torch.bfloat16):
         rough = joint_loss(model, ids, order)
     assert rough.dtype == torch.float32
     assert rough.item() == pytest.approx(exact.item(), rel=0.05)
-    assert all(g.isfinite().all() for g in gradients(model, rough).values())
-
-
-# --- orders and mask rates ---
-
-
-@pytest.mark.parametrize("step", [0, 1, 7])
-def test_rates_come_one_from_each_slice_in_a_new_order_each_step(step):
-    low, high, batch = 0.1, 0.9, 16
-    rates = stratified_rates(low, high, batch, seed=3, step=step)
-    slices = ((rates - low) / (high - low) * batch).floor().long()
-    assert sorted(slices.tolist()) == list(range(batch))
-    assert slices.tolist() != sorted(slices.tolist())
-    assert torch.equal(rates, stratified_rates(low, high, batch, seed=3, step=step))
-    assert not torch.equal(rates, stratified_rates(low, high, batch, seed=3, step=step + 1))
-    assert not torch.equal(rates, stratified_rates(low, high, batch, seed=4, step=step))
-
-
-@pytest.mark.parametrize("length", [2, 3, 10])
-@pytest.mark.parametrize("kind", ORDER_KINDS)
-def test_training_orders_have_a_target_and_a_visible_position(kind, length):
-    rates = torch.tensor([0.0, 0.01, 0.3, 0.5, 0.99, 1.0])
-    order = training_order(length, rates, {kind: 1.0}, seed=0, step=0)
-    expected = [min(max(round(float(m) * length), 1), length - 1) for m in rates]
-    assert order.num_targets.tolist() == expected
-    for b, count in enumerate(expected):
-        check_kind(kind, order.order[b, : length - count], order.order[b, length - count :])
-
-
-def check_kind(kind, prompt, targets):
-    if kind != "permuted":
-        assert (prompt.diff() > 0).all() and (targets.diff() > 0).all()
-    if kind == "span":
-        assert (targets.diff() == 1).all()
-
-
-def test_kinds_of_order_come_by_weight():
-    rates = torch.full((4000,), 0.5)
-    order = training_order(12, rates, {"ascending": 3, "permuted": 0, "span": 1}, seed=0, step=0)
-    is_span = (order.order[:, 6:].diff(dim=1) == 1).all(1).double()
-    assert is_span.mean() == pytest.approx(0.25, abs=0.03)
-    assert (order.order[:, 6:].diff(dim=1) > 0).all()
-
-
-def test_orders_are_keyed_by_seed_step_and_index():
-    rates, weights = torch.full((8,), 0.6), {"ascending": 0.5, "permuted": 0.25, "span": 0.25}
-    first, again, other = (
-        training_order(10, rates, weights, seed=1, step=step).order for step in (5, 5, 6)
-    )
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
-    assert len({tuple(row) for row in first.tolist()}) == 8
-
-
-@pytest.mark.parametrize("weights", [{}, {"ascending": 0.0}, {"upwards": 1.0}])
-def test_unknown_kinds_of_order_are_refused(weights):
-    with pytest.raises(ValueError, match="expected weights for ascending, permuted, span"):
-        training_order(10, torch.tensor([0.5]), weights, seed=0, step=0)
-
-
-# --- the loop ---
-
-
-@pytest.fixture
-def config(tmp_path, monkeypatch):
-    """A run of six steps on random blocks."""
-    blocks = torch.randint(9, 8192, (11, 12), generator=torch.Generator().manual_seed(0))
-    monkeypatch.setattr(loop, "training_blocks", lambda tokenizer, config: blocks)
-    return TrainingConfig(
-        output_dir=str(tmp_path / "run"),
-        d_model=16,
-        n_layer=1,
-        n_head=2,
-        d_inner=16,
-        length=12,
-        batch_size=4,
-        micro_batch_size=2,
-        max_steps=6,
-        warmup_steps=2,
-        bf16=False,
-        log_steps=1,
-        save_steps=2,
-    )
-
-
-def trained_weights(config):
-    return loop.AnySubsetTransformer.from_pretrained(loop.train(config)).state_dict()
-
-
-def test_training_that_was_stopped_ends_with_the_same_weights(config, tmp_path, monkeypatch):
-    expected = trained_weights(config)
-    config.output_dir = str(tmp_path / "stopped")
-    accumulate = loop.accumulate
-
-    def stopping(model, blocks, step, *rest):
-        if step == 5:
-            raise KeyboardInterrupt
-        return accumulate(model, blocks, step, *rest)
-
-    monkeypatch.setattr(loop, "accumulate", stopping)
-    with pytest.raises(KeyboardInterrupt):
-        loop.train(config)
-    monkeypatch.setattr(loop, "accumulate", accumulate)
-    found = trained_weights(config)
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
-
-
-@pytest.mark.parametrize("micro_batch_size", [1, 3, 4])
-def test_the_cut_into_micro_batches_changes_no_gradient(config, micro_batch_size):
-    tokenizer = loop.load_tokenizer()
-    blocks = loop.training_blocks(tokenizer, config)
-
-    def accumulated():
-        model = loop.new_model(tokenizer, config).double()
-        loss = loop.accumulate(model, blocks, 1, config, torch.device("cpu"))
-        return loss, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-
-    expected = accumulated()
-    config.micro_batch_size = micro_batch_size
-    torch.testing.assert_close(accumulated(), expected)
-
-
-def test_every_epoch_goes_through_all_blocks_once(config):
-    blocks = torch.arange(11)[:, None]
-    config.batch_size = 5
-    seen = torch.cat([loop.batch_of(blocks, step, config)[:, 0] for step in range(11)])
-    epochs = seen.view(5, 11)
-    assert all(sorted(epoch) == list(range(11)) for epoch in epochs.tolist())
-    assert len({tuple(epoch) for epoch in epochs.tolist()}) == 5
-
-
-def test_learning_rate_rises_then_falls(config):
-    config.warmup_steps, config.max_steps = 4, 12
-    shares = [loop.schedule(step, config) for step in range(13)]
-    assert shares[:4] == [0.25, 0.5, 0.75, 1.0]
-    assert shares[4:] == [1 - i / 8 for i in range(9)]
-
-
-def test_loss_falls(config):
-    config.max_steps, config.learning_rate, config.save_steps = 30, 1e-2, 30
-    model = loop.AnySubsetTransformer.from_pretrained(loop.train(config)).double()
-    start = loop.new_model(loop.load_tokenizer(), config).eval().double()
-    ids = loop.training_blocks(None, config)
-    order = Order.random_split(12, 0.3, batch=11, seed=0)
-    assert log_prob(model, ids, order).mean() > log_prob(start, ids, order).mean() + 0.5
+    found, wanted = gradients(model, rough), gradients(model, exact)
+    assert found.keys() == wanted.keys()
+    for name, gradient in found.items():
+        assert gradient.dtype == torch.float32
+        assert F.cosine_similarity(gradient.flatten(), wanted[name].flatten(), 0) > 0.95, name

@@ -18,8 +18,11 @@ COMMANDS = sorted(
     }
     | set(re.findall(r"`((?:bash|python) [^`\n]+)`", README))
 )
-# run whole by other tests, in a tiny setting: test_benchmark, test_training; and by CI itself
-ELSEWHERE = ("python scripts/benchmark.py", "python scripts/bundle_demo.py", "bash tests/run.sh")
+# run whole by other tests, in a tiny setting, and by CI itself
+ELSEWHERE = (
+    *("python scripts/benchmark.py", "python scripts/bundle_demo.py", "bash tests/run.sh"),
+    *("python scripts/plot_training.py", "python tests/kills.py"),
+)
 
 
 def test_there_are_commands():

@@ -1,3 +1,6 @@
+import gzip
+import json
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -7,11 +10,12 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from asarm.corpus import held_out_documents
-from asarm.text import decode, encode, encode_document
+from asarm.text import decode, encode, encode_all, encode_document, encode_documents
 from asarm.training.tokenizer import SPECIAL_TOKENS, save_tokenizer, train_tokenizer
 
 ROOT = Path(__file__).parents[1]
 XLNET = ROOT.parent / "shared" / "data" / "xlnet-base-cased"
+HUMAN_EVAL = XLNET.parent / "HumanEval-SingleLineInfilling.jsonl.gz"
 DEMO = AutoTokenizer.from_pretrained(ROOT / "asarm" / "demo")
 
 snippets = st.sampled_from(
@@ -59,6 +63,70 @@ def test_xlnet_reads_no_special_token_in_a_text():
     ids = encode(xlnet, "a <mask> and <sep>x</s>")
     assert set(ids).isdisjoint(range(9))
     assert decode(xlnet, ids) == "a <mask> and <sep>x</s>"
+
+
+@given(st.lists(texts, max_size=6))
+def test_in_bulk_the_ids_are_the_same(documents):
+    assert encode_all(DEMO, documents) == [encode(DEMO, d) for d in documents]
+    assert encode_documents(DEMO, documents) == [encode_document(DEMO, d) for d in documents]
+
+
+def test_bulk_is_untouched_by_what_an_earlier_call_asked_for():
+    documents = ["a b c d e f", "<mask>"]
+    expected = [encode(DEMO, d) for d in documents]
+    DEMO(documents, padding="max_length", truncation=True, max_length=3)
+    assert encode_all(DEMO, documents) == expected
+
+
+def published_map(text: str) -> str:
+    """The mapping of the released code models, in its order: the last one never finds anything."""
+    for whitespace, token in [("\n", "<cls>"), ("\t", "<sep>"), ("  ", "<unk>"), ("   ", "<pad>")]:
+        text = text.replace(whitespace, token)
+    return text
+
+
+@pytest.mark.skipif(not HUMAN_EVAL.exists(), reason="XLNet's tokenizer and HumanEval are not here")
+def test_whitespace_map_gives_the_ids_of_the_released_code_models():
+    xlnet = AutoTokenizer.from_pretrained(XLNET)
+    with gzip.open(HUMAN_EVAL, "rt", encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file]
+    codes = [row["prompt"] + row["canonical_solution"] + row["suffix"] for row in rows[::9]]
+    codes += ["", " ", "   ", "\t\n \t x\r\n", "a\n\n\n    b  c", " a \n b \n"]
+    ending = [*xlnet("")["input_ids"], xlnet.eos_token_id]
+    got = encode_documents(xlnet, codes, whitespace_map=True)
+    for code, ids in zip(codes, got, strict=True):
+        published = xlnet(published_map(code), add_special_tokens=False)["input_ids"]
+        assert ids == [*published, *ending]
+    assert encode_document(xlnet, codes[3], whitespace_map=True) == got[3]
+
+
+@pytest.mark.skipif(not XLNET.exists(), reason="XLNet's tokenizer is not here")
+@settings(max_examples=50)
+@given(st.lists(texts, min_size=1, max_size=4))
+def test_xlnet_in_bulk_and_mapped_reads_no_special_token_in_a_text(documents):
+    xlnet = _xlnet()
+    assert encode_all(xlnet, documents) == [encode(xlnet, d) for d in documents]
+    for document, ids in zip(
+        documents, encode_documents(xlnet, documents, whitespace_map=True), strict=True
+    ):
+        body = ids[: -len(xlnet("")["input_ids"]) - 1]
+        named = document.replace("\n", "\0").replace("\t", "\1").replace("  ", "\2")
+        assert body.count(xlnet.cls_token_id) == document.count("\n")
+        assert body.count(xlnet.sep_token_id) == document.count("\t")
+        assert body.count(xlnet.unk_token_id) >= named.count("\2")
+        assert not {xlnet.pad_token_id, xlnet.mask_token_id, xlnet.eos_token_id} & set(body)
+
+
+@cache
+def _xlnet():
+    return AutoTokenizer.from_pretrained(XLNET)
+
+
+def test_whitespace_map_needs_the_tokens_it_names():
+    tokenizer = AutoTokenizer.from_pretrained(ROOT / "asarm" / "demo")
+    tokenizer.sep_token = None
+    with pytest.raises(ValueError, match="sep_token"):
+        encode_document(tokenizer, "a", whitespace_map=True)
 
 
 def test_saved_tokenizer_loads_and_training_is_repeatable(tmp_path):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from http.client import HTTPException, HTTPResponse
 from typing import Any, cast
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import fsspec
@@ -115,5 +116,8 @@ def _answer(request: Request) -> HTTPResponse:
     request.add_header("Accept-Encoding", "identity")
     try:
         return urlopen(request, timeout=TIMEOUT)
+    except HTTPError as error:
+        error.close()  # it is the answer too, and holds a connection
+        raise
     except HTTPException as error:
         raise ConnectionError(f"no answer ({error!r})") from None

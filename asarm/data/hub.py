@@ -87,9 +87,16 @@ def open_stream(source: str, *, split: str = "train", **arguments: Any) -> Itera
         ) from None
     except (ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise ValueError(f"cannot open dataset {source} ({first_line(error)})") from None
+    except FileNotFoundError as error:
+        if "check your connection" in str(error):
+            raise ConnectionError(first_line(error)) from None
+        raise ValueError(f"cannot open dataset {source} ({first_line(error)})") from None
     except OSError as error:
-        if _http_status(error) in (401, 403):
+        status = _http_status(error)
+        if status in (401, 403):
             raise _gated(source) from None
+        if status in GONE:
+            raise ValueError(f"cannot open dataset {source} ({first_line(error)})") from None
         raise
 
 

@@ -135,7 +135,7 @@ def read_blocks(folder: Path) -> tuple[np.ndarray, dict[str, int], int]:
     try:
         facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
         blocks = np.load(folder / BLOCKS, mmap_mode="r")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise ValueError(f"the packed data in {folder} are damaged ({error}); remove it") from None
     return blocks, facts["statistics"], facts["last_length"]
 

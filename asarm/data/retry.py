@@ -70,5 +70,9 @@ def is_network_trouble(error: BaseException) -> bool:
 
 def first_line(error: BaseException) -> str:
     """An error in one line."""
+    kind = type(error).__name__
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0].rstrip('.')}" if lines else type(error).__name__
+    if not lines:
+        return kind
+    reason = lines[0].rstrip(".")
+    return reason if isinstance(error, ValueError) else f"{kind}: {reason}"

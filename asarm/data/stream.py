@@ -72,8 +72,9 @@ class StreamBlocks:
 
     def next_batch(self, indices: Sequence[int]) -> Batch:
         """This process's next len(indices) blocks; all of them, or none where that fails."""
-        sources = [self._live[(self.served + i) % len(self._live)] for i in range(len(indices))]
-        for supply in self._live:
+        live = self._live()
+        sources = [live[(self.served + i) % len(live)] for i in range(len(indices))]
+        for supply in live:
             supply.hold(sources.count(supply))
         blocks = np.stack([supply.take() for supply in sources])
         names = [
@@ -104,7 +105,6 @@ class StreamBlocks:
         for supply in self.supplies:
             supply.close()
 
-    @property
     def _live(self) -> list[Supply]:
         """The readers that have documents; the first call waits until all know whether they do."""
         for supply in self.supplies:

@@ -21,6 +21,7 @@ from asarm.data.retry import DataUnavailable, first_line
 
 # a process that trains has threads and a GPU, neither of which survives a fork
 CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload([__name__])  # imported once, not by every reader
 IGNORED = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGHUP")
 
 
@@ -144,7 +145,7 @@ def answers(
     except DataUnavailable as error:
         yield Failure("unavailable", str(error))
     except ValueError as error:
-        yield Failure("refused", first_line(error).removeprefix("ValueError: "))
+        yield Failure("refused", first_line(error))
     except Exception:
         yield Failure("broken", traceback.format_exc())
     else:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from io import BytesIO
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
+from asarm.evaluation.drawing import FAINT, INK, RC, new_figure, png, tidy
 from asarm.evaluation.report import MEASURES, Summary
 from asarm.evaluation.study import Record, key
 
@@ -25,8 +24,6 @@ STYLES = {
     "onepass": ("#009E73", "^"),
     "parallel": ("#D55E00", "v"),
 }
-INK, FAINT = "#333333", "#999999"
-RC = {"size": 11, "title": 14, "small": 9}
 HISTOGRAMS = {  # heading and whether the axis is logarithmic
     "nfe_per_target": ("network calls per blank", False),
     "seconds": ("seconds per text", True),
@@ -64,7 +61,7 @@ def quality_figure(summary: Summary, title: str) -> bytes:
     axes.set_title("Quality against network calls", loc="left", size=RC["title"], pad=24)
     axes.text(0, 1.025, title, transform=axes.transAxes, size=RC["small"], color=FAINT)
     _legend(axes)
-    return _png(figure)
+    return png(figure)
 
 
 def _parallel_curve(axes: Axes, rows: Sequence[Summary], measure: str) -> None:
@@ -134,14 +131,13 @@ def histogram_figure(records: Sequence[Record], title: str) -> bytes:
     groups: dict[Any, list[Record]] = {}
     for record in records:
         groups.setdefault(key(record)[1], []).append(record)
-    figure = Figure(figsize=(11, 1.6 + 0.42 * len(groups) * 2), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(11, 1.6 + 0.42 * len(groups) * 2)
     panels = figure.subplots(2, 2, sharey=True)
     for axes, (measure, (heading, is_log)) in zip(panels.flat, HISTOGRAMS.items(), strict=True):
         _ridges(axes, groups, measure, is_log)
         axes.set_title(heading, loc="left", size=RC["size"], color=INK)
     figure.suptitle(title, x=0.01, ha="left", size=RC["title"], color=INK)
-    return _png(figure)
+    return png(figure)
 
 
 def _ridges(axes: Axes, groups: dict[Any, list[Record]], measure: str, is_log: bool) -> None:
@@ -161,7 +157,7 @@ def _ridges(axes: Axes, groups: dict[Any, list[Record]], measure: str, is_log: b
         _plain_ticks(axes, axis="x")
     axes.set_yticks(range(len(values)), [variant.name for variant in reversed(values)])
     axes.tick_params(axis="y", length=0)
-    _tidy(axes)
+    tidy(axes)
     axes.grid(axis="x", color="#e6e6e6", lw=0.6)
 
 
@@ -191,22 +187,8 @@ def _plain_ticks(axes: Axes, axis: str = "y") -> None:
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(width, height)
     axes = figure.subplots()
     axes.grid(color="#e6e6e6", lw=0.6)
-    _tidy(axes)
+    tidy(axes)
     return figure, axes
-
-
-def _tidy(axes: Axes) -> None:
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(FAINT)
-    axes.tick_params(colors=INK, labelsize=RC["small"])
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=160)
-    return buffer.getvalue()

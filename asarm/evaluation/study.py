@@ -20,10 +20,10 @@ from transformers import PreTrainedTokenizerBase
 
 from asarm.density import log_prob
 from asarm.evaluation.config import DecodingConfig
-from asarm.schedule import keyed_generator
 from asarm.order import Order
 from asarm.rows import Backbone
 from asarm.sampling import METHODS, SampleResult, sample
+from asarm.schedule import keyed_generator
 from asarm.text import decode
 
 Record = dict[str, Any]

@@ -72,7 +72,16 @@ class Checkpoints:
         self.temporary(step).mkdir(parents=True)
 
     def write_data_state(self, step: int, process: int, state: dict[str, Any]) -> None:
-        """One process's place in the data."""
+        """One process's place in the data.
+
+        Raises:
+            OSError: the folder is not there for this process, or the disk is full.
+        """
+        if not self.temporary(step).is_dir():
+            raise OSError(
+                f"{self.temporary(step)} is not there for process {process}, though the first one "
+                "made it; all nodes must see the same --output_dir"
+            )
         with writing(self.temporary(step)):
             torch.save(state, self.temporary(step) / _data_name(process))
 

@@ -38,7 +38,7 @@ class TrainingConfig(DataConfig):
         min_mask_rate: the lowest share, from mask_warmup_steps on.
         max_mask_rate: the highest share, from mask_warmup_steps on.
         mask_warmup_steps: steps from the first mask rate to the final window.
-        bf16: matrix products in bfloat16.
+        bf16: matrix products in bfloat16; if null, where the hardware is fast at it.
         gradient_checkpointing: compute activations twice instead of keeping them.
         compile: compile the layers (torch.compile).
         seed: of weights, data order, orders, mask rates and dropout.
@@ -79,7 +79,7 @@ class TrainingConfig(DataConfig):
     min_mask_rate: float = 0.85
     max_mask_rate: float = 0.99
     mask_warmup_steps: int = 0
-    bf16: bool = True
+    bf16: bool | None = None
     gradient_checkpointing: bool = False
     compile: bool = False
     seed: int = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import os
 import platform
@@ -32,8 +33,12 @@ class StopSignal:
 def stop_signals() -> Iterator[StopSignal]:
     """Have signals noted instead of obeyed: SIGTERM, SIGUSR1 (Slurm's, before its limit), SIGINT.
 
-    Outside the main thread signals are left alone.
+    Within another such block both are told by one. Outside the main thread signals are left alone.
     """
+    noting = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    if isinstance(noting, StopSignal):
+        yield noting
+        return
     stop = StopSignal()
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -44,6 +49,16 @@ def stop_signals() -> Iterator[StopSignal]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def end_with_launcher() -> None:
+    """Have the kernel kill this process when the launcher of several is gone.
+
+    Nobody would pass signals on to it any more, and it would go on to hold the run's folder.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ and platform.system() == "Linux":
+        set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration, broadcast_object_list
+from accelerate.utils.memory import should_reduce_batch_size
 from transformers import PreTrainedTokenizerBase
 
 from asarm.data import Batch, BlockSource, DataUnavailable, open_blocks, prepare_blocks
@@ -22,14 +23,14 @@ from asarm.training.checkpoint import Checkpoints, Progress
 from asarm.training.config import TrainingConfig
 from asarm.training.export import export
 from asarm.training.interrupt import StopSignal, sole_run, stop_signals
-from asarm.training.setup import check_config, new_optimizer, start_model
+from asarm.training.setup import check_config, new_optimizer, start_model, uses_bf16
 from asarm.training.step import Plan, accumulate, apply_gradients, plan_step
 from asarm.training.watch import SAMPLES, Watch
 
 # what a run that is taken up again may change: all this leaves what is learned as it is, but for
 # rounding, and for max_steps, which moves the end of the learning rate
 MAY_CHANGE = (
-    *("max_steps", "batch_size", "gradient_checkpointing", "compile", "cache_dir"),
+    *("max_steps", "batch_size", "gradient_checkpointing", "compile", "cache_dir", "workers"),
     *("log_steps", "save_steps", "keep_checkpoints", "eval_steps", "eval_num_decodes", "judge"),
     *("max_bad_steps", "trackers", "push_to_hub"),
 )
@@ -107,6 +108,7 @@ class Trainer:
             model, loss_scale=config.loss_scale, prompt_attention=config.prompt_attention
         )
         self.objective = accelerator.prepare_model(objective)
+        self.bf16 = uses_bf16(config, accelerator.device)
         self.optimizer = new_optimizer(model, config)
         self.watch = watch
         self.progress = Progress(num_processes=accelerator.num_processes)
@@ -148,9 +150,13 @@ class Trainer:
     def make_step(self, batch: Batch, plan: Plan) -> None:
         """Change the weights, unless the gradients are not finite."""
         try:
-            loss = accumulate(self.objective, batch, plan, self.config, self.accelerator)
+            loss = accumulate(
+                self.objective, batch, plan, self.config, self.accelerator, bf16=self.bf16
+            )
             norm = apply_gradients(self.objective, self.optimizer, plan, self.config.clip_norm)
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not should_reduce_batch_size(error):
+                raise
             raise ValueError(out_of_memory(self.config, self.accelerator.num_processes)) from None
         self.progress.step += 1
         self.progress.bad_steps = 0 if math.isfinite(norm) else self.progress.bad_steps + 1
@@ -215,7 +221,11 @@ class Trainer:
 def new_accelerator(config: TrainingConfig) -> Accelerator:
     """The processes of the run, as their launcher started them."""
     folders = ProjectConfiguration(config.output_dir, str(Path(config.output_dir, TENSORBOARD)))
-    return Accelerator(log_with=list(config.trackers) or None, project_config=folders)
+    return Accelerator(
+        cpu=not torch.cuda.is_available(),
+        log_with=list(config.trackers) or None,
+        project_config=folders,
+    )
 
 
 @contextmanager

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from importlib.util import find_spec
 
 import torch
 from transformers import PreTrainedTokenizerBase, XLNetConfig
@@ -16,8 +15,6 @@ from asarm.training.config import TrainingConfig
 
 OBJECTIVES = ("joint", "parallel")
 TRACKERS = ("tensorboard", "wandb")
-
-Check = tuple[str, Callable[[Any], bool], str]
 
 
 def check_config(config: TrainingConfig, num_processes: int) -> None:
@@ -51,14 +48,24 @@ def check_config(config: TrainingConfig, num_processes: int) -> None:
         raise ValueError(
             f"loss_scale is {config.loss_scale!r}; the parallel objective has none: take 'none'"
         )
-    if set(config.orders) - set(ORDER_KINDS) or not sum(config.orders.values()) > 0:
+    shares = config.orders.values()
+    if set(config.orders) - set(ORDER_KINDS) or not sum(shares) > 0 or min(shares) < 0:
         raise ValueError(
             f"orders are {config.orders}; expected weights for {', '.join(ORDER_KINDS)}"
         )
     if unknown := set(config.trackers) - set(TRACKERS):
         raise ValueError(f"trackers hold {min(unknown)!r}; expected {' or '.join(TRACKERS)}")
-    if not config.learning_rate > 0:
-        raise ValueError(f"learning_rate is {config.learning_rate}; expected above 0")
+    for tracker in config.trackers:
+        if find_spec(tracker) is None:
+            raise ValueError(
+                f"trackers hold {tracker}, which is not installed; pip install {tracker}, or take "
+                "--trackers [] (metrics.jsonl is written always)"
+            )
+    for name in ("learning_rate", "clip_norm"):
+        if not getattr(config, name) > 0:
+            raise ValueError(f"{name} is {getattr(config, name)}; expected above 0")
+    if config.dropout is not None and not 0 <= config.dropout < 1:
+        raise ValueError(f"dropout is {config.dropout}; expected at least 0 and below 1, or null")
     if len(config.adam_betas) != 2 or not all(0 <= beta < 1 for beta in config.adam_betas):
         raise ValueError(f"adam_betas are {config.adam_betas}; expected two numbers from 0 to 1")
     accumulation(config, num_processes)
@@ -91,6 +98,16 @@ def accumulation(config: TrainingConfig, num_processes: int) -> int:
     return config.global_batch_size // at_a_time
 
 
+def uses_bf16(config: TrainingConfig, device: torch.device) -> bool:
+    """Whether matrix products are made in bfloat16: as told, else where they are faster so."""
+    if config.bf16 is not None:
+        return config.bf16
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
 def start_model(config: TrainingConfig) -> tuple[AnySubsetTransformer, PreTrainedTokenizerBase]:
     """The model to train, on the CPU in float32, and its tokenizer."""
     if config.model == "scratch":
@@ -101,7 +118,7 @@ def start_model(config: TrainingConfig) -> tuple[AnySubsetTransformer, PreTraine
         if config.dropout is not None:
             model.set_dropout(config.dropout)
     if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
+        model.transformer.gradient_checkpointing = True
     if config.compile:
         for layer in model.transformer.layers():
             layer.compile(dynamic=True)

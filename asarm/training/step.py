@@ -11,6 +11,7 @@ from torch import Tensor
 
 from asarm.data import Batch
 from asarm.objective import Objective
+from asarm.order import Order
 from asarm.schedule import (
     draw_kinds,
     joint_orders,
@@ -69,6 +70,8 @@ def accumulate(
     plan: Plan,
     config: TrainingConfig,
     accelerator: Accelerator,
+    *,
+    bf16: bool,
 ) -> Tensor:
     """Add up the gradients of this process's share of a global batch; its mean loss, a scalar.
 
@@ -81,7 +84,7 @@ def accumulate(
         mine = slice(micro * len(part), (micro + 1) * len(part))
         arguments = micro_batch(batch.input_ids[mine], batch.lengths[mine], part, plan, config)
         torch.manual_seed(keyed_seed(config.seed, "dropout", plan.step, micro, process))
-        context = torch.autocast(device.type, torch.bfloat16, enabled=config.bf16)
+        context = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
         with accelerator.no_sync(objective) if not is_last else nullcontext():
             with context:
                 loss = objective(*(x if x is None else x.to(device) for x in arguments))
@@ -95,12 +98,19 @@ def micro_batch(
     input_ids: Tensor, lengths: Tensor, part: Tensor, plan: Plan, config: TrainingConfig
 ) -> tuple:
     """Arguments of the objective for some sequences: ids (B, L), their orders, what is visible."""
-    draw = {"seed": config.seed, "step": plan.step, "indices": part.tolist()}
-    kinds = [plan.kinds[i] for i in part.tolist()]
+    indices = part.tolist()
+    kinds = [plan.kinds[i] for i in indices]
     input_ids = input_ids[:, : int(lengths.max())]
-    if config.objective == "joint":
-        return input_ids, joint_orders(lengths, plan.rates[part], kinds, **draw), None
-    return input_ids, *parallel_orders(lengths, plan.rates[part], kinds, **draw)
+    draw = joint_orders if config.objective == "joint" else parallel_orders
+    drawn = draw(
+        lengths,
+        plan.rates[part],
+        kinds,
+        seed=config.seed,
+        step=plan.step,
+        indices=indices,
+    )
+    return (input_ids, drawn, None) if isinstance(drawn, Order) else (input_ids, *drawn)
 
 
 @torch.no_grad()

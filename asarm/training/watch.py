@@ -20,11 +20,11 @@ from asarm.evaluation.judge import Judge, load_judge
 from asarm.model import AnySubsetTransformer
 from asarm.run import Run
 from asarm.sampling import sample
-from asarm.schedule import joint_orders
+from asarm.schedule import joint_orders, keyed_seed
 from asarm.training.config import TrainingConfig
+from asarm.training.files import EVALUATIONS, METRICS, SAMPLES
 from asarm.training.step import Plan
 
-METRICS, EVALUATIONS, SAMPLES = "metrics.jsonl", "evaluations.jsonl", "samples"
 SAMPLE_RATE = 0.5  # share of blanks in the texts that are filled
 
 
@@ -49,10 +49,7 @@ class Watch:
             for name in (METRICS, EVALUATIONS):
                 self.run.cut(name, lambda record: 0 < step >= record["step"])
             if self.config.trackers:
-                tensorboard = {"purge_step": step + 1} if step else {}
-                self.accelerator.init_trackers(
-                    "asarm", init_kwargs={"tensorboard": tensorboard, "wandb": {"resume": "allow"}}
-                )
+                self.accelerator.init_trackers("asarm", init_kwargs=self._tracker_options(step))
             self.bar = tqdm(
                 total=self.config.max_steps,
                 initial=step,
@@ -61,6 +58,12 @@ class Watch:
                 mininterval=0.2 if sys.stderr.isatty() else 20,
             )
         self.clock, self.last_step = perf_counter(), step
+
+    def _tracker_options(self, step: int) -> dict[str, dict[str, Any]]:
+        """A run that is taken up again goes on in the same curves."""
+        folder = self.run.folder.resolve()
+        name = {"id": f"{keyed_seed(str(folder)):x}", "name": folder.name, "resume": "allow"}
+        return {"tensorboard": {"purge_step": step + 1} if step else {}, "wandb": name}
 
     def log(self, plan: Plan, loss: float, norm: float) -> None:
         """A step that was made."""

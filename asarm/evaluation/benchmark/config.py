@@ -5,8 +5,9 @@ from __future__ import annotations
 from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser, ArgumentTypeError
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
-SECTIONS = ("base", "demo", "batch", "memory", "methods")
+SECTIONS = ("base", "demo", "batch", "memory", "methods", "training")
 SIZES = ("base", "demo", "tiny")
 
 
@@ -32,6 +33,10 @@ class BenchmarkConfig:
     demo_length: int = 256
     batch: int = 16
     memory_batches: list[int] = field(default_factory=lambda: [1, 8])
+    train_size: str = "base"
+    train_length: int = 512
+    train_batch: int = 2
+    dataset: str = "python"
     seed: int = 0
 
 
@@ -45,6 +50,9 @@ TINY = BenchmarkConfig(
     demo_length=24,
     batch=2,
     memory_batches=[1, 2],
+    train_size="tiny",
+    train_length=24,
+    dataset=str(Path(__file__).parents[2] / "demo" / "heldout" / "prose.jsonl"),
 )
 
 
@@ -70,6 +78,10 @@ def parse(arguments: Sequence[str] | None = None) -> BenchmarkConfig:
     flag("--demo_length", type=positive, help="tokens of its texts")
     flag("--batch", type=positive, help="sequences at once, against one")
     flag("--memory_batches", type=positive, nargs=2, help="sequences at once, for memory")
+    flag("--train_size", choices=SIZES, help="network of training, random weights")
+    flag("--train_length", type=positive, help="tokens of its sequences")
+    flag("--train_batch", type=positive, help="its sequences at once")
+    flag("--dataset", help="whose reading is timed: python, a file or folder, a URL, a hub name")
     flag("--seed", type=int, help="of weights, splits and samples")
     flag("--tiny", action="store_true", help="everything tiny: shows that it runs, times nothing")
     parser.set_defaults(**asdict(BenchmarkConfig()))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from typing import TypeVarTuple
 
 import torch
 from transformers import XLNetLMHeadModel
@@ -20,6 +22,7 @@ from asarm.model import AnySubsetTransformer
 from asarm.order import Order
 from asarm.rows import Backbone
 
+Arguments = TypeVarTuple("Arguments")
 MEBIBYTE = 2**20
 
 
@@ -27,7 +30,9 @@ def memory_figures(config: BenchmarkConfig) -> list[Figure]:
     """Peak memory beyond the weights against the reference's, in a small and a large batch."""
     figures = []
     for batch, demand in zip(config.memory_batches, (1.2, 0.7), strict=True):
-        ours, reference = (in_new_process(who, batch, config) for who in ("ours", "reference"))
+        ours, reference = (
+            in_new_process(peak_beyond_weights, who, batch, config) for who in ("ours", "reference")
+        )
         figures.append(
             Figure(
                 f"{config.base_size} size, L = {config.base_length}, assd k = {PAPER_K}, "
@@ -41,10 +46,10 @@ def memory_figures(config: BenchmarkConfig) -> list[Figure]:
     return figures
 
 
-def in_new_process(who: str, batch: int, config: BenchmarkConfig) -> int:
-    """`peak_beyond_weights`, where nothing else has used memory before."""
+def in_new_process(measure: Callable[[*Arguments], int], *arguments: *Arguments) -> int:
+    """What a function measures where nothing else has used memory before."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-        return process.submit(peak_beyond_weights, who, batch, config).result()
+        return process.submit(measure, *arguments).result()
 
 
 def peak_beyond_weights(who: str, batch: int, config: BenchmarkConfig) -> int:

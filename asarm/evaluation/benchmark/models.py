@@ -27,9 +27,9 @@ def is_bundled(size: str) -> bool:
     return size == "demo" and (DEMO / "model.safetensors").exists()
 
 
-def network_config(size: str) -> XLNetConfig:
+def network_config(size: str, spread: float = SPREAD) -> XLNetConfig:
     network = NETWORKS[size]
-    return XLNetConfig(**network, initializer_range=SPREAD * network["d_model"] ** -0.5)
+    return XLNetConfig(**network, initializer_range=spread * network["d_model"] ** -0.5)
 
 
 def with_reference(

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-FIGURE_HEADS = ("measured in one run", "ratio", "demand (2 CPU cores, float32)", "met", "from")
+DEMAND = "demand (2 CPU cores, float32; of training: this device)"
+FIGURE_HEADS = ("measured in one run", "ratio", DEMAND, "met", "from")
 COST_HEADS = (
     "targets",
     "method",
@@ -22,16 +23,18 @@ COST_HEADS = (
 
 @dataclass(frozen=True)
 class Figure:
-    """One ratio, and the demand on it."""
+    """One ratio, and the demand on it, where there is one."""
 
     what: str
     measured: float
-    demand: float
+    demand: float | None = None
     is_limit: bool = False  # the demand is "at most", not "at least"
     detail: str = ""
 
     @property
     def verdict(self) -> str:
+        if self.demand is None:
+            return ""
         met = self.measured <= self.demand if self.is_limit else self.measured >= self.demand
         return "yes" if met else "NO"
 
@@ -106,8 +109,9 @@ def _least(costs: Sequence[MethodCost]) -> int | None:
 
 
 def _figure_cells(f: Figure) -> list[str]:
-    demand = f"{'at most' if f.is_limit else 'at least'} {f.demand:g}x"
-    return [f.what, f"{f.measured:.2f}x", demand, f.verdict, f.detail]
+    demand = "" if f.demand is None else f"{'at most' if f.is_limit else 'at least'} {f.demand:g}x"
+    measured = f"{f.measured:.2f}x" if f.measured >= 0.1 else f"{f.measured:.1g}x"
+    return [f.what, measured, demand, f.verdict, f.detail]
 
 
 def _cost_cells(c: MethodCost) -> list[str]:

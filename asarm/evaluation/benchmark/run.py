@@ -13,12 +13,14 @@ from asarm.evaluation.benchmark.methods import default_figures, method_costs
 from asarm.evaluation.benchmark.report import Figure, Report
 from asarm.evaluation.benchmark.speed import base_figures, batch_figures, demo_figures
 from asarm.evaluation.benchmark.timing import machine
+from asarm.evaluation.benchmark.training import training_figures
 
 MEASURE: dict[str, Callable[[BenchmarkConfig], list[Figure]]] = {
     "base": base_figures,
     "demo": demo_figures,
     "batch": batch_figures,
     "memory": memory_figures,
+    "training": training_figures,
 }
 
 

@@ -14,6 +14,8 @@ import torch
 import transformers
 
 Name = TypeVar("Name")
+# how glibc gives memory back: on a CPU that decides about a third of a training step's time
+MALLOC_SETTINGS = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
 
 
 def alternate(
@@ -51,6 +53,7 @@ def machine(device: str, dtype: str) -> dict[str, str | int | float]:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "python": platform.python_version(),
+        **{name: os.environ.get(name, "not set") for name in MALLOC_SETTINGS},
     }
 
 

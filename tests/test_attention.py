@@ -1,0 +1,282 @@
+"""Attention with a backward pass of its own, against plain autograd; and cheap dropout.
+
+Shapes: B batch, N rows, S slots, P = 2L - 1 distances, H heads, D head width.
+"""
+
+import pytest
+import torch
+from torch.autograd import gradcheck
+from torch.autograd.graph import saved_tensors_hooks
+
+from asarm.attention import LEVELS, Dropout, Geometry, attend
+
+BATCH, ROWS, SLOTS, LENGTH, HEADS, WIDTH = 2, 5, 4, 6, 3, 2
+SCALE = 0.7
+NAMES = ("by_content", "by_distance", "keys", "values", "table")
+
+
+def problem(seed=0, dtype=torch.float64, rows=ROWS, slots=SLOTS, length=LENGTH, heads=HEADS):
+    """Inputs of `attend`, and rows of which the last one of the first sequence sees nothing."""
+    rng = torch.Generator().manual_seed(seed)
+    shapes = [
+        (BATCH, rows, heads, WIDTH),
+        (BATCH, rows, heads, WIDTH),
+        (BATCH, heads, slots, WIDTH),
+        (BATCH, heads, slots, WIDTH),
+        (heads, WIDTH, 2 * length - 1),
+    ]
+    inputs = [torch.randn(shape, generator=rng, dtype=torch.float64) for shape in shapes]
+    where = random_geometry(rng, rows, slots, length)
+    return [tensor.to(dtype).requires_grad_() for tensor in inputs], where
+
+
+def random_geometry(rng, rows, slots, length):
+    positions = torch.randint(length, (BATCH, rows), generator=rng)
+    slot_positions = torch.stack(
+        [torch.randperm(length, generator=rng)[:slots] for _ in range(BATCH)]
+    )
+    limits = torch.randint(1, slots + 1, (BATCH, rows), generator=rng)
+    limits[0, -1] = 0
+    distance = positions[:, :, None] - slot_positions[:, None] + length - 1
+    is_hidden = torch.arange(slots) >= limits[:, :, None]
+    return Geometry(distance[:, None], is_hidden[:, None], limits[:, :, None] > 0)
+
+
+def plain_attend(by_content, by_distance, keys, values, table, where, *, dropped=None, share=0.0):
+    """What `attend` gives, an index and a softmax at a time, for autograd."""
+    by_key = torch.einsum("bnhd,bhsd->bhns", by_content, keys)
+    by_table = torch.einsum("bnhd,hdp->bhnp", by_distance, table)
+    index = where.distance.expand(-1, keys.shape[1], -1, -1)
+    scores = SCALE * (by_key + by_table.gather(3, index))
+    probs = scores.masked_fill(where.is_hidden, -torch.inf).softmax(3)
+    probs = probs.where(where.sees_any[:, None], 0)  # the softmax of nothing is NaN
+    if dropped is not None:
+        probs = probs.masked_fill(dropped, 0) / (1 - share)
+    return torch.einsum("bhns,bhsd->bnhd", probs, values)
+
+
+def dropped_of(dropout, seed):
+    """What `attend` drops when it is called after `seed`."""
+    torch.manual_seed(seed)
+    return dropout.draw(torch.empty(BATCH, HEADS, ROWS, SLOTS))
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("share", [0.0, 0.25])
+def test_attend_and_all_its_gradients_are_those_of_plain_autograd(share, seed):
+    inputs, where = problem(seed)
+    dropout = Dropout(share)
+    dropped = dropped_of(dropout, seed) if share else None
+    torch.manual_seed(seed)
+    found = attend(*inputs, where, SCALE, dropout)
+    expected = plain_attend(*inputs, where, dropped=dropped, share=share)
+    torch.testing.assert_close(found, expected)
+    weights = torch.randn(found.shape, dtype=torch.float64)
+    for name, gradient, wanted in zip(
+        NAMES,
+        torch.autograd.grad((found * weights).sum(), inputs),
+        torch.autograd.grad((expected * weights).sum(), inputs),
+        strict=True,
+    ):
+        assert wanted.abs().max() > 0.01, name
+        torch.testing.assert_close(gradient, wanted, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4])
+def test_attend_passes_gradcheck(share):
+    inputs, where = problem()
+    dropout = Dropout(share)
+
+    def seeded(*inputs):
+        torch.manual_seed(1)
+        return attend(*inputs, where, SCALE, dropout)
+
+    assert gradcheck(seeded, inputs)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4])
+def test_rows_that_see_nothing_give_zeros_and_no_gradient(share):
+    inputs, where = problem()
+    assert (~where.sees_any).sum() == 1
+    found = attend(*inputs, where, SCALE, Dropout(share))
+    assert (found[0, -1] == 0).all()
+    for gradient in torch.autograd.grad(found[0, -1].sum(), inputs):
+        assert (gradient == 0).all()  # NaN is not 0
+
+
+def test_hidden_slots_reach_no_row_and_get_no_gradient():
+    inputs, where = problem()
+    where = where._replace(
+        is_hidden=where.is_hidden | (torch.arange(SLOTS) == SLOTS - 1),
+        sees_any=(~where.is_hidden[:, 0, :, :-1]).any(2, keepdim=True),
+    )
+    found = attend(*inputs, where, SCALE, Dropout(0.0))
+    gradients = torch.autograd.grad(found.pow(2).sum(), inputs)
+    for name, gradient in zip(NAMES, gradients, strict=True):
+        if name in ("keys", "values"):
+            assert (gradient[:, :, -1] == 0).all() and gradient[:, :, 0].abs().max() > 0
+    with torch.no_grad():
+        for tensor in inputs[2:4]:
+            tensor[:, :, -1] = 1e6
+    torch.testing.assert_close(attend(*inputs, where, SCALE, Dropout(0.0)), found)
+
+
+def test_only_what_needs_a_gradient_gets_one():
+    """As with a table of constants, or keys from a network that is frozen."""
+    inputs, where = problem()
+    wanted = torch.autograd.grad(attend(*inputs, where, SCALE, Dropout(0.0)).sum(), inputs)
+    for i in range(len(inputs)):
+        alone = [x.detach().requires_grad_(j == i) for j, x in enumerate(inputs)]
+        attend(*alone, where, SCALE, Dropout(0.0)).sum().backward()
+        torch.testing.assert_close(alone[i].grad, wanted[i])
+        assert all(x.grad is None for j, x in enumerate(alone) if j != i)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_inference_gives_what_training_gives(dtype, share):
+    inputs, where = problem(dtype=dtype)
+    dropout = Dropout(share)
+    torch.manual_seed(2)
+    trained = attend(*inputs, where, SCALE, dropout)
+    assert trained.grad_fn is not None
+    torch.manual_seed(2)
+    with torch.no_grad():
+        assert torch.equal(attend(*inputs, where, SCALE, dropout), trained)
+    torch.manual_seed(2)
+    detached = attend(*(x.detach() for x in inputs), where, SCALE, dropout)
+    assert torch.equal(detached, trained) and detached.grad_fn is None
+
+
+@pytest.mark.parametrize("under_autocast", [False, True])
+def test_bfloat16_is_close(under_autocast):
+    inputs, where = problem(rows=30, slots=20, length=32)
+    rough = [x.detach().bfloat16().requires_grad_() for x in inputs]
+    exact = [x.detach().double().requires_grad_() for x in rough]  # the same numbers
+    with torch.autocast("cpu", torch.bfloat16, enabled=under_autocast):
+        found = attend(*rough, where, SCALE, Dropout(0.0))
+    expected = plain_attend(*exact, where)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.double(), expected, atol=0.03, rtol=0.03)
+    gradients = torch.autograd.grad(found.float().pow(2).sum(), rough)
+    wanted = torch.autograd.grad(expected.pow(2).sum(), exact)
+    for name, gradient, exact_one in zip(NAMES, gradients, wanted, strict=True):
+        assert gradient.dtype == torch.bfloat16, name
+        error = (gradient.double() - exact_one).norm() / exact_one.norm()
+        assert error < 0.03, name
+
+
+def test_inference_under_autocast_is_close():
+    inputs, where = problem(rows=30, slots=20, length=32)
+    expected = plain_attend(*inputs, where)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        found = attend(*(x.bfloat16() for x in inputs), where, SCALE, Dropout(0.0))
+    torch.testing.assert_close(found.double(), expected, atol=0.05, rtol=0.05)
+
+
+@pytest.mark.parametrize(("share", "kept"), [(0.0, 1), (0.1, 2)])
+def test_two_tensors_of_the_size_of_the_scores_are_kept(share, kept):
+    """The probabilities, and a byte each for what was dropped."""
+    rows, slots = 40, 30
+    inputs, where = problem(rows=rows, slots=slots, length=32, dtype=torch.float32)
+    saved = []
+    with saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        attend(*inputs, where, SCALE, Dropout(share))
+    scores = [t for t in saved if t.shape == (BATCH, HEADS, rows, slots)]
+    assert [t.dtype for t in scores] == [torch.float32, torch.bool][:kept]
+    rest = [t for t in saved if t.shape != (BATCH, HEADS, rows, slots)]
+    shared = sum(x.numel() for x in (*inputs, *where))  # of `where`, by all layers
+    assert sum(t.numel() for t in rest) == shared
+
+
+def test_geometry_of_queries_is_that_of_the_last_rows():
+    inputs, where = problem()
+    found = attend(*inputs, where, SCALE, Dropout(0.0))[:, 2:]
+    queries = [x[:, 2:] if i < 2 else x for i, x in enumerate(inputs)]
+    other = attend(*queries, where.of_queries(2), SCALE, Dropout(0.0))
+    torch.testing.assert_close(other, found)
+
+
+# --- dropout ---
+
+SHARES = [2**-16, 0.1, 0.5, 0.9, 1 - 2**-16]
+
+
+@pytest.mark.parametrize("share", SHARES)
+def test_of_all_levels_dropout_takes_exactly_its_share(monkeypatch, share):
+    """So the mean is kept exactly."""
+    levels = torch.arange(-LEVELS // 2, LEVELS // 2, dtype=torch.int16)
+
+    def every_level(words, *bounds):
+        return words.view(torch.int16).copy_(levels)
+
+    monkeypatch.setattr(torch.Tensor, "random_", every_level)
+    dropout = Dropout(share)
+    assert dropout.share == round(share * LEVELS) / LEVELS
+    ones = torch.ones(LEVELS, dtype=torch.float64)
+    assert dropout.draw(ones).sum() == dropout.share * LEVELS
+    assert dropout(ones).mean() == pytest.approx(1, rel=1e-12)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_entries_are_dropped_independently_with_their_share(share):
+    """One random number serves four entries: each quarter of it, and every pair of quarters."""
+    count = 200_000
+    torch.manual_seed(0)
+    is_dropped = Dropout(share).draw(torch.empty(4 * count)).view(count, 4).double()
+    deviation = (share * (1 - share) / count) ** 0.5
+    assert ((is_dropped.mean(0) - share).abs() < 4 * deviation).all()
+    correlation = torch.corrcoef(is_dropped.T) - torch.eye(4)
+    assert (correlation.abs() < 4 * count**-0.5).all()
+    following = torch.corrcoef(torch.stack([is_dropped[:-1].flatten(), is_dropped[1:].flatten()]))
+    assert following[0, 1].abs() < 4 * (4 * count) ** -0.5
+
+
+def test_dropped_is_zero_and_kept_is_scaled():
+    dropout, entries = Dropout(0.3), torch.randn(7, 11, dtype=torch.float64)
+    torch.manual_seed(1)
+    found = dropout(entries)
+    torch.manual_seed(1)
+    is_dropped = dropout.draw(entries)
+    assert is_dropped.any() and not is_dropped.all()
+    assert (found[is_dropped] == 0).all()
+    torch.testing.assert_close(found[~is_dropped], entries[~is_dropped] / (1 - dropout.share))
+
+
+def test_what_dropout_drops_gets_no_gradient():
+    entries = torch.randn(50, dtype=torch.float64, requires_grad=True)
+
+    def seeded(entries):
+        torch.manual_seed(3)
+        return Dropout(0.3)(entries)
+
+    assert gradcheck(seeded, entries)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3,), (5, 7), (2, 3, 4), (0,)], ids=str)
+def test_dropout_of_any_number_of_entries(shape):
+    dropout = Dropout(0.5)
+    drawn = dropout.draw(torch.empty(shape))
+    assert drawn.shape == shape and drawn.dtype == torch.bool
+    assert dropout(torch.ones(shape)).shape == shape
+
+
+def test_the_same_seed_drops_the_same_entries():
+    dropout, entries = Dropout(0.5), torch.ones(1000)
+    drawn = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        drawn.append(dropout(entries))
+    assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
+    assert not torch.equal(dropout(entries), dropout(entries))
+
+
+def test_dropout_is_the_identity_where_nothing_is_dropped():
+    entries, state = torch.randn(100), torch.get_rng_state()
+    for dropout in (Dropout(0.0), Dropout(0.5).eval()):
+        assert dropout(entries) is entries
+        assert "share" in repr(dropout)
+    inputs, where = problem()
+    expected = attend(*inputs, where, SCALE, Dropout(0.0))
+    assert torch.equal(attend(*inputs, where, SCALE, Dropout(0.5).eval()), expected)
+    assert torch.equal(torch.get_rng_state(), state)  # and no random number is used
