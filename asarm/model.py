@@ -280,6 +280,16 @@ class AnySubsetTransformer(PreTrainedModel):
         mask_token_id = getattr(self.config, "mask_token_id", None)
         return XLNET_MASK_TOKEN_ID if mask_token_id is None else mask_token_id
 
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        """As transformers has it; what is never used stays frozen, which it does not."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        for layer in model.transformer.layers():
+            layer.rel_attn.r_s_bias.requires_grad_(False)
+            layer.rel_attn.seg_embed.requires_grad_(False)
+        return loaded
+
     def set_dropout(self, share: float) -> None:
         """Drop another share of the activations in training."""
         self.config.dropout = share

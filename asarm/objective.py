@@ -105,9 +105,8 @@ def parallel_rows(
     ranks = torch.arange(int(num_visible.max()), device=input_ids.device).expand(len(order), -1)
     limits = PROMPT_ATTENTION[prompt_attention](ranks, order.num_prompt[:, None], visible)
     positions = order.order[:, : ranks.shape[1]]
-    content = ContentRows(
-        input_ids.gather(1, positions), positions, torch.where(ranks < visible, limits, 0), ranks
-    )
+    tokens = input_ids.gather(1, positions).masked_fill(ranks >= visible, 0)
+    content = ContentRows(tokens, positions, torch.where(ranks < visible, limits, 0), ranks)
     target, is_row = target_ranks(targets)
     query = QueryRows(order.order.gather(1, target), torch.where(is_row, visible, 0))
     return content, query, targets

@@ -20,6 +20,8 @@ from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
+from accelerate.state import AcceleratorState
+
 from asarm.training.config import TrainingConfig
 from asarm.training.loop import train
 
@@ -117,6 +119,7 @@ def start(config: TrainingConfig, rank: int, processes: int, port: int) -> int:
         os.dup2(silent, 1)
         log = os.open(f"{config.output_dir}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(log, 2)
+        AcceleratorState._reset_state(reset_partial_state=True)  # what a run before has left here
         if processes > 1:
             os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_PORT": str(port)}
             os.environ |= {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1"}

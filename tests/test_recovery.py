@@ -35,3 +35,11 @@ def test_packed_data_go_on_with_another_number_of_processes(tmp_path):
         for c in (whole, config)
     ]
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
+def test_two_processes_go_on_from_a_model(tmp_path):
+    first = tiny(tmp_path, max_steps=1, output_dir=str(tmp_path / "first"))
+    run_to_the_end(first)
+    config = tiny(tmp_path, model=first.output_dir, max_steps=3)
+    run_to_the_end(config, 2)
+    assert len(outcome(Path(config.output_dir))["metrics.jsonl"]) == 3

@@ -16,7 +16,7 @@ from transformers import XLNetLMHeadModel
 from asarm import load, log_prob
 from asarm.data import DataUnavailable
 from asarm.schedule import joint_orders
-from asarm.training import export, loop, setup, step
+from asarm.training import export, loop, setup, step, watch
 from asarm.training.checkpoint import CHECKSUMS, Checkpoints
 from asarm.training.config import TrainingConfig
 from asarm.training.interrupt import LOCK, sole_run
@@ -192,6 +192,18 @@ def test_tensorboard_has_the_curves(tmp_path):
     events.Reload()
     assert {"loss", "learning_rate", "held_out/loss"} <= set(events.Tags()["scalars"])
     assert [event.step for event in events.Scalars("loss")] == [1, 2, 3, 4]
+
+
+def test_a_judge_is_asked_where_one_is_named(finished, tmp_path, monkeypatch):
+    class Judge:
+        def perplexity(self, text):
+            return 7.0 if "<pad>" not in text and text else 0.0
+
+    monkeypatch.setattr(watch, "load_judge", lambda name, device: Judge())
+    config = tiny(tmp_path, judge="gpt2", max_steps=1)
+    train(config)
+    lines = Path(config.output_dir, "evaluations.jsonl").read_text().splitlines()
+    assert [json.loads(line)["judge_perplexity"] for line in lines] == [7.0, 7.0]
 
 
 def test_going_on_from_a_model_starts_with_its_weights(finished, tmp_path):
@@ -384,6 +396,19 @@ def test_a_step_with_bad_gradients_is_not_applied(tmp_path, monkeypatch, value):
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not all(torch.equal(second[name], third[name]) for name in first)
     assert str(value) in str(metrics(config)[1]["grad_norm"])
+
+
+def test_a_step_with_a_loss_that_is_not_finite_is_not_applied_either():
+    model, _ = setup.start_model(TrainingConfig(d_model=16, n_layer=1, n_head=2, d_inner=16))
+    config = TrainingConfig()
+    optimizer = setup.new_optimizer(model, config)
+    before = model.transformer.mask_emb.clone()
+    for loss, is_good in ((torch.tensor(torch.inf), False), (torch.tensor(1.0), True)):
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        plan = step.plan_step(0, config, 1)
+        assert step.apply_gradients(model, optimizer, loss, plan, 1.0)[1] == is_good
+        assert torch.equal(model.transformer.mask_emb, before) != is_good
 
 
 def test_many_bad_steps_end_the_run_and_name_step_and_data(tmp_path, monkeypatch):

@@ -35,7 +35,7 @@ MAY_CHANGE = (
     *("max_bad_steps", "trackers", "push_to_hub"),
 )
 CHECKPOINTS, TENSORBOARD = "checkpoints", "tensorboard"
-SUBFOLDERS = (CHECKPOINTS, TENSORBOARD, SAMPLES)
+SUBFOLDERS = (CHECKPOINTS, TENSORBOARD, "wandb", SAMPLES)
 
 
 @dataclass(frozen=True)
@@ -148,24 +148,26 @@ class Trainer:
         return batch, ""
 
     def make_step(self, batch: Batch, plan: Plan) -> None:
-        """Change the weights, unless the gradients are not finite."""
+        """Change the weights, unless loss or gradients are not finite."""
         try:
             loss = accumulate(
                 self.objective, batch, plan, self.config, self.accelerator, bf16=self.bf16
             )
-            norm = apply_gradients(self.objective, self.optimizer, plan, self.config.clip_norm)
+            loss = self.accelerator.reduce(loss, reduction="mean")
+            norm, is_good = apply_gradients(
+                self.objective, self.optimizer, loss, plan, self.config.clip_norm
+            )
         except RuntimeError as error:
             if not should_reduce_batch_size(error):
                 raise
             raise ValueError(out_of_memory(self.config, self.accelerator.num_processes)) from None
         self.progress.step += 1
-        self.progress.bad_steps = 0 if math.isfinite(norm) else self.progress.bad_steps + 1
-        loss = self.accelerator.reduce(loss, reduction="mean")
+        self.progress.bad_steps = 0 if is_good else self.progress.bad_steps + 1
         self.watch.log(plan, float(loss), norm)
         if self.progress.bad_steps >= self.config.max_bad_steps:
             raise ValueError(
-                f"the gradients were NaN or infinite in {self.progress.bad_steps} steps in a row, "
-                f"the last one step {plan.step} with {', '.join(batch.names)}; lower the "
+                f"loss or gradients were NaN or infinite in {self.progress.bad_steps} steps in a "
+                f"row, the last one step {plan.step} with {', '.join(batch.names)}; lower the "
                 "learning_rate, or look at these data: the last checkpoint has the weights before"
             )
 

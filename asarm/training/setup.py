@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib.util import find_spec
 
 import torch
@@ -13,6 +14,7 @@ from asarm.objective import LOSS_SCALES, PROMPT_ATTENTION
 from asarm.schedule import ORDER_KINDS
 from asarm.training.config import TrainingConfig
 
+NO_MATRIX = re.compile("bias|layer_norm|mask_emb")
 OBJECTIVES = ("joint", "parallel")
 TRACKERS = ("tensorboard", "wandb")
 
@@ -147,9 +149,9 @@ def new_model(tokenizer: PreTrainedTokenizerBase, config: TrainingConfig) -> Any
 
 def new_optimizer(model: AnySubsetTransformer, config: TrainingConfig) -> torch.optim.AdamW:
     """AdamW; matrices decay, biases, norms and the blank do not."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    matrices = [p for p in trained if p.ndim > 1 and p.shape[0] > 1]
-    others = [p for p in trained if not (p.ndim > 1 and p.shape[0] > 1)]
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    matrices = [p for name, p in trained.items() if not NO_MATRIX.search(name)]
+    others = [p for name, p in trained.items() if NO_MATRIX.search(name)]
     groups = [
         {"params": matrices, "weight_decay": config.weight_decay},
         {"params": others, "weight_decay": 0.0},

@@ -115,14 +115,22 @@ def micro_batch(
 
 @torch.no_grad()
 def apply_gradients(
-    objective: Objective, optimizer: torch.optim.Optimizer, plan: Plan, clip_norm: float
-) -> float:
-    """Take the step unless a gradient is NaN or infinite; the gradients' norm before it was cut."""
+    objective: Objective,
+    optimizer: torch.optim.Optimizer,
+    loss: Tensor,
+    plan: Plan,
+    clip_norm: float,
+) -> tuple[float, bool]:
+    """Take the step unless loss or gradients are NaN or infinite.
+
+    The gradients' norm before it was cut, and whether the step was taken. The loss is that of all
+    processes, so that they do the same.
+    """
     norm = torch.nn.utils.clip_grad_norm_(objective.parameters(), clip_norm)
-    is_good = bool(norm.isfinite())
+    is_good = bool(norm.isfinite() & loss.isfinite())
     if is_good:
         for group in optimizer.param_groups:
             group["lr"] = plan.learning_rate
         optimizer.step()
     optimizer.zero_grad()
-    return float(norm)
+    return float(norm), is_good

@@ -41,6 +41,7 @@ class Watch:
         self.held_out = held_out
         self.judge: Judge | None = None
         self.is_main = accelerator.is_main_process
+        self.is_tracked = False
         self.bar: tqdm | None = None
 
     def start(self, step: int) -> None:
@@ -50,6 +51,7 @@ class Watch:
                 self.run.cut(name, lambda record: 0 < step >= record["step"])
             if self.config.trackers:
                 self.accelerator.init_trackers("asarm", init_kwargs=self._tracker_options(step))
+                self.is_tracked = True
             self.bar = tqdm(
                 total=self.config.max_steps,
                 initial=step,
@@ -62,8 +64,10 @@ class Watch:
     def _tracker_options(self, step: int) -> dict[str, dict[str, Any]]:
         """A run that is taken up again goes on in the same curves."""
         folder = self.run.folder.resolve()
-        name = {"id": f"{keyed_seed(str(folder)):x}", "name": folder.name, "resume": "allow"}
-        return {"tensorboard": {"purge_step": step + 1} if step else {}, "wandb": name}
+        tensorboard = {"purge_step": step + 1} if step else {}
+        same_run = {"id": f"{keyed_seed(str(folder)):x}", "resume": "allow"}
+        wandb = {"name": folder.name, "dir": str(folder), **same_run}
+        return {"tensorboard": tensorboard, "wandb": wandb}
 
     def log(self, plan: Plan, loss: float, norm: float) -> None:
         """A step that was made."""
@@ -163,7 +167,7 @@ class Watch:
     def close(self) -> None:
         if self.bar is not None:
             self.bar.close()
-        if self.config.trackers:
+        if self.is_tracked:
             self.accelerator.end_training()
 
 
