@@ -31,17 +31,18 @@ def launch(
     config_class: type[Config],
     *,
     default_preset: Path | None = None,
+    instead: Sequence[str] = (),
 ) -> None:
     """Run a script's `main` on the settings of the command line and of --config files.
 
-    Where no --config is given, the settings of `default_preset` hold.
+    The settings of `default_preset` hold unless --config, or a flag of `instead`, is given.
 
     What the user can put right (ValueError, OSError) ends in one line and exit code 2, Ctrl-C in
     exit code 130.
     """
     arguments = friendly(sys.argv[1:], config_class)
-    has_preset = any(re.match(r"--config(=|$)", argument) for argument in arguments)
-    if default_preset and not has_preset:
+    given = {argument.partition("=")[0] for argument in arguments}
+    if default_preset and given.isdisjoint({"--config", *instead}):
         arguments = [f"--config={default_preset}", *arguments]
     config = auto_cli(config_class, args=arguments, as_positional=False, parser_class=Parser)
     try:

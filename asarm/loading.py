@@ -149,7 +149,10 @@ def _find(source: str, file: str, where: dict[str, str]) -> str | None:
 
 def _load_config(name_or_path: str | Path, source: str, where: dict[str, str]) -> Any:
     if _find(source, "config.json", where) is None:
-        raise ValueError(f"{name_or_path} has no config.json; expected a folder of an XLNet model")
+        what = "expected a folder of an XLNet model"
+        if checkpoints := sorted(Path(source).glob("checkpoints/step-*/model/config.json")):
+            what = f"the run is not finished: take {checkpoints[-1].parent}"
+        raise ValueError(f"{name_or_path} has no config.json; {what}")
     try:
         config = AutoConfig.from_pretrained(source, **where)
     except (OSError, ValueError) as error:

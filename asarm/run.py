@@ -61,10 +61,13 @@ class Run:
             ValueError: the folder holds results of other settings, or something that is no run.
         """
         run = cls(output_dir, subfolders=subfolders)
-        settings = json.loads(json.dumps(asdict(config)))  # tuples become lists
+        settings, defaults = (
+            json.loads(json.dumps(asdict(c)))  # tuples become lists
+            for c in (config, type(config)())
+        )
         with run._writing(CONFIG):
             run.folder.mkdir(parents=True, exist_ok=True)
-        differences = run._differences(settings)
+        differences = run._differences(settings, defaults)
         fatal = [name for name in differences if name not in may_change]
         if overwrite and fatal:
             run._clear()
@@ -126,8 +129,13 @@ class Run:
             temporary.write_bytes(content.encode() if isinstance(content, str) else content)
             os.replace(temporary, path)
 
-    def _differences(self, settings: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-        """The settings in which the folder's run differs: before, now."""
+    def _differences(
+        self, settings: dict[str, Any], defaults: dict[str, Any]
+    ) -> dict[str, tuple[Any, Any]]:
+        """The settings in which the folder's run differs: before, now.
+
+        A setting that the folder does not know, of a version before it, had its default.
+        """
         path = self.folder / CONFIG
         if not path.exists():
             self._refuse_strangers()
@@ -137,7 +145,7 @@ class Run:
         if not isinstance(stored, dict):
             raise ValueError(f"{path} was not written by a run; take another --output_dir")
         pairs = {
-            name: (stored.get(name, "not set"), settings.get(name, "not set"))
+            name: (stored.get(name, defaults.get(name)), settings.get(name, "not set"))
             for name in [*settings, *stored]
             if name not in NOT_RESULTS
         }

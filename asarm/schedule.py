@@ -82,18 +82,21 @@ ORDER_KINDS: dict[str, Split] = {
 }
 
 
-def draw_kinds(weights: dict[str, float], batch: int, *, seed: int, step: int) -> list[str]:
-    """The kind of order of each sequence of a global batch, drawn by weight.
+def check_kinds(weights: dict[str, float]) -> None:
+    """Refuse weights of kinds of order that cannot be.
 
     Raises:
         ValueError: a kind that there is not, a weight below 0, or none above.
     """
-    shares = list(weights.values())
+    shares = weights.values()
     if set(weights) - set(ORDER_KINDS) or not sum(shares) > 0 or min(shares) < 0:
-        raise ValueError(
-            f"order kinds are {weights}; expected weights for {', '.join(ORDER_KINDS)}"
-        )
-    names = list(weights)
+        raise ValueError(f"orders are {weights}; expected weights for {', '.join(ORDER_KINDS)}")
+
+
+def draw_kinds(weights: dict[str, float], batch: int, *, seed: int, step: int) -> list[str]:
+    """The kind of order of each sequence of a global batch, drawn by weight."""
+    check_kinds(weights)
+    names, shares = list(weights), list(weights.values())
     generator = keyed_generator(seed, "kinds", step)
     drawn = torch.multinomial(
         torch.tensor(shares).float(), batch, replacement=True, generator=generator

@@ -34,4 +34,5 @@ def main(config: TrainingConfig) -> None:
 
 if __name__ == "__main__":
     end_with_launcher()
-    launch(main, TrainingConfig, default_preset=PRESETS / "smoke.yaml")
+    preset = PRESETS / "smoke.yaml"
+    launch(main, TrainingConfig, default_preset=preset, instead=("--model", "--dataset"))

@@ -15,6 +15,7 @@ from transformers import XLNetLMHeadModel
 
 from asarm import load, log_prob
 from asarm.data import DataUnavailable
+from asarm.data.packed import PackedBlocks
 from asarm.schedule import joint_orders
 from asarm.training import export, loop, setup, step, watch
 from asarm.training.checkpoint import CHECKSUMS, Checkpoints
@@ -26,6 +27,7 @@ from asarm.training.summary import summary
 ROOT = Path(__file__).parent.parent
 PRESETS = sorted((ROOT / "configs" / "train").glob("*.yaml"))
 MILLION = 1_000_000
+SIGTERM = signal.SIGTERM
 
 # the table of presets: start, lowest, highest mask rate; global batch; sequences; learning rate;
 # warm-up of masks and of the learning rate
@@ -235,8 +237,8 @@ def test_the_upload_holds_the_model_and_nothing_else(finished, monkeypatch):
     assert "someone/something" in Path(finished.output_dir, "README.md").read_text()
 
 
-def test_an_upload_that_fails_says_how_to_do_it_later(finished):
-    with pytest.raises(ValueError, match="cannot upload to someone/x .*hf upload someone/x"):
+def test_an_upload_that_fails_says_so_and_the_model_is_there(finished):
+    with pytest.raises(ValueError, match="cannot upload to someone/x .*the same command again"):
         train(replace(finished, push_to_hub="someone/x"))
     train(finished)
 
@@ -256,8 +258,8 @@ def test_the_cut_into_micro_batches_changes_no_gradient(tmp_path, objective, bat
         batch = blocks.next_batch(plan.indices(0))
         accelerator = loop.new_accelerator(config)
         objective_ = loop.Objective(model.double())
-        loss = step.accumulate(objective_, batch, plan, config, accelerator, bf16=False)
-        return loss, {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+        losses = step.accumulate(objective_, batch, plan, config, accelerator, bf16=False)
+        return losses.sum(), {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
 
     torch.testing.assert_close(gradients(batch_size), gradients(2), check_dtype=False)
 
@@ -293,6 +295,18 @@ def test_harmless_settings_may_change_and_are_noted(finished, capsys):
     changed = json.loads(starts[-1])["changed"]
     assert changed == {"save_steps": [2, 3], "keep_checkpoints": [2, 5]}
     train(finished)
+
+
+def test_fewer_steps_than_were_made_are_refused(finished):
+    with pytest.raises(ValueError, match="max_steps is 6, and the run has made 12 steps"):
+        train(replace(finished, max_steps=6))
+
+
+def test_warm_ups_that_never_end_are_remarked(tmp_path, capsys):
+    train(tiny(tmp_path, max_steps=2))
+    said = capsys.readouterr().out
+    assert "warmup_steps is 3 and max_steps 2: the highest learning rate is never reached" in said
+    assert "200 documents" in said
 
 
 def test_other_data_under_the_same_name_are_refused(tmp_path):
@@ -479,6 +493,46 @@ def test_a_damaged_checkpoint_is_passed_over(finished, tmp_path, damage):
     with pytest.warns(UserWarning, match=r"step-0000008 is damaged \(.*\): going back"):
         train(config)
     assert Checkpoints(newest.parent, keep=1).newest_whole() == 8
+
+
+def test_what_is_damaged_never_costs_a_whole_checkpoint(tmp_path, monkeypatch):
+    config = tiny(tmp_path, keep_checkpoints=2)
+    train(replace(config, max_steps=10))
+    checkpoints = Checkpoints(Path(config.output_dir, "checkpoints"), keep=2)
+    assert checkpoints.steps() == [8, 10]
+    (checkpoints.path(10) / CHECKSUMS).unlink()
+    with pytest.warns(UserWarning, match="step-0000010 is damaged"):
+        result = interrupted(config, monkeypatch, [8], lambda _: os.kill(os.getpid(), SIGTERM))
+    assert result.step == 9
+    assert checkpoints.steps() == [8, 9] and checkpoints.newest_whole() == 9
+
+
+def test_a_checkpoint_that_is_there_is_not_written_again(tmp_path, monkeypatch):
+    config = tiny(tmp_path)
+    finish, steps = Checkpoints.finish, []
+
+    def noting(self, progress, *rest):
+        steps.append(progress.step)
+        finish(self, progress, *rest)
+
+    monkeypatch.setattr(Checkpoints, "finish", noting)
+    interrupted(config, monkeypatch, [3], lambda _: os.kill(os.getpid(), SIGTERM))
+    assert steps == [2, 4]
+
+
+def test_an_error_of_the_data_comes_behind_a_checkpoint(tmp_path, monkeypatch):
+    config = tiny(tmp_path)
+    next_batch = PackedBlocks.next_batch
+
+    def failing(self, indices):
+        if self.consumed == 5 * 8:
+            raise ValueError("record 41 is broken")
+        return next_batch(self, indices)
+
+    monkeypatch.setattr(PackedBlocks, "next_batch", failing)
+    with pytest.raises(ValueError, match="record 41 is broken"):
+        train(config)
+    assert Checkpoints(Path(config.output_dir, "checkpoints"), keep=1).newest_whole() == 5
 
 
 def test_the_last_checkpoints_and_the_best_are_kept(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from asarm.data.blocks import BlockSource as BlockSource
     from asarm.data.blocks import HeldOut as HeldOut
     from asarm.data.config import DataConfig as DataConfig
+    from asarm.data.opening import is_finite as is_finite
     from asarm.data.opening import open_blocks as open_blocks
     from asarm.data.opening import prepare_blocks as prepare_blocks
     from asarm.data.packing import pack as pack
@@ -20,6 +21,7 @@ _HOMES = {
     "DataConfig": "asarm.data.config",
     "DataUnavailable": "asarm.data.retry",
     "HeldOut": "asarm.data.blocks",
+    "is_finite": "asarm.data.opening",
     "open_blocks": "asarm.data.opening",
     "pack": "asarm.data.packing",
     "prepare_blocks": "asarm.data.opening",

@@ -43,6 +43,7 @@ def packed_folder(config: DataConfig, tokenizer: PreTrainedTokenizerBase, *, see
     folder = parent / fingerprint(config, tokenizer, seed=seed)
     if (folder / FACTS).is_file():
         return folder
+    shutil.rmtree(folder, ignore_errors=True)  # without its facts it is not whole
     parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(parent)
     unfinished = Path(tempfile.mkdtemp(prefix="unfinished.", dir=parent))
@@ -116,7 +117,7 @@ def _pack_into(
         for documents in _encoded(config, tokenizer, counts, seed=seed):
             counts["tokens"] += packer.add(documents)
             yield packer.take()
-        if config.last_block == "pad" and len(packer.rest):
+        if config.last_block == "pad" and len(packer.rest) > 1:  # a target needs a prompt
             last_length = len(packer.rest)
             yield _padded(packer.rest, config.length, tokenizer)
 

@@ -109,7 +109,7 @@ def write_blocks(folder: Path, groups: Iterable[np.ndarray], length: int) -> int
     count = 0
     with (folder / BLOCKS).open("wb") as file:
         for group in groups:
-            if not count:
+            if not file.tell():
                 _write_header(file, group.dtype, 0, length)
             count += len(group)
             group.tofile(file)

@@ -91,7 +91,7 @@ class ProcessWorker:
             answer = self.connection.recv()
         except (EOFError, OSError):
             self.process.join()
-            raise RuntimeError(
+            raise DataUnavailable(
                 f"{self.name} of the training data died (exit code {self.process.exitcode}); "
                 "was it killed for memory? lower shuffle_blocks or workers"
             ) from None

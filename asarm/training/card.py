@@ -14,7 +14,7 @@ from asarm.training.config import TrainingConfig
 
 TEMPLATE = """\
 ---
-license: mit
+license: {licence}
 library_name: asarm
 tags: [any-subset autoregressive, xlnet, infilling, speculative decoding]
 ---
@@ -74,6 +74,7 @@ def card(
     settings = {k: v for k, v in asdict(config).items() if k not in NOT_OF_THE_MODEL}
     name = use or config.push_to_hub or config.output_dir
     is_python = config.dataset == "python"
+    is_ours = is_python and config.model in ("scratch", "demo")
     python = ".".join(platform.python_version_tuple()[:2])
     return TEMPLATE.format(
         name=name,
@@ -96,7 +97,8 @@ def card(
         orders=", ".join(f"{share:.0%} {kind}" for kind, share in config.orders.items()),
         figures="\n\n".join(filter(None, [densities_table(evaluation), more_figures]))
         or "Not evaluated.",
-        rights=PYTHON_RIGHTS if is_python else OTHER_RIGHTS,
+        licence="mit" if is_ours else "other",
+        rights=PYTHON_RIGHTS if is_ours else OTHER_RIGHTS,
         config=yaml.safe_dump(settings, sort_keys=False),
     )
 
@@ -108,6 +110,10 @@ def densities_table(evaluation: dict[str, Any] | None) -> str:
     lines = ["| share of blanks | bits per token | bits per byte |", "|---|---|---|"]
     for rate in RATES:
         figures = (evaluation[f"bits_per_{unit}_{rate}"] for unit in ("token", "byte"))
-        cells = (f"{figure:.3f}" if isinstance(figure, float) else figure for figure in figures)
-        lines.append(f"| {rate:.0%} | {' | '.join(map(str, cells))} |")
+        lines.append(f"| {rate:.0%} | {' | '.join(map(number, figures))} |")
     return "\n".join(lines)
+
+
+def number(figure: float | str) -> str:
+    """A figure as the records have it, where NaN and infinity are words."""
+    return f"{figure:.3f}" if isinstance(figure, float) else figure

@@ -67,9 +67,10 @@ class Checkpoints:
 
     def begin(self, step: int) -> None:
         """Make the temporary folder, and room: what other writers left half done goes."""
-        for leftover in self.folder.glob("*.tmp"):
-            shutil.rmtree(leftover)
-        self.temporary(step).mkdir(parents=True)
+        with writing(self.temporary(step)):
+            for leftover in self.folder.glob("*.tmp"):
+                shutil.rmtree(leftover)
+            self.temporary(step).mkdir(parents=True)
 
     def write_data_state(self, step: int, process: int, state: dict[str, Any]) -> None:
         """One process's place in the data.
@@ -100,6 +101,9 @@ class Checkpoints:
             save_file(_optimizer_tensors(optimizer), temporary / OPTIMIZER)
             (temporary / STATE).write_text(json.dumps(asdict(progress), indent=2) + "\n")
             sums = {name: checksum(temporary / name) for name in _files(temporary)}
+            for process in range(progress.num_processes):
+                if _data_name(process) not in sums:
+                    raise OSError(f"{_data_name(process)} of another process is not seen here")
             (temporary / CHECKSUMS).write_text(json.dumps(sums, indent=2) + "\n")
             for name in [*sums, CHECKSUMS]:
                 _sync(temporary / name)
@@ -107,12 +111,14 @@ class Checkpoints:
                 shutil.rmtree(self.path(progress.step))
             os.replace(temporary, self.path(progress.step))
             _sync(self.folder)
-        self._prune(progress.best_step)
+        self._prune(progress)
 
-    def _prune(self, best_step: int | None) -> None:
-        for step in self.steps()[: -self.keep]:
-            if step != best_step:
-                shutil.rmtree(self.path(step))
+    def _prune(self, progress: Progress) -> None:
+        """Remove what is old, and what is newer: the run went back behind it, it is damaged."""
+        newer = [step for step in self.steps() if step > progress.step]
+        older = [step for step in self.steps() if step <= progress.step][: -self.keep]
+        for step in {*newer, *older} - {progress.best_step}:
+            shutil.rmtree(self.path(step))
 
     def progress(self, step: int) -> Progress:
         """What the checkpoint of a step says of the run."""

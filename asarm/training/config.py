@@ -11,6 +11,10 @@ from asarm.data.config import DataConfig
 class TrainingConfig(DataConfig):
     """Train an any-subset model: from scratch, or on from a model that exists.
 
+    Without --config, --model and --dataset the command takes the settings of
+    configs/train/smoke.yaml: a small model, from scratch, in two minutes. Other presets lie beside
+    it.
+
     Args:
         output_dir: the run's folder; the same command goes on where it stopped.
         overwrite: throw away what the folder holds of a run with other settings.
@@ -21,7 +25,8 @@ class TrainingConfig(DataConfig):
         n_layer: from scratch: layers.
         n_head: from scratch: attention heads.
         d_inner: from scratch: width of the feed-forward part.
-        dropout: share of activations dropped in training; the model's own if null.
+        dropout: share of activations dropped in training; if null the model's own, and 0.1
+            from scratch.
         global_batch_size: sequences a step, over all devices.
         batch_size: sequences that a device takes at a time; the rest of a step is accumulated.
         max_steps: steps of the whole run.
@@ -66,7 +71,7 @@ class TrainingConfig(DataConfig):
     global_batch_size: int = 32
     batch_size: int = 8
     max_steps: int = 1000
-    learning_rate: float = 1e-5
+    learning_rate: float = 1e-4
     warmup_steps: int = 0
     weight_decay: float = 0.01
     adam_betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
@@ -76,7 +81,7 @@ class TrainingConfig(DataConfig):
     loss_scale: str = "none"
     orders: dict[str, float] = field(default_factory=lambda: {"ascending": 1.0})
     start_mask_rate: float = 0.15
-    min_mask_rate: float = 0.85
+    min_mask_rate: float = 0.05
     max_mask_rate: float = 0.99
     mask_warmup_steps: int = 0
     bf16: bool | None = None

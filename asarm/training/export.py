@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from huggingface_hub import HfApi
+from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 
+from asarm.data.retry import first_line, is_network_trouble
 from asarm.model import AnySubsetTransformer
 from asarm.run import Run
 from asarm.training.card import card
@@ -26,8 +28,14 @@ def export(
     Raises:
         ValueError: the hub does not take it; the folder is whole all the same.
     """
-    model.save_pretrained(run.folder)
-    tokenizer.save_pretrained(run.folder)
+    try:
+        model.save_pretrained(run.folder)
+        tokenizer.save_pretrained(run.folder)
+    except (OSError, SafetensorError) as error:
+        raise OSError(
+            f"cannot write the model into {run.folder} ({first_line(error)}); the last checkpoint "
+            "has it: make room, and run the same command again"
+        ) from None
     evaluations = run.read(EVALUATIONS)
     run.write("README.md", card(config, model, evaluations[-1] if evaluations else None))
     if config.push_to_hub:
@@ -37,9 +45,11 @@ def export(
             api.upload_folder(
                 repo_id=config.push_to_hub, folder_path=run.folder, allow_patterns=[*MODEL_FILES]
             )
-        except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
+        except Exception as error:
+            if not isinstance(error, ValueError) and not is_network_trouble(error):
+                raise
             raise ValueError(
-                f"cannot upload to {config.push_to_hub} ({reason}); `hf auth login`, check the "
-                f"name, then: hf upload {config.push_to_hub} {run.folder}"
+                f"cannot upload to {config.push_to_hub} ({first_line(error)}); the model is in "
+                f"{run.folder}: check the network and the name, `hf auth login`, and run the same "
+                "command again"
             ) from None

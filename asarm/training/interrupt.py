@@ -8,6 +8,7 @@ import os
 import platform
 import signal
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,8 @@ class StopSignal:
         if number == signal.SIGINT and self.name == "SIGINT":
             raise KeyboardInterrupt  # asked twice: at once
         self.name = signal.Signals(number).name
+        if os.environ.get("RANK", "0") == "0":
+            os.write(2, f"\n{self.name}: stopping behind a checkpoint\n".encode())
 
 
 @contextmanager
@@ -74,12 +77,17 @@ def sole_run(folder: Path) -> Iterator[None]:
     with open(folder / LOCK, "a+", encoding="utf-8") as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except (BlockingIOError, PermissionError):
             file.seek(0)
             raise ValueError(
                 f"{folder} is in use by {file.read().strip() or 'another process'}; "
                 "wait for it, stop it, or take another --output_dir"
             ) from None
+        except OSError as error:  # a file system without locks
+            warnings.warn(
+                f"{folder} cannot be locked ({error.strerror}): start no second run in it",
+                stacklevel=3,
+            )
         file.truncate(0)
         file.write(f"process {os.getpid()} on {platform.node()}\n")
         file.flush()

@@ -3,37 +3,47 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration, broadcast_object_list
+from accelerate.utils import (
+    InitProcessGroupKwargs,
+    ProjectConfiguration,
+    broadcast_object_list,
+    gather_object,
+)
 from accelerate.utils.memory import should_reduce_batch_size
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from asarm.data import Batch, BlockSource, DataUnavailable, open_blocks, prepare_blocks
+from asarm.data import Batch, BlockSource, DataUnavailable, is_finite, open_blocks, prepare_blocks
 from asarm.model import AnySubsetTransformer
 from asarm.objective import Objective
 from asarm.run import Run, shown
 from asarm.training.checkpoint import Checkpoints, Progress
 from asarm.training.config import TrainingConfig
 from asarm.training.export import export
+from asarm.training.files import DATA
 from asarm.training.interrupt import StopSignal, sole_run, stop_signals
-from asarm.training.setup import check_config, new_optimizer, start_model, uses_bf16
+from asarm.training.setup import check_config, new_optimizer, remarks, start_model, uses_bf16
 from asarm.training.step import Plan, accumulate, apply_gradients, plan_step
 from asarm.training.watch import SAMPLES, Watch
 
 # what a run that is taken up again may change: all this leaves what is learned as it is, but for
 # rounding, and for max_steps, which moves the end of the learning rate
 MAY_CHANGE = (
-    *("max_steps", "batch_size", "gradient_checkpointing", "compile", "cache_dir", "workers"),
+    *("max_steps", "batch_size", "gradient_checkpointing", "compile", "cache_dir"),
     *("log_steps", "save_steps", "keep_checkpoints", "eval_steps", "eval_num_decodes", "judge"),
     *("max_bad_steps", "trackers", "push_to_hub"),
 )
+NAMES_SHOWN = 8  # blocks, in a message
 CHECKPOINTS, TENSORBOARD = "checkpoints", "tensorboard"
 SUBFOLDERS = (CHECKPOINTS, TENSORBOARD, "wandb", SAMPLES)
 
@@ -47,6 +57,14 @@ class TrainingResult:
     is_finished: bool
     is_main: bool  # whether this is the run's first process, which tells the user
     stopped_by: str | None = None  # the signal, or the trouble with the data
+    best_step: int | None = None  # of the lowest held-out loss
+
+
+class Stop(NamedTuple):
+    """Why no further step is made."""
+
+    reason: str
+    error: Exception | None = None  # that nothing but a change can mend
 
 
 def train(config: TrainingConfig) -> TrainingResult:
@@ -61,13 +79,12 @@ def train(config: TrainingConfig) -> TrainingResult:
         OSError: the disk is full, or the folder cannot be written.
     """
     with ExitStack() as stack:
+        check_config(config, int(os.environ.get("WORLD_SIZE", 1)))
         accelerator = new_accelerator(config)
-        check_config(config, accelerator.num_processes)
         stop = stack.enter_context(stop_signals())
         run = stack.enter_context(open_run(config, accelerator))
-        checkpoints = Checkpoints(run.folder / CHECKPOINTS, keep=config.keep_checkpoints)
         model, tokenizer = start_model(config)
-        with accelerator.main_process_first():
+        with accelerator.main_process_first(), accelerator.local_main_process_first():
             prepare_blocks(config, tokenizer, seed=config.seed)
         blocks = open_blocks(
             config,
@@ -78,11 +95,8 @@ def train(config: TrainingConfig) -> TrainingResult:
             num_processes=accelerator.num_processes,
         )
         stack.callback(blocks.close)
-        watch = Watch(run, config, accelerator, blocks.held_out)
-        stack.callback(watch.close)
-        trainer = Trainer(
-            config, accelerator, run, checkpoints, model, tokenizer, blocks, watch, stop
-        )
+        trainer = Trainer(config, accelerator, run, model, tokenizer, blocks, stop)
+        stack.callback(trainer.watch.close)
         return trainer.train()
 
 
@@ -94,15 +108,14 @@ class Trainer:
         config: TrainingConfig,
         accelerator: Accelerator,
         run: Run,
-        checkpoints: Checkpoints,
         model: AnySubsetTransformer,
         tokenizer: PreTrainedTokenizerBase,
         blocks: BlockSource,
-        watch: Watch,
         stop: StopSignal,
     ):
         self.config, self.accelerator, self.run = config, accelerator, run
-        self.checkpoints, self.blocks, self.stop = checkpoints, blocks, stop
+        self.blocks, self.stop = blocks, stop
+        self.checkpoints = Checkpoints(run.folder / CHECKPOINTS, keep=config.keep_checkpoints)
         self.model, self.tokenizer = model.to(accelerator.device), tokenizer
         objective = Objective(
             model, loss_scale=config.loss_scale, prompt_attention=config.prompt_attention
@@ -110,23 +123,27 @@ class Trainer:
         self.objective = accelerator.prepare_model(objective)
         self.bf16 = uses_bf16(config, accelerator.device)
         self.optimizer = new_optimizer(model, config)
-        self.watch = watch
+        self.watch = Watch(run, config, accelerator, blocks.held_out)
         self.progress = Progress(num_processes=accelerator.num_processes)
+        self.saved_step: int | None = None
 
     def train(self) -> TrainingResult:
         """From wherever the run is to its last step, or until something asks it to stop."""
         place = self.restore()
-        if self.progress.step >= self.config.max_steps:
+        if self.progress.step == self.config.max_steps:
             return self.finish()
+        self.tell_of_data()
         self.watch.start(self.progress.step)
         if self.progress.step == 0:
             self.watch.evaluate(self.model, self.tokenizer, 0)
         while self.progress.step < self.config.max_steps:
             plan = plan_step(self.progress.step, self.config, self.accelerator.num_processes)
-            batch, reason = self.read(plan)
-            if batch is None:
+            batch = self.read(plan)
+            if isinstance(batch, Stop):
                 self.save(place)
-                return self.result(stopped_by=reason)
+                if batch.error is not None:
+                    raise batch.error
+                return self.result(stopped_by=batch.reason)
             self.make_step(batch, plan)
             place = self.blocks.state_dict()
             is_best = self.is_due(self.config.eval_steps) and self.evaluate()
@@ -134,26 +151,29 @@ class Trainer:
                 self.save(place)
         return self.finish()
 
-    def read(self, plan: Plan) -> tuple[Batch | None, str]:
-        """This process's blocks of a step; none, and why, where any process has to stop."""
-        batch, reason = None, ""
+    def read(self, plan: Plan) -> Batch | Stop:
+        """This process's blocks of a step; where any process has to stop, all do, and why."""
+        found: Batch | Stop
         try:
-            batch = self.blocks.next_batch(plan.indices(self.accelerator.process_index))
+            found = self.blocks.next_batch(plan.indices(self.accelerator.process_index))
         except DataUnavailable as error:
-            reason = str(error)
-        reason = self.stop.name or reason
-        wants_stop = torch.tensor(float(bool(reason)), device=self.accelerator.device)
+            found = Stop(str(error))
+        except Exception as error:  # raised again when all processes have saved where they are
+            found = Stop(str(error), error)
+        if self.stop.name and not isinstance(found, Stop):
+            found = Stop(self.stop.name)
+        wants_stop = torch.tensor(float(isinstance(found, Stop)), device=self.accelerator.device)
         if self.accelerator.reduce(wants_stop, reduction="sum").item():
-            return None, reason or "another process"
-        return batch, ""
+            return found if isinstance(found, Stop) else Stop("another process")
+        return found
 
     def make_step(self, batch: Batch, plan: Plan) -> None:
         """Change the weights, unless loss or gradients are not finite."""
         try:
-            loss = accumulate(
+            losses = accumulate(
                 self.objective, batch, plan, self.config, self.accelerator, bf16=self.bf16
             )
-            loss = self.accelerator.reduce(loss, reduction="mean")
+            loss = self.accelerator.reduce(losses.sum(), reduction="mean")
             norm, is_good = apply_gradients(
                 self.objective, self.optimizer, loss, plan, self.config.clip_norm
             )
@@ -165,11 +185,20 @@ class Trainer:
         self.progress.bad_steps = 0 if is_good else self.progress.bad_steps + 1
         self.watch.log(plan, float(loss), norm)
         if self.progress.bad_steps >= self.config.max_bad_steps:
-            raise ValueError(
-                f"loss or gradients were NaN or infinite in {self.progress.bad_steps} steps in a "
-                f"row, the last one step {plan.step} with {', '.join(batch.names)}; lower the "
-                "learning_rate, or look at these data: the last checkpoint has the weights before"
-            )
+            raise ValueError(self.bad_steps(losses, batch))
+
+    def bad_steps(self, losses: Tensor, batch: Batch) -> str:
+        """What to say of a run that learns nothing any more; all processes ask together."""
+        size = self.config.batch_size
+        bad = [i for i in range(len(batch.names)) if not losses[i // size].isfinite()]
+        names = gather_object([batch.names[i] for i in bad or range(len(batch.names))])
+        shown_names = ", ".join(names[:NAMES_SHOWN]) + ", ..." * (len(names) > NAMES_SHOWN)
+        saved = self.checkpoints.path(self.saved_step) / "model" if self.saved_step else "..."
+        return (
+            f"loss or gradients were NaN or infinite in {self.progress.bad_steps} steps in a row, "
+            f"the last one step {self.progress.step} with {shown_names}; look at these data, or go "
+            f"on with a lower rate: --model {saved} --learning_rate ... --output_dir ..."
+        )
 
     def is_due(self, every: int) -> bool:
         step = self.progress.step
@@ -185,8 +214,10 @@ class Trainer:
         return False
 
     def save(self, place: dict[str, Any]) -> None:
-        """Write a checkpoint; every process adds its place in the data."""
+        """Write a checkpoint, unless it is there; every process adds its place in the data."""
         step, process = self.progress.step, self.accelerator.process_index
+        if step == self.saved_step:
+            return
         if self.accelerator.is_main_process:
             self.checkpoints.begin(step)
         self.accelerator.wait_for_everyone()
@@ -195,6 +226,7 @@ class Trainer:
         if self.accelerator.is_main_process:
             self.checkpoints.finish(self.progress, self.model, self.tokenizer, self.optimizer)
         self.accelerator.wait_for_everyone()
+        self.saved_step = step
 
     def restore(self) -> dict[str, Any]:
         """Take up the newest whole checkpoint, if there is one; the place in the data."""
@@ -206,25 +238,55 @@ class Trainer:
             self.checkpoints.restore(step, self.model, self.optimizer)
             self.blocks.load_state_dict(self.checkpoints.data_state(step, process, processes))
             self.progress.num_processes = processes
+            self.saved_step = step
+        if self.progress.step > self.config.max_steps:
+            raise ValueError(
+                f"max_steps is {self.config.max_steps}, and the run has made {self.progress.step} "
+                f"steps; take more, or the model of {self.checkpoints.path(self.progress.step)}"
+            )
         return self.blocks.state_dict()
+
+    def tell_of_data(self) -> None:
+        """Say what the data are, and refuse others in another process."""
+        keys = gather_object([str(self.blocks.state_dict().get("data"))])
+        if len(set(keys)) > 1:
+            raise ValueError(
+                "the processes have different data; give all nodes one --dataset and --cache_dir"
+            )
+        counts = self.blocks.statistics.items()
+        said = [f"{count:,} {name.replace('_', ' ')}" for name, count in counts if count]
+        if self.accelerator.is_main_process and said:
+            print("data:", ", ".join(said))
 
     def finish(self) -> TrainingResult:
         """Make the run's folder a model folder."""
         if self.accelerator.is_main_process:
+            self.run.write(DATA, dict(self.blocks.statistics))
             export(self.run, self.config, self.model, self.tokenizer)
         self.accelerator.wait_for_everyone()
         return self.result(is_finished=True)
 
     def result(self, *, is_finished: bool = False, stopped_by: str | None = None) -> TrainingResult:
         is_main = self.accelerator.is_main_process
-        return TrainingResult(self.run.folder, self.progress.step, is_finished, is_main, stopped_by)
+        return TrainingResult(
+            self.run.folder,
+            self.progress.step,
+            is_finished,
+            is_main,
+            stopped_by,
+            self.progress.best_step,
+        )
 
 
 def new_accelerator(config: TrainingConfig) -> Accelerator:
     """The processes of the run, as their launcher started them."""
     folders = ProjectConfiguration(config.output_dir, str(Path(config.output_dir, TENSORBOARD)))
+    # one process may pack data for hours, or wait for the network, while the others wait for it;
+    # the death of one is seen by their launcher
+    patient = InitProcessGroupKwargs(timeout=timedelta(days=1))
     return Accelerator(
         cpu=not torch.cuda.is_available(),
+        kwargs_handlers=[patient],
         log_with=list(config.trackers) or None,
         project_config=folders,
     )
@@ -242,9 +304,11 @@ def open_run(config: TrainingConfig, accelerator: Accelerator) -> Iterator[Run]:
             config.output_dir,
             config,
             overwrite=config.overwrite,
-            may_change=MAY_CHANGE,
+            may_change=(*MAY_CHANGE, *(["workers"] if is_finite(config.dataset) else [])),
             subfolders=SUBFOLDERS,
         )
+        for remark in remarks(config):
+            print(remark)
         for name, (before, now) in run.changed.items():
             print(f"{name} was {shown(before)} and is {shown(now)} from here on")
         accelerator.wait_for_everyone()

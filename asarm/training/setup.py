@@ -11,10 +11,21 @@ from transformers import PreTrainedTokenizerBase, XLNetConfig
 from asarm.loading import load, load_tokenizer
 from asarm.model import AnySubsetTransformer
 from asarm.objective import LOSS_SCALES, PROMPT_ATTENTION
-from asarm.schedule import ORDER_KINDS
+from asarm.schedule import check_kinds
 from asarm.training.config import TrainingConfig
 
 NO_MATRIX = re.compile("bias|layer_norm|mask_emb")
+LEAST = {
+    **dict.fromkeys(("global_batch_size", "batch_size", "max_steps", "log_steps"), 1),
+    **dict.fromkeys(("save_steps", "eval_steps", "keep_checkpoints", "max_bad_steps"), 1),
+    **dict.fromkeys(("d_model", "n_layer", "n_head", "d_inner"), 1),
+    **dict.fromkeys(("warmup_steps", "mask_warmup_steps", "weight_decay"), 0),
+    "eval_num_decodes": 0,
+}
+WARMUPS = {
+    "warmup_steps": "the highest learning rate",
+    "mask_warmup_steps": "the final window of mask rates",
+}
 OBJECTIVES = ("joint", "parallel")
 TRACKERS = ("tensorboard", "wandb")
 
@@ -34,10 +45,9 @@ def check_config(config: TrainingConfig, num_processes: int) -> None:
             raise ValueError(
                 f"{name} is {getattr(config, name)!r}; expected one of {', '.join(allowed)}"
             )
-    for name in ("global_batch_size", "batch_size", "max_steps", "log_steps", "save_steps"):
-        _at_least_one(config, name)
-    for name in ("eval_steps", "keep_checkpoints", "max_bad_steps"):
-        _at_least_one(config, name)
+    for name, least in LEAST.items():
+        if getattr(config, name) < least:
+            raise ValueError(f"{name} is {getattr(config, name)}; expected at least {least}")
     for name in ("start_mask_rate", "min_mask_rate", "max_mask_rate"):
         if not 0 < getattr(config, name) < 1:
             raise ValueError(f"{name} is {getattr(config, name)}; expected between 0 and 1")
@@ -50,11 +60,8 @@ def check_config(config: TrainingConfig, num_processes: int) -> None:
         raise ValueError(
             f"loss_scale is {config.loss_scale!r}; the parallel objective has none: take 'none'"
         )
-    shares = config.orders.values()
-    if set(config.orders) - set(ORDER_KINDS) or not sum(shares) > 0 or min(shares) < 0:
-        raise ValueError(
-            f"orders are {config.orders}; expected weights for {', '.join(ORDER_KINDS)}"
-        )
+    check_kinds(config.orders)
+    check_size(config)
     if unknown := set(config.trackers) - set(TRACKERS):
         raise ValueError(f"trackers hold {min(unknown)!r}; expected {' or '.join(TRACKERS)}")
     for tracker in config.trackers:
@@ -73,9 +80,23 @@ def check_config(config: TrainingConfig, num_processes: int) -> None:
     accumulation(config, num_processes)
 
 
-def _at_least_one(config: TrainingConfig, name: str) -> None:
-    if getattr(config, name) < 1:
-        raise ValueError(f"{name} is {getattr(config, name)}; expected at least 1")
+def check_size(config: TrainingConfig) -> None:
+    """Refuse sizes that no network has."""
+    if config.d_model % 2 or config.d_model % config.n_head:
+        raise ValueError(
+            f"d_model is {config.d_model} and n_head {config.n_head}; expected an even width that "
+            "the heads divide"
+        )
+
+
+def remarks(config: TrainingConfig) -> list[str]:
+    """What may be meant otherwise, though it can be trained."""
+    return [
+        f"{name} is {getattr(config, name)} and max_steps {config.max_steps}: {what} is never "
+        "reached; give both"
+        for name, what in WARMUPS.items()
+        if getattr(config, name) >= config.max_steps
+    ]
 
 
 def accumulation(config: TrainingConfig, num_processes: int) -> int:

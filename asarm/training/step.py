@@ -73,12 +73,13 @@ def accumulate(
     *,
     bf16: bool,
 ) -> Tensor:
-    """Add up the gradients of this process's share of a global batch; its mean loss, a scalar.
+    """Add up the gradients of this process's share of a global batch.
 
+    What is given back is each micro-step's share of the mean loss, (accumulation,).
     Gradients are averaged over the processes in the last micro-step.
     """
     device, process = accelerator.device, accelerator.process_index
-    total = torch.zeros((), device=device)
+    losses = []
     for micro, part in enumerate(plan.parts[:, process]):
         is_last = micro == len(plan.parts) - 1
         mine = slice(micro * len(part), (micro + 1) * len(part))
@@ -90,8 +91,8 @@ def accumulate(
                 loss = objective(*(x if x is None else x.to(device) for x in arguments))
             loss = loss / len(plan.parts)
             loss.backward()
-        total += loss.detach()
-    return total
+        losses.append(loss.detach())
+    return torch.stack(losses)
 
 
 def micro_batch(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from asarm.evaluation.densities import RATES
 from asarm.run import Run
+from asarm.training.card import number
 from asarm.training.config import TrainingConfig
 from asarm.training.loop import TrainingResult
 from asarm.training.watch import EVALUATIONS, SAMPLES
@@ -20,9 +21,13 @@ def summary(result: TrainingResult, config: TrainingConfig) -> str:
         parts.append("held-out bits per byte, by share of blanks:")
         for record in dict.fromkeys(map(_frozen, (evaluations[0], evaluations[-1]))):
             figures = dict(record)
-            rates = (f"{rate:.0%}: {figures[f'bits_per_byte_{rate}']:.3f}" for rate in RATES)
+            rates = (f"{rate:.0%}: {number(figures[f'bits_per_byte_{rate}'])}" for rate in RATES)
             parts.append(f"  step {figures['step']}: {', '.join(rates)}")
             parts.append(sample_at(run, figures["step"]))
+    if result.best_step not in (None, result.step):
+        parts.append(
+            f"lowest held-out loss: {result.folder}/checkpoints/step-{result.best_step:07d}"
+        )
     again = f"--output_dir {config.output_dir}"
     if result.is_finished:
         parts.append(

@@ -167,8 +167,9 @@ class Watch:
     def close(self) -> None:
         if self.bar is not None:
             self.bar.close()
-        if self.is_tracked:
-            self.accelerator.end_training()
+        if self.is_tracked:  # end_training would end the processes' group too, on this one alone
+            for tracker in self.accelerator.trackers:
+                tracker.finish()
 
 
 def filled_text(tokenizer: PreTrainedTokenizerBase, tokens: list[int], prompt: list[int]) -> str:
