@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -26,21 +26,7 @@ from asarm.training.config import TrainingConfig
 from asarm.training.loop import train
 
 TIMES = {"tokens_per_second"}
-WORDS = (
-    "the",
-    "ship",
-    "left",
-    "port",
-    "at",
-    "dawn",
-    "and",
-    "no",
-    "one",
-    "saw",
-    "where",
-    "it",
-    "went",
-)
+SENTENCE = "the ship left port at dawn and no one on the quay saw where it went"
 
 
 def tiny(folder: Path, **changes) -> TrainingConfig:
@@ -48,7 +34,9 @@ def tiny(folder: Path, **changes) -> TrainingConfig:
     path = folder / "text.txt"
     if not path.exists():
         rng = random.Random(0)
-        paragraphs = (" ".join(rng.choices(WORDS, k=rng.randint(5, 60))) for _ in range(200))
+        paragraphs = (
+            " ".join(rng.choices(SENTENCE.split(), k=rng.randint(5, 60))) for _ in range(200)
+        )
         path.write_text("\n\n".join(paragraphs), encoding="utf-8")
     config = TrainingConfig(
         output_dir=str(folder / "run"),
@@ -140,17 +128,33 @@ def free_port() -> int:
         return server.getsockname()[1]
 
 
+@dataclass
+class Tally:
+    """What was done to runs."""
+
+    runs: int = 0
+    kills: int = 0
+    in_checkpoints: int = 0  # kills that left a checkpoint half written
+
+
 def kill_until_finished(
-    config: TrainingConfig, processes: int, rng: random.Random, *, kills: int, longest: float
-) -> int:
-    """Kill an attempt after another, each after a random time, then let it end; how many died."""
-    died = 0
-    for _ in range(kills):
+    config: TrainingConfig,
+    processes: int,
+    rng: random.Random,
+    tally: Tally,
+    *,
+    kills: int,
+    longest: float,
+) -> None:
+    """Kill one attempt after another, each after a random time; the last one runs to the end."""
+    folder = Path(config.output_dir, "checkpoints")
+    tally.runs += 1
+    while tally.kills < kills:
         if attempt(config, processes, after(rng.uniform(0, longest))):
-            return died
-        died += 1
+            return
+        tally.kills += 1
+        tally.in_checkpoints += any(folder.glob("*.tmp"))
     run_to_the_end(config, processes)
-    return died
 
 
 def outcome(folder: Path) -> dict[str, object]:
@@ -166,8 +170,8 @@ def outcome(folder: Path) -> dict[str, object]:
     return found
 
 
-def compare(folder: Path, processes: int, seed: int, *, kills: int) -> tuple[int, int]:
-    """Kill runs until `kills` attempts died; deaths, and runs that were compared.
+def compare(folder: Path, processes: int, seed: int, *, kills: int) -> Tally:
+    """Kill runs until so many attempts died; what was done.
 
     Raises:
         AssertionError: a run that was killed differs from the one that was not.
@@ -177,14 +181,12 @@ def compare(folder: Path, processes: int, seed: int, *, kills: int) -> tuple[int
     run_to_the_end(reference, processes)
     longest = time.monotonic() - began
     expected = outcome(Path(reference.output_dir))
-    rng = random.Random(seed)
-    died = runs = 0
-    while died < kills:
-        config = tiny(folder, output_dir=str(folder / f"killed-{runs}"))
-        died += kill_until_finished(config, processes, rng, kills=kills - died, longest=longest)
-        runs += 1
+    rng, tally = random.Random(seed), Tally()
+    while tally.kills < kills:
+        config = tiny(folder, output_dir=str(folder / f"killed-{tally.runs}"))
+        kill_until_finished(config, processes, rng, tally, kills=kills, longest=longest)
         assert outcome(Path(config.output_dir)) == expected, config.output_dir
-    return died, runs
+    return tally
 
 
 def main() -> None:
@@ -194,8 +196,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        died, runs = compare(Path(folder), options.processes, options.seed, kills=options.kills)
-    print(f"{died} kills in {runs} runs of {options.processes} processes: all as uninterrupted")
+        tally = compare(Path(folder), options.processes, options.seed, kills=options.kills)
+    print(
+        f"{tally.kills} kills in {tally.runs} runs of {options.processes} processes, "
+        f"{tally.in_checkpoints} of them inside a checkpoint: all as uninterrupted"
+    )
 
 
 if __name__ == "__main__":

@@ -15,26 +15,7 @@ from asarm.training.interrupt import sole_run
 
 ROOT = Path(__file__).parent.parent
 STOPPED, STEPS = 75, 200
-WORDS = [
-    "the",
-    "a",
-    "cat",
-    "dog",
-    "sat",
-    "on",
-    "mat",
-    "ran",
-    "over",
-    "hill",
-    "stone",
-    "light",
-    "dark",
-    "green",
-    "house",
-    "tree",
-    "sang",
-    "home",
-]
+SENTENCE = "the ship left port at dawn and no one on the quay saw where it went"
 TINY = [
     *("--length=32", "--d_model=32", "--n_layer=1", "--n_head=2", "--d_inner=32"),
     *("--global_batch_size=4", "--batch_size=2", "--bf16=false", "--learning_rate=1e-3"),
@@ -50,7 +31,9 @@ class Training:
         self.folder = folder / "run"
         text = folder / "text.txt"
         words = random.Random(0)
-        text.write_text("\n\n".join(" ".join(words.choices(WORDS, k=40)) for _ in range(300)))
+        text.write_text(
+            "\n\n".join(" ".join(words.choices(SENTENCE.split(), k=40)) for _ in range(300))
+        )
         data = [f"--dataset={text}", f"--cache_dir={folder / 'cache'}"]
         self.command = [*command, *TINY, *data, f"--output_dir={self.folder}"]
         self.environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
