@@ -4,13 +4,12 @@ import math
 
 import pytest
 import torch
-from asarm.evaluation.card import markdown_table
 from fakes import ConditionalTable
 
 from asarm import Order, load, log_prob
 from asarm.corpus import Document, held_out_documents
 from asarm.data import pack
-from asarm.evaluation.held_out import PROTOCOLS, bits_per_byte
+from asarm.evaluation.held_out import PROTOCOLS, bits_per_byte, markdown_table
 from asarm.loading import DEMO, load_tokenizer
 from asarm.text import encode_document
 
