@@ -123,13 +123,20 @@ def test_a_file_that_changed_is_packed_anew(config):
 
 
 def test_the_last_block_is_padded_as_asked(config):
+    config = replace(config, length=15)
     dropped, padded = opened(config), opened(replace(config, last_block="pad"))
-    left = dropped.statistics["tokens"] % 16
-    assert left and padded.statistics["blocks"] == dropped.statistics["blocks"] + 1
+    left = dropped.statistics["tokens"] % 15
+    assert left > 1 and padded.statistics["blocks"] == dropped.statistics["blocks"] + 1
     last = padded.held_out.blocks
-    assert last.lengths.tolist() == [16, 16, 16, left]
+    assert last.lengths.tolist() == [15, 15, 15, left]
     assert set(last.input_ids[-1, left:].tolist()) == {DEMO.pad_token_id}
     assert DEMO.pad_token_id not in last.input_ids[-1, :left].tolist()
+
+
+def test_a_single_token_is_no_block(config):
+    dropped, padded = opened(config), opened(replace(config, last_block="pad"))
+    assert dropped.statistics["tokens"] % 16 == 1  # a target would have no prompt
+    assert padded.statistics["blocks"] == dropped.statistics["blocks"]
 
 
 def test_a_long_document_is_split_and_none_of_it_lost(config):

@@ -311,6 +311,8 @@ def test_a_step_does_not_depend_on_how_it_is_cut():
             warmup_steps=4,
             mask_warmup_steps=8,
             seed=5,
+            learning_rate=1e-5,
+            min_mask_rate=0.85,
         )
         plan = plan_step(2, config, processes)
         assert plan.parts.shape == (12 // processes // batch_size, processes, batch_size)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from test_stream import DEMO, ROOT, blocks_of, inline, through_a_file, write
 
+from asarm.data import DataUnavailable
 from asarm.data.workers import ProcessWorker
 
 
@@ -64,7 +65,7 @@ def test_a_reader_that_dies_is_an_error_and_the_place_is_kept(tmp_path):
     for _ in range(5):
         blocks.next_batch(range(4)), expected.next_batch(range(4))
     os.kill(pids(blocks)[1], signal.SIGKILL)
-    with pytest.raises(RuntimeError, match=r"reader 2 of 2 .* died \(exit code -9\)"):
+    with pytest.raises(DataUnavailable, match=r"reader 2 of 2 .* died \(exit code -9\)"):
         for _ in range(1000):  # what it sent before is still given
             batch = blocks.next_batch(range(4))
             assert torch.equal(batch.input_ids, expected.next_batch(range(4)).input_ids)

@@ -144,7 +144,7 @@ def test_the_finished_folder_is_a_model_folder(finished):
 
 def test_the_card_says_what_the_model_saw(finished):
     card = Path(finished.output_dir, "README.md").read_text()
-    for part in ["text.txt", "12 steps of 8 x 24", "0.85..0.99", "50% ascending", "| 95% |"]:
+    for part in ["text.txt", "12 steps of 8 x 24", "0.05..0.99", "50% ascending", "| 95% |"]:
         assert part in card
     assert "arXiv 2504.20456" in card and "cache_dir" not in card
 
@@ -427,7 +427,7 @@ def test_a_step_with_a_loss_that_is_not_finite_is_not_applied_either():
 
 def test_many_bad_steps_end_the_run_and_name_step_and_data(tmp_path, monkeypatch):
     config = tiny(tmp_path, max_bad_steps=3, save_steps=1)
-    with pytest.raises(ValueError, match="in 3 steps in a row, the last one step 6") as refused:
+    with pytest.raises(ValueError, match="in 3 steps in a row, the last one step 7") as refused:
         interrupted(config, monkeypatch, [4, 5, 6], spoil(float("nan")))
     assert "epoch 0 block" in str(refused.value) and "\n" not in str(refused.value)
     checkpoints = Checkpoints(Path(config.output_dir, "checkpoints"), keep=1)
