@@ -130,6 +130,15 @@ def joint_orders(
     return _orders(lengths, num_prompt, num_prompt, kinds, seed=seed, step=step, indices=indices)
 
 
+def ascending_orders(
+    lengths: Tensor, mask_rate: float, *, seed: int, step: int, indices: Sequence[int]
+) -> Order:
+    """`joint_orders` of ascending splits, all at one mask rate: what evaluations measure."""
+    count = len(lengths)
+    rates, kinds = torch.full((count,), mask_rate), ["ascending"] * count
+    return joint_orders(lengths, rates, kinds, seed=seed, step=step, indices=indices)
+
+
 def parallel_orders(
     lengths: Tensor,
     mask_rates: Tensor,

@@ -11,11 +11,12 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import datasets
 import pytest
+from servers import QuietHandler
 
 ROOT = Path(__file__).parents[1]
 COMMIT = "a" * 40
@@ -38,18 +39,9 @@ for settings in json.loads(sys.argv[1]):
 """
 
 
-class Hub(BaseHTTPRequestHandler):
+class Hub(QuietHandler):
     parquet: bytes
     cuts: list[int]  # one is taken for each file that breaks off
-
-    def log_message(self, *arguments):
-        pass
-
-    def do_HEAD(self):
-        self.answer(send_body=False)
-
-    def do_GET(self):
-        self.answer(send_body=True)
 
     def answer(self, *, send_body: bool) -> None:
         path = self.path.split("?")[0]

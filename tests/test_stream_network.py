@@ -8,12 +8,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import datasets
 import pytest
 import torch
+from servers import QuietHandler
 from transformers import AutoTokenizer
 
 from asarm.data import DataConfig, DataUnavailable, open_blocks, retry
@@ -38,17 +39,8 @@ class FlakyServer:
         return failure
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(QuietHandler):
     flaky: FlakyServer
-
-    def log_message(self, *arguments):
-        pass
-
-    def do_HEAD(self):
-        self.answer(send_body=False)
-
-    def do_GET(self):
-        self.answer(send_body=True)
 
     def answer(self, *, send_body: bool) -> None:
         body = self.flaky.files.get(self.path)

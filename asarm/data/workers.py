@@ -39,9 +39,8 @@ class Worker(Protocol):
         """The next window; None where the reader's share holds no document.
 
         Raises:
-            DataUnavailable: the stream cannot be read.
+            DataUnavailable: the stream cannot be read, or the reading process died.
             ValueError: what it holds cannot be used.
-            RuntimeError: the reading process died.
         """
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from asarm.data import Batch
 from asarm.density import log_prob
 from asarm.rows import Backbone
-from asarm.schedule import joint_orders
+from asarm.schedule import ascending_orders
 
 RATES = (0.15, 0.5, 0.95)
 
@@ -37,14 +37,7 @@ def block_bits(
         for start in range(0, len(indices), batch_size):
             part = torch.tensor(indices[start : start + batch_size])
             lengths = blocks.lengths[part]
-            order = joint_orders(
-                lengths,
-                torch.full((len(part),), rate),
-                ["ascending"] * len(part),
-                seed=0,
-                step=column,
-                indices=part.tolist(),
-            )
+            order = ascending_orders(lengths, rate, seed=0, step=column, indices=part.tolist())
             ids = blocks.input_ids[part, : int(lengths.max())].to(model.device)
             bits = -log_prob(model, ids, order).double().sum(1).cpu() / math.log(2)
             found[0, part, column] = bits

@@ -32,7 +32,14 @@ from asarm.training.config import TrainingConfig
 from asarm.training.export import export
 from asarm.training.files import DATA
 from asarm.training.interrupt import StopSignal, sole_run, stop_signals
-from asarm.training.setup import check_config, new_optimizer, remarks, start_model, uses_bf16
+from asarm.training.setup import (
+    batch_sizes,
+    check_config,
+    new_optimizer,
+    remarks,
+    start_model,
+    uses_bf16,
+)
 from asarm.training.step import Plan, accumulate, apply_gradients, plan_step
 from asarm.training.watch import SAMPLES, Watch
 
@@ -132,7 +139,7 @@ class Trainer:
         place = self.restore()
         if self.progress.step == self.config.max_steps:
             return self.finish()
-        self.tell_of_data()
+        self.tell_of_data(place)
         self.watch.start(self.progress.step)
         if self.progress.step == 0:
             self.watch.evaluate(self.model, self.tokenizer, 0)
@@ -246,9 +253,9 @@ class Trainer:
             )
         return self.blocks.state_dict()
 
-    def tell_of_data(self) -> None:
+    def tell_of_data(self, place: dict[str, Any]) -> None:
         """Say what the data are, and refuse others in another process."""
-        keys = gather_object([str(self.blocks.state_dict().get("data"))])
+        keys = gather_object([str(place.get("data"))])
         if len(set(keys)) > 1:
             raise ValueError(
                 "the processes have different data; give all nodes one --dataset and --cache_dir"
@@ -318,7 +325,7 @@ def open_run(config: TrainingConfig, accelerator: Accelerator) -> Iterator[Run]:
 def out_of_memory(config: TrainingConfig, num_processes: int) -> str:
     """What to try."""
     each = config.global_batch_size // num_processes
-    smaller = [n for n in range(1, config.batch_size) if each % n == 0]
+    smaller = [size for size in batch_sizes(each) if size < config.batch_size]
     if smaller:
         fix = (
             f"take --batch_size {smaller[-1]} (accumulation {each // smaller[-1]}), which changes "

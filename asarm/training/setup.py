@@ -108,7 +108,7 @@ def accumulation(config: TrainingConfig, num_processes: int) -> int:
     at_a_time = config.batch_size * num_processes
     if config.global_batch_size % at_a_time:
         each = config.global_batch_size // num_processes
-        fitting = [n for n in range(1, each + 1) if each % n == 0]
+        fitting = batch_sizes(each)
         fix = (
             f"take a batch_size of {', '.join(map(str, fitting))}"
             if config.global_batch_size % num_processes == 0
@@ -119,6 +119,11 @@ def accumulation(config: TrainingConfig, num_processes: int) -> int:
             f"{config.batch_size} x {num_processes} devices; {fix}"
         )
     return config.global_batch_size // at_a_time
+
+
+def batch_sizes(each: int) -> list[int]:
+    """The sizes of a micro-step that make up `each`, a device's share of a global batch."""
+    return [size for size in range(1, each + 1) if each % size == 0]
 
 
 def uses_bf16(config: TrainingConfig, device: torch.device) -> bool:

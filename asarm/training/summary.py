@@ -19,8 +19,7 @@ def summary(result: TrainingResult, config: TrainingConfig) -> str:
     parts = []
     if evaluations:
         parts.append("held-out bits per byte, by share of blanks:")
-        for record in dict.fromkeys(map(_frozen, (evaluations[0], evaluations[-1]))):
-            figures = dict(record)
+        for figures in (*evaluations[:1], *evaluations[1:][-1:]):
             rates = (f"{rate:.0%}: {number(figures[f'bits_per_byte_{rate}'])}" for rate in RATES)
             parts.append(f"  step {figures['step']}: {', '.join(rates)}")
             parts.append(sample_at(run, figures["step"]))
@@ -28,7 +27,6 @@ def summary(result: TrainingResult, config: TrainingConfig) -> str:
         parts.append(
             f"lowest held-out loss: {result.folder}/checkpoints/step-{result.best_step:07d}"
         )
-    again = f"--output_dir {config.output_dir}"
     if result.is_finished:
         parts.append(
             f"finished: {result.step} steps. {result.folder} is a model folder: "
@@ -39,7 +37,8 @@ def summary(result: TrainingResult, config: TrainingConfig) -> str:
     else:
         parts.append(
             f"stopped after step {result.step} ({result.stopped_by}); a checkpoint is in "
-            f"{result.folder}: the same command ({again}) goes on from there"
+            f"{result.folder}: the same command (--output_dir {config.output_dir}) goes on from "
+            "there"
         )
     return "\n".join(filter(None, parts))
 
@@ -51,7 +50,3 @@ def sample_at(run: Run, step: int) -> str:
         return ""
     text = path.read_text(encoding="utf-8").split("=== filled\n")[1].split("\n\n=== blanked")[0]
     return "\n".join(f"    | {line}" for line in text[:SHOWN].splitlines())
-
-
-def _frozen(record: dict) -> tuple:
-    return tuple(record.items())

@@ -8,7 +8,6 @@ from statistics import mean
 from time import perf_counter
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
@@ -20,7 +19,7 @@ from asarm.evaluation.judge import Judge, load_judge
 from asarm.model import AnySubsetTransformer
 from asarm.run import Run
 from asarm.sampling import sample
-from asarm.schedule import joint_orders, keyed_seed
+from asarm.schedule import ascending_orders, keyed_seed
 from asarm.training.config import TrainingConfig
 from asarm.training.files import EVALUATIONS, METRICS, SAMPLES
 from asarm.training.step import Plan
@@ -139,14 +138,7 @@ class Watch:
             return {}
         chosen = [i * len(blocks.lengths) // number for i in range(number)]
         lengths = blocks.lengths[chosen]
-        order = joint_orders(
-            lengths,
-            torch.full((number,), SAMPLE_RATE),
-            ["ascending"] * number,
-            seed=0,
-            step=0,
-            indices=chosen,
-        )
+        order = ascending_orders(lengths, SAMPLE_RATE, seed=0, step=0, indices=chosen)
         ids = blocks.input_ids[chosen, : int(lengths.max())]
         result = sample(model, ids.to(model.device), order, method="onepass", seed=0)
         texts, perplexities = [], []

@@ -36,7 +36,7 @@ from asarm.loading import load_tokenizer
 from asarm.model import XLNET_MASK_TOKEN_ID, AnySubsetTransformer
 from asarm.objective import joint_loss
 from asarm.order import Order
-from asarm.schedule import joint_orders
+from asarm.schedule import ascending_orders
 
 if TYPE_CHECKING:
     from asarm.data import BlockSource
@@ -160,9 +160,7 @@ def new_network(who: str, config: BenchmarkConfig) -> PreTrainedModel:
     make = XLNetLMHeadModel if who == "reference" else AnySubsetTransformer
     network = make(network_config(config.train_size, SPREAD)).to(config.device).train()
     if who == "checkpointed":
-        # transformers 5.23 warns of the name that 5.17 has
-        old = network.gradient_checkpointing_enable
-        getattr(network, "activation_checkpointing_enable", old)()
+        network.transformer.gradient_checkpointing = True
     with torch.no_grad():
         network.lm_loss.bias[XLNET_MASK_TOKEN_ID] = NEVER
     return network
@@ -197,14 +195,8 @@ def training_batch(
     """Random ids (B, L), none of them special, and ascending splits as training draws them."""
     rng = torch.Generator().manual_seed(seed)
     ids = torch.randint(9, network.config.vocab_size, (batch, length), generator=rng)
-    order = joint_orders(
-        torch.full((batch,), length),
-        torch.full((batch,), mask_rate),
-        ["ascending"] * batch,
-        seed=seed,
-        step=0,
-        indices=range(batch),
-    )
+    lengths = torch.full((batch,), length)
+    order = ascending_orders(lengths, mask_rate, seed=seed, step=0, indices=range(batch))
     return ids.to(network.device), order.to(network.device)
 
 
