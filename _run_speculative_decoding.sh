@@ -13,4 +13,4 @@ if [[ ! -e $root/scripts/env.sh ]]; then
     exit 2
 fi
 source "$root/scripts/env.sh"
-exec python "$root/scripts/speculative_decoding.py" "$@"
+exec bash "$root/scripts/evaluate.sh" speculative_decoding.py "$@"

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from asarm.density import log_prob as log_prob
+    from asarm.infilling import infill as infill
+    from asarm.infilling import score as score
     from asarm.loading import load as load
     from asarm.model import AnySubsetTransformer as AnySubsetTransformer
     from asarm.order import Order as Order
@@ -19,9 +21,11 @@ _HOMES = {
     "AnySubsetTransformer": "asarm.model",
     "Order": "asarm.order",
     "SampleResult": "asarm.sampling",
+    "infill": "asarm.infilling",
     "load": "asarm.loading",
     "log_prob": "asarm.density",
     "sample": "asarm.sampling",
+    "score": "asarm.infilling",
 }
 
 __all__ = sorted(_HOMES)

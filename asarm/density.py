@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from asarm.inputs import check_inputs
-from asarm.law import Law
+from asarm.law import Allowed, Law
 from asarm.order import Order
 from asarm.rows import Backbone, ContentRows, QueryRows
 
@@ -44,7 +44,12 @@ def chunks(num_rows: int, vocab_size: int) -> Iterator[slice]:
 
 @torch.no_grad()
 def log_prob(
-    model: Backbone, input_ids: Tensor, order: Order, *, temperature: float = 1.0
+    model: Backbone,
+    input_ids: Tensor,
+    order: Order,
+    *,
+    temperature: float = 1.0,
+    allowed: Allowed | None = None,
 ) -> Tensor:
     """Log-probability of each target given the prompt and the targets of lower rank.
 
@@ -56,31 +61,38 @@ def log_prob(
         input_ids: (B, L) token ids, targets included; ids at padding are ignored.
         order: which positions are targets, and in which order they are predicted.
         temperature: of the law; its logits are divided by it.
+        allowed: which tokens each position may hold; any if None.
 
     Returns:
-        (B, L) in nats, 0 at prompt and padding; float32, or float64 from a float64 model.
+        (B, L) in nats, 0 at prompt and padding, -inf at what is not allowed; float32, or float64
+        from a float64 model.
 
     Raises:
         ValueError: ids outside the vocabulary, `<mask>` in a prompt, or weights that give NaN.
     """
     order = order.to(input_ids.device)
     is_padding = order.rank >= order.length[:, None]
-    check_inputs(model, input_ids, order, read=~is_padding)
+    check_inputs(model, input_ids, order, read=~is_padding, allowed=allowed)
     law = Law(model.mask_token_id, temperature)
-    return joint_log_probs(model, input_ids.to(model.device), order.to(model.device), law)
+    allowed = allowed and allowed.to(model.device)
+    return joint_log_probs(model, input_ids.to(model.device), order.to(model.device), law, allowed)
 
 
 @torch.no_grad()
-def joint_log_probs(model: Backbone, input_ids: Tensor, order: Order, law: Law) -> Tensor:
+def joint_log_probs(
+    model: Backbone, input_ids: Tensor, order: Order, law: Law, allowed: Allowed | None = None
+) -> Tensor:
     """`log_prob` of checked input under any law, (B, L)."""
     content, query = joint_rows(input_ids, order)
     hidden = model(content, query)
     _, is_row = target_ranks(order)
     tokens = input_ids.gather(1, query.positions)[is_row]  # (rows,)
     rows = hidden[is_row]  # (rows, C)
+    kinds = allowed.kinds.gather(1, query.positions)[is_row] if allowed else None  # (rows,)
     parts = []
     for chunk in chunks(len(rows), model.vocab_size):
-        log_probs = law.log_probs(model.logits(rows[chunk]))
+        is_allowed = allowed.tables[kinds[chunk]] if allowed and kinds is not None else None
+        log_probs = law.log_probs(model.logits(rows[chunk]), is_allowed)
         parts.append(log_probs.gather(1, tokens[chunk, None])[:, 0])
     found = torch.cat(parts)
     if found.isnan().any():

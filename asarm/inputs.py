@@ -8,11 +8,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from asarm.law import Allowed
 from asarm.order import Order
 from asarm.rows import Backbone
 
 
-def check_inputs(model: Backbone, input_ids: Tensor, order: Order, *, read: Tensor) -> None:
+def check_inputs(
+    model: Backbone,
+    input_ids: Tensor,
+    order: Order,
+    *,
+    read: Tensor,
+    allowed: Allowed | None = None,
+) -> None:
     """Refuse ids (B, L) that `model` cannot read at the positions `read` (B, L).
 
     Raises:
@@ -25,6 +33,14 @@ def check_inputs(model: Backbone, input_ids: Tensor, order: Order, *, read: Tens
         )
     if input_ids.is_floating_point() or input_ids.dtype == torch.bool:
         raise ValueError(f"input_ids has dtype {input_ids.dtype}; expected integers")
+    if allowed is not None:
+        shapes = *allowed.kinds.shape, allowed.tables.shape[1]
+        if shapes != (*input_ids.shape, model.vocab_size):
+            raise ValueError(
+                f"allowed has kinds of shape {tuple(allowed.kinds.shape)} and tables of "
+                f"{allowed.tables.shape[1]} tokens; expected {tuple(input_ids.shape)} and "
+                f"{model.vocab_size}"
+            )
     outside = read & ((input_ids < 0) | (input_ids >= model.vocab_size))
     if outside.any():
         b, position = outside.nonzero()[0].tolist()

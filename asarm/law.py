@@ -1,6 +1,6 @@
 """From logits to the law of a token: one place for every sampler and every density.
 
-Shapes: V vocabulary; anything before it.
+Shapes: B batch, L length, K kinds of positions, V vocabulary; anything before it.
 """
 
 from __future__ import annotations
@@ -12,8 +12,43 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
+class Allowed:
+    """Which tokens a position may hold: all others are removed from its law, as `<mask>` is.
+
+    Args:
+        tables: (K, V) bool, the tokens of each kind of position; at least one of each.
+        kinds: (B, L) the kind of each position.
+
+    Raises:
+        ValueError: a kind without tokens, or a kind that has no table.
+    """
+
+    tables: Tensor
+    kinds: Tensor
+
+    def __post_init__(self) -> None:
+        if not self.tables.any(1).all():
+            raise ValueError("a kind of positions may hold no token; allow at least one")
+        if self.kinds.min() < 0 or self.kinds.max() >= len(self.tables):
+            raise ValueError(
+                f"kinds holds {int(self.kinds.min())} to {int(self.kinds.max())}; "
+                f"expected kinds from 0 to {len(self.tables) - 1}, those of the tables"
+            )
+
+    def at(self, positions: Tensor) -> Tensor:
+        """Which tokens the positions (B, ...) may hold, (B, ..., V) bool."""
+        kinds = self.kinds.gather(1, positions.flatten(1)).view(positions.shape)
+        return self.tables[kinds]
+
+    def to(self, device: torch.device) -> Allowed:
+        """The same on another device."""
+        return Allowed(self.tables.to(device), self.kinds.to(device))
+
+
+@dataclass(frozen=True)
 class Law:
-    """The law of a token given its logits: `<mask>` removed, then temperature, top-k and top-p.
+    """The law of a token given its logits: `<mask>` and whatever is not allowed removed, then
+    temperature, top-k and top-p.
 
     Logits are consumed: what is passed may be overwritten.
 
@@ -43,13 +78,13 @@ class Law:
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ValueError(f"top_p is {self.top_p}; expected above 0 and at most 1")
 
-    def probs(self, logits: Tensor) -> Tensor:
+    def probs(self, logits: Tensor, is_allowed: Tensor | None = None) -> Tensor:
         """Probabilities (..., V) in float32, or in float64 from float64 logits."""
-        return self.filter(logits).softmax(-1)
+        return self.filter(logits, is_allowed).softmax(-1)
 
-    def log_probs(self, logits: Tensor) -> Tensor:
+    def log_probs(self, logits: Tensor, is_allowed: Tensor | None = None) -> Tensor:
         """Log-probabilities (..., V) in float32, or in float64 from float64 logits."""
-        return self.filter(logits).log_softmax(-1)
+        return self.filter(logits, is_allowed).log_softmax(-1)
 
     def of_counts(self, counts: Tensor) -> Tensor:
         """Probabilities (..., V) from counts, none of them of `<mask>`: log-counts are logits."""
@@ -57,9 +92,15 @@ class Law:
             return counts / counts.sum(-1, keepdim=True)  # the same, without the logarithms
         return self.probs(counts.log())
 
-    def filter(self, logits: Tensor) -> Tensor:
-        """Logits (..., V) of the law, in float32 or float64: what it never gives is -inf."""
+    def filter(self, logits: Tensor, is_allowed: Tensor | None = None) -> Tensor:
+        """Logits (..., V) of the law, in float32 or float64: what it never gives is -inf.
+
+        Args:
+            is_allowed: (..., V) bool; None allows all tokens but `<mask>`.
+        """
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        if is_allowed is not None:
+            logits = logits.masked_fill(~is_allowed, -torch.inf)
         if 0 <= self.mask_token_id < logits.shape[-1]:
             logits[..., self.mask_token_id] = -torch.inf
         if self.temperature != 1:

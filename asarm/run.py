@@ -9,7 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import metadata
@@ -43,6 +43,7 @@ class Run:
         overwrite: bool = False,
         may_change: Collection[str] = (),
         subfolders: Collection[str] = (),
+        task: int = 0,
     ) -> Run:
         """Make the folder, or take up the run that it holds.
 
@@ -56,6 +57,8 @@ class Run:
             may_change: settings that a run taken up again may change, beside those that never
                 change results (`NOT_RESULTS`). What changed is in `changed` and in starts.jsonl.
             subfolders: folders of results, inside the run's.
+            task: which of several jobs that work on the same run this is; each writes down its
+                own starts.
 
         Raises:
             ValueError: the folder holds results of other settings, or something that is no run.
@@ -81,7 +84,7 @@ class Run:
             run.changed = differences if run._has_results() else {}
         run.write(CONFIG, HEADER + yaml.safe_dump(settings, sort_keys=False))
         changed = {"changed": run.changed} if run.changed else {}
-        run.append(STARTS, {**environment(), **changed})
+        run.append(f"starts.{task}.jsonl" if task else STARTS, {**environment(), **changed})
         return run
 
     def append(self, name: str, record: dict[str, Any]) -> None:
@@ -116,8 +119,12 @@ class Run:
         records = self.read(name)
         kept = [record for record in records if keep(record)]
         if len(kept) < len(records):
-            lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in kept]
-            self.write(name, "".join(lines))
+            self.write_lines(name, kept)
+
+    def write_lines(self, name: str, records: Iterable[dict[str, Any]]) -> None:
+        """Write a file of JSON lines, whole or not at all."""
+        lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
+        self.write(name, "".join(lines))
 
     def write(self, name: str, content: bytes | str | dict[str, Any] | list[Any]) -> None:
         """Write a file whole or not at all: bytes and text as they are, anything else as JSON."""
@@ -125,7 +132,8 @@ class Run:
             content = json.dumps(content, indent=2) + "\n"
         with self._writing(name) as path:
             path.parent.mkdir(exist_ok=True)
-            temporary = path.with_name(f"{path.name}.tmp")
+            # a name of its own, for several jobs may write the same file
+            temporary = path.with_name(f"{path.name}.{platform.node()}-{os.getpid()}.tmp")
             temporary.write_bytes(content.encode() if isinstance(content, str) else content)
             os.replace(temporary, path)
 
@@ -161,7 +169,7 @@ class Run:
             )
 
     def _has_results(self) -> bool:
-        lines = any(path.name != STARTS for path in self.folder.glob("*.jsonl"))
+        lines = any(not path.match("starts*") for path in self.folder.glob("*.jsonl"))
         return lines or any((self.folder / name).exists() for name in self._subfolders)
 
     def _clear(self) -> None:

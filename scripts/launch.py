@@ -1,4 +1,4 @@
-"""`accelerate launch`, whose signals reach the training and whose exit code is the training's.
+"""`accelerate launch`, whose signals reach the script and whose exit code is the script's.
 
 By itself it answers a signal by ending the processes, or itself alone; and what a process ended
 with, it turns into a traceback of its own and exit code 1.
@@ -27,7 +27,7 @@ class Forward:
         self.last = number
         processes = psutil.Process().children()
         if not processes:
-            sys.exit(STOPPED)  # before the training began
+            sys.exit(STOPPED)  # before the script began
         for process in processes:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.send_signal(number)
@@ -51,14 +51,14 @@ def main() -> int:
 
 
 def outcome(codes: list[int], last_signal: int) -> int:
-    """The exit code of a training whose processes failed with these (a signal's is negative)."""
+    """The exit code of a script whose processes failed with these (a signal's is negative)."""
     for code in (USER_ERROR, STOPPED, INTERRUPTED):
         if code in codes:
             return code
     if last_signal and set(codes) == {-last_signal}:
         return STOPPED  # so early that nobody listened for it yet
     how = (f"by {signal.Signals(-c).name}" if c < 0 else f"with exit code {c}" for c in codes)
-    print(f"error: a process of the training ended {', '.join(how)}", file=sys.stderr)
+    print(f"error: a process ended {', '.join(how)}", file=sys.stderr)
     return 1
 
 

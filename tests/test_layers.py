@@ -20,6 +20,7 @@ LAYERS = {
     "asarm.rows": 0,
     "asarm.order": 0,
     "asarm.law": 0,
+    "asarm.codec": 1,
     "asarm.inputs": 1,
     "asarm.model": 1,
     "asarm.loading": 2,
@@ -31,9 +32,11 @@ LAYERS = {
     "asarm.cli": 5,
     "asarm.run": 5,
     "asarm.data": 6,
+    "asarm.infilling": 6,
     "asarm.evaluation": 7,
     "asarm.training": 8,
     "asarm": 9,
+    "asarm.__main__": 9,
 }
 DISTRIBUTIONS = {"yaml": "pyyaml"}  # where the module has another name
 # by transformers, datasets and accelerate, which cannot do without

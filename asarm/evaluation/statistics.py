@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +42,23 @@ def estimate(values: Sequence[float]) -> Estimate:
     array = np.asarray(values, dtype=np.float64)
     error = float(array.std(ddof=1)) / math.sqrt(len(array)) if len(array) > 1 else None
     return Estimate(float(array.mean()), error)
+
+
+def clustered_estimate(values: Sequence[float], clusters: Sequence[Hashable]) -> Estimate:
+    """Mean of values, and its standard error where those of one cluster hang together.
+
+    The cluster-robust error of a mean: clusters are independent, and G / (G - 1) corrects for
+    their number G. With a cluster of its own for each value it is that of `estimate`.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    mean = float(array.mean())
+    sums: dict[Hashable, float] = {}
+    for cluster, deviation in zip(clusters, array - mean, strict=True):
+        sums[cluster] = sums.get(cluster, 0.0) + float(deviation)
+    if len(sums) < 2:
+        return Estimate(mean, None)
+    squares = sum(total**2 for total in sums.values())
+    return Estimate(mean, math.sqrt(squares * len(sums) / (len(sums) - 1)) / len(array))
 
 
 def ratio_of_means(numerator: Sequence[float], denominator: Sequence[float]) -> Estimate:

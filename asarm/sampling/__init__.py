@@ -9,7 +9,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from asarm.inputs import check_inputs
-from asarm.law import Law
+from asarm.law import Allowed, Law
 from asarm.order import Order, per_sequence_seeds
 from asarm.rows import Backbone
 from asarm.sampling import samplers
@@ -40,6 +40,7 @@ def sample(
     coupling: str = "rejection",
     steps: int | None = None,
     by: str = "order",
+    allowed: Allowed | None = None,
     seed: int | Sequence[int] = 0,
     trace: bool = False,
     progress: bool = False,
@@ -68,6 +69,7 @@ def sample(
             k and batch gives the same text.
         steps: network calls of "parallel".
         by: which targets "parallel" fills first: by "order" or by "confidence".
+        allowed: which tokens each position may hold, a filter of the target law; any if None.
         seed: sequence b uses seed + b, or its own where one int per sequence is given.
         trace: record every round.
         progress: show a bar of committed tokens.
@@ -77,7 +79,8 @@ def sample(
     """
     k = _check_options(method, k, steps, by, coupling, acceptance_slack, draft_temperature)
     order = order.to(input_ids.device)
-    check_inputs(model, input_ids, order, read=order.rank < order.num_prompt[:, None])
+    is_read = order.rank < order.num_prompt[:, None]
+    check_inputs(model, input_ids, order, read=is_read, allowed=allowed)
     seeds = [signed(s) for s in per_sequence_seeds(seed, len(input_ids))]
     randomness = HashedRandomness(torch.tensor(seeds, device=model.device))
     draft_temperature = temperature if draft_temperature is None else draft_temperature
@@ -91,6 +94,7 @@ def sample(
             coupling=GumbelCoupling(randomness)
             if coupling == "gumbel"
             else RejectionCoupling(randomness, acceptance_slack),
+            allowed=allowed and allowed.to(model.device),
             trace=trace,
             on_commit=bar.update,
         )

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from asarm.density import joint_log_probs
-from asarm.law import Law
+from asarm.law import Allowed, Law
 from asarm.order import Order, content_limits
 from asarm.rows import Backbone, ContentRows, QueryRows
 from asarm.sampling.result import Round
@@ -32,6 +32,7 @@ class Decoding:
         law: the target law.
         draft_law: the law of drafts.
         coupling: how draws are made and drafts verified.
+        allowed: which tokens each position may hold; any if None.
         trace: record every round.
         on_commit: told how many tokens were committed.
     """
@@ -45,12 +46,14 @@ class Decoding:
         draft_law: Law,
         coupling: Coupling,
         *,
+        allowed: Allowed | None = None,
         trace: bool = False,
         on_commit: Callable[[int], object] = lambda count: None,
     ):
         batch, self.size = input_ids.shape
         self.model, self.law, self.draft_law, self.coupling = model, law, draft_law, coupling
         self.input_ids, self.order, self.on_commit = input_ids, order, on_commit
+        self.allowed = allowed
         self.num_prompt, self.length = order.num_prompt, order.length
         # column L of what is (B, L + 1) is spare: padding reads it and writes it
         ranks = torch.arange(self.size + 1, device=input_ids.device).expand(batch, -1)
@@ -100,6 +103,20 @@ class Decoding:
         self.nfe += num_queries > 0
         self.rows += num_queries + num_content
         return hidden
+
+    def target_probs(self, hidden: Tensor, ranks: Tensor) -> Tensor:
+        """Target laws (B, K, V) of the tokens at ranks (B, K), from hidden states (B, K, C)."""
+        return self.law.probs(self.model.logits(hidden), self._allowed_at(ranks))
+
+    def draft_probs(self, hidden: Tensor, ranks: Tensor) -> Tensor:
+        """Draft laws (B, K, V) of the tokens at ranks (B, K), from hidden states (B, K, C)."""
+        return self.draft_law.probs(self.model.logits(hidden), self._allowed_at(ranks))
+
+    def _allowed_at(self, ranks: Tensor) -> Tensor | None:
+        """Which tokens the ranks (B, K) may hold; ranks beyond the last are padding."""
+        if self.allowed is None:
+            return None
+        return self.allowed.at(self.positions.gather(1, ranks.clamp(max=self.size)))
 
     def _content(self, start: Tensor, count: Tensor) -> ContentRows:
         """Content rows (B, R) of `count` (B,) ranks from `start` (B,) on."""
@@ -189,7 +206,7 @@ class Decoding:
         One further network call, which is not counted: it is no part of making the sample.
         """
         tokens, _ = self.by_position()
-        found = joint_log_probs(self.model, tokens, self.order, self.law)
+        found = joint_log_probs(self.model, tokens, self.order, self.law, self.allowed)
         self.log_probs[:, :-1] = found.gather(1, self.positions[:, :-1])
 
     def _record(self, drafts: Drafts, verdict: Verdict, is_new: Tensor, num_exact: int) -> None:

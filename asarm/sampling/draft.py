@@ -18,10 +18,11 @@ from asarm.sampling.verify import Drafts
 
 def self_draft(decoding: Decoding, hidden: Tensor, start: Tensor, count: Tensor) -> Drafts:
     """Draw each draft from the network's own law, as if the drafts beside it were unknown."""
-    probs = decoding.draft_law.probs(decoding.model.logits(hidden))  # (B, K, V)
     steps = torch.arange(hidden.shape[1], device=hidden.device)
+    ranks = start[:, None] + steps
+    probs = decoding.draft_probs(hidden, ranks)  # (B, K, V)
     tokens = decoding.coupling.draw(
-        probs, start[:, None] + steps, Purpose.DRAFT, decoding.round, steps < count[:, None]
+        probs, ranks, Purpose.DRAFT, decoding.round, steps < count[:, None]
     )
     return Drafts(tokens, probs, count)
 
@@ -31,7 +32,8 @@ def ngram_draft(decoding: Decoding, start: Tensor, count: Tensor) -> Drafts:
 
     Algorithm 2 of Guo & Ermon 2025: bigrams of what is known (prompt and committed tokens), or
     its unigrams where the left neighbour is unknown or was never followed by anything. The left
-    neighbour may be a draft of this round. No drafts where nothing is known.
+    neighbour may be a draft of this round. No drafts where nothing is known. What a position may
+    not hold can be drafted, and is then rejected.
     """
     count = torch.where(decoding.known > 0, count, 0)
     text = decoding.tokens.gather(1, decoding.rank)  # (B, L) by position

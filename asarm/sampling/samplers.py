@@ -22,8 +22,7 @@ def sequential(decoding: Decoding) -> None:
     while decoding.unfinished():
         ranks = decoding.known[:, None]
         hidden = decoding.call(ranks, ranks, decoding.left[:, None] > 0, decoding.known)
-        probs = decoding.law.probs(decoding.model.logits(hidden))  # (B, 1, V)
-        decoding.settle(no_drafts(decoding), probs)
+        decoding.settle(no_drafts(decoding), decoding.target_probs(hidden, ranks))
 
 
 def assd(decoding: Decoding, k: int) -> None:
@@ -43,7 +42,7 @@ def assd(decoding: Decoding, k: int) -> None:
         decoding.write(start, drafts.tokens, drafts.count)
         if len(steps) > 1:
             hidden = decoding.call(ranks[:, 1:], ranks[:, 1:], is_row[:, 1:], start + count - 1)
-            verified = decoding.law.probs(decoding.model.logits(hidden))
+            verified = decoding.target_probs(hidden, ranks[:, 1:])
             target_probs = torch.cat([target_probs, verified], dim=1)
         decoding.settle(drafts, target_probs, num_exact=1)
 
@@ -59,7 +58,7 @@ def ngram(decoding: Decoding, k: int) -> None:
         ranks = decoding.known[:, None] + steps
         is_row = (steps <= drafts.count[:, None]) & (ranks < decoding.length[:, None])
         hidden = decoding.call(ranks, ranks, is_row, decoding.known + drafts.count)
-        decoding.settle(drafts, decoding.law.probs(decoding.model.logits(hidden)))
+        decoding.settle(drafts, decoding.target_probs(hidden, ranks))
 
 
 def onepass(decoding: Decoding, k: int) -> None:
@@ -72,7 +71,8 @@ def onepass(decoding: Decoding, k: int) -> None:
         decoding.write(decoding.known, drafts.tokens, drafts.count)
         hidden = verify_and_draft(decoding, drafts, k)  # (B, K + 1, 1 + k, C)
         known = decoding.known
-        decoding.settle(drafts, decoding.law.probs(decoding.model.logits(hidden[:, :, 0])))
+        ranks = known[:, None] + torch.arange(hidden.shape[1], device=known.device)
+        decoding.settle(drafts, decoding.target_probs(hidden[:, :, 0], ranks))
         accepted = (decoding.known - known - 1).clamp(min=0)
         count = decoding.left.clamp(max=k)
         width = int(count.max())
@@ -114,7 +114,7 @@ def parallel(decoding: Decoding, steps: int, by: str) -> None:
         ranks = torch.where(is_row, decoding.known[:, None] + offsets, decoding.size)
         limits = decoding.known[:, None].expand_as(ranks)
         hidden = decoding.call(ranks, limits, is_row, decoding.known)
-        probs = decoding.law.probs(decoding.model.logits(hidden))  # (B, Q, V)
+        probs = decoding.target_probs(hidden, ranks)  # (B, Q, V)
         positions = decoding.positions.gather(1, ranks)
         tokens = decoding.coupling.draw(
             probs, decoding.rank.gather(1, positions), Purpose.TARGET, decoding.round, is_row
@@ -134,8 +134,8 @@ def parallel(decoding: Decoding, steps: int, by: str) -> None:
 
 def exact_draft(decoding: Decoding, hidden: Tensor) -> Drafts:
     """The next token, drawn from the target law: a draft that always stands."""
-    probs = decoding.law.probs(decoding.model.logits(hidden))  # (B, 1, V)
     ranks, is_left = decoding.known[:, None], decoding.left > 0
+    probs = decoding.target_probs(hidden, ranks)  # (B, 1, V)
     tokens = decoding.coupling.draw(probs, ranks, Purpose.TARGET, decoding.round, is_left[:, None])
     return Drafts(tokens, probs, is_left.long())
 

@@ -1,0 +1,198 @@
+"""Text to ids and back in parts: what stands before, in, and after a blank of a text.
+
+A tokenizer reads whole texts. Cut a text at a blank, and two questions come up that a whole text
+never asks: whether a part begins a word or goes on with one, and which side of the cut a blank
+belongs to. A `Codec` answers both so that the parts' ids are those of the whole text wherever that
+can be, and so that the text outside the blank comes back character for character.
+
+V vocabulary. A piece is the text of one id; the word mark is the character by which a piece shows
+that a blank stands before it; a fill is what is written into a blank.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+import torch
+from tokenizers import Regex, decoders, normalizers, pre_tokenizers
+
+from asarm.text import WHITESPACE, decode, encode, whitespace_ids
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+BYTES_MARK = "Ġ"  # a blank in the alphabet of byte-level pieces, where blanks are text like any
+METASPACE_MARK = "▁"
+LETTER = "x"  # stands for whatever word may follow
+
+
+class Codec:
+    """Encodes and decodes the parts of a text for one tokenizer, which it leaves as it is.
+
+    Byte-level pieces (the demo's) write every text exactly. Pieces with word marks (XLNet's) write
+    words with single blanks between them; `whitespace_map` adds line ends, tabs and pairs of
+    blanks, as the published models for code read them (`asarm.text.encode_documents`).
+
+    Args:
+        tokenizer: with byte-level pieces, or with XLNet's word marks.
+        whitespace_map: line ends, tabs and pairs of blanks are pieces of their own.
+
+    Attributes:
+        fillable: (V,) bool, the pieces that a fill may hold: no special token, but those that
+            stand for whitespace.
+        begins_word: (V,) bool, the fillable pieces that begin with a blank, or, where
+            `whitespace_map` makes it a piece, are whitespace.
+
+    Raises:
+        ValueError: pieces of another kind, or a whitespace map that the tokenizer has no tokens
+            for.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, whitespace_map: bool = False) -> None:
+        self.tokenizer = tokenizer
+        self.whitespace_map = whitespace_map
+        self._space_ids = whitespace_ids(tokenizer) if whitespace_map else {}
+        self._spaces = {i: space for space, i in self._space_ids.items()}
+        self._mark = _word_mark(tokenizer)
+        self._is_bytes = self._mark == BYTES_MARK
+        self._inside_word = tokenizer if self._is_bytes else _without_first_mark(tokenizer)
+        self._pieces: list[str] = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+        self._blank = [i for i, piece in enumerate(self._pieces) if piece == METASPACE_MARK]
+        is_special = set(tokenizer.all_special_ids) - set(self._spaces)
+        self.fillable = torch.tensor([i not in is_special for i in range(len(self._pieces))])
+        self.begins_word = self.fillable & torch.tensor(
+            [p.startswith(self._mark) or i in self._spaces for i, p in enumerate(self._pieces)]
+        )
+
+    def needs_word(self, before: str) -> bool:
+        """Whether the first piece behind `before` has to begin a word, its blank being no new text.
+
+        Byte-level pieces: `before` ends with a blank that its tokenizer would write in one piece
+        with a word that followed. Word marks: `before` is empty or ends with whitespace.
+        """
+        return self._is_bare(before) or self._owes_blank(before)
+
+    def encode(self, text: str, *, after: str = "") -> list[int]:
+        """The ids of `text` where it follows the text `after`; "" is the start of a document.
+
+        A last blank of `after` is written with the first piece where `needs_word` says so. Nothing
+        becomes a special token, but whitespace under `whitespace_map`. At the start of a document
+        these are the ids of `asarm.text`; elsewhere marks of their own keep the single blanks at
+        both ends that word marks alone would lose.
+        """
+        owed = " " if self._owes_blank(after) else ""
+        return self._encode(owed + text, bare=self._is_bare(after), exact=after != "")
+
+    def encode_before(self, text: str) -> list[int]:
+        """The ids of the text before a blank, less a last blank that the fill's first piece has."""
+        if not (self._is_bytes and self._owes_blank(text)):
+            return self._encode(text, bare=True, exact=False)
+        # runs of blanks are cut before their last one only where a word follows
+        word = encode(self.tokenizer, " " + LETTER)
+        return self._encode(text + LETTER, bare=True, exact=False)[: -len(word)]
+
+    def encode_after(self, text: str, *, before: str) -> list[int]:
+        """The ids of the text after a blank, whose end nobody knows.
+
+        Args:
+            before: the text before the blank. Where it ends with a line end, the blank is taken to
+                be whole lines, so that `text` begins one; elsewhere `text` goes on with whatever
+                the blank ends with.
+        """
+        return self._encode(text, bare=before.endswith("\n"), exact=False)
+
+    def decode(self, ids: Sequence[int], *, after: str = "") -> str:
+        """The characters that `ids` add behind the text `after`.
+
+        A word mark that `needs_word(after)` asks for is no new blank; neither is one directly
+        behind a whitespace piece. Special tokens appear by their names.
+        """
+        bare, text = self._is_bare(after), ""
+        for is_space, run in groupby(ids, self._spaces.__contains__):
+            if is_space:
+                text += "".join(self._spaces[i] for i in run)
+                bare = not self._is_bytes
+            else:
+                words = self._decode_words(list(run))
+                text += words.removeprefix(" ") if bare else words
+        return text.removeprefix(" ") if self._owes_blank(after) else text
+
+    def _is_bare(self, before: str) -> bool:
+        """Whether a word mark behind `before` stands for no blank at all."""
+        return not self._is_bytes and self._unmapped(before) == ""
+
+    def _owes_blank(self, before: str) -> bool:
+        """Whether the last blank of `before` is written with what follows."""
+        tail = self._unmapped(before)
+        if not self._is_bytes:
+            return tail[-1:].isspace()
+        if not tail.endswith(" "):
+            return False
+        words = self.tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str(tail + LETTER)
+        return bool(words[-1][0] == BYTES_MARK + LETTER)
+
+    def _unmapped(self, text: str) -> str:
+        """What follows the last whitespace that is a piece of its own."""
+        return WHITESPACE.split(text)[-1] if self.whitespace_map else text
+
+    def _encode(self, text: str, *, bare: bool, exact: bool) -> list[int]:
+        """The ids of `text`.
+
+        Args:
+            bare: a first word has its mark, and no blank before it.
+            exact: single blanks before the first word and behind the last one are kept.
+        """
+        parts = [p for p in (WHITESPACE.split(text) if self.whitespace_map else [text]) if p]
+        words = [n for n, part in enumerate(parts) if not part.isspace()] or [0]
+        ids: list[int] = []
+        for n, part in enumerate(parts):
+            if part in self._space_ids:
+                ids.append(self._space_ids[part])
+                bare = not self._is_bytes
+            else:
+                keep = (exact and n <= words[0], exact and n >= words[-1])
+                ids += self._encode_words(part, bare=bare, keep=keep)
+        return ids
+
+    def _encode_words(self, text: str, *, bare: bool, keep: tuple[bool, bool]) -> list[int]:
+        """The ids of words; of the blanks before and behind them where `keep` says so."""
+        if self._is_bytes:
+            return encode(self.tokenizer, text)
+        if text.isspace():
+            return self._blank * (1 + bare) if any(keep) else []
+        goes_on = not (bare or text[0].isspace())
+        ids = encode(self._inside_word if goes_on else self.tokenizer, text)
+        first = self._blank if keep[0] and bare and text[0].isspace() else []
+        return first + ids + (self._blank if keep[1] and text[-1].isspace() else [])
+
+    def _decode_words(self, ids: list[int]) -> str:
+        if self._is_bytes:
+            return decode(self.tokenizer, ids)
+        return "".join(self._pieces[i] for i in ids).replace(METASPACE_MARK, " ")
+
+
+def _word_mark(tokenizer: PreTrainedTokenizerBase) -> str:
+    """By which character the pieces show a blank; the tokenizer's decoder tells."""
+    decoder = getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", None)
+    if isinstance(decoder, decoders.ByteLevel):
+        return BYTES_MARK
+    if isinstance(decoder, decoders.Metaspace):
+        return METASPACE_MARK
+    raise ValueError(
+        f"the tokenizer's pieces are read by {decoder}; expected ByteLevel or Metaspace: "
+        "take the tokenizer of the demo or of an XLNet model"
+    )
+
+
+def _without_first_mark(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """A copy that puts a mark before every word of a text but its first, which goes on with one."""
+    inside = copy.deepcopy(tokenizer)
+    backend = inside.backend_tokenizer
+    steps = [normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip(left=False, right=True)]
+    given = [backend.normalizer] if backend.normalizer else []
+    backend.normalizer = normalizers.Sequence([*given, *steps])
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(METASPACE_MARK, prepend_scheme="never")
+    return inside

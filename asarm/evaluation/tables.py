@@ -1,0 +1,59 @@
+"""Tables as every report has them: in Markdown, and in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+LOG_WIDTH = 130  # characters, where no terminal says how wide it is
+
+
+def plus_minus(estimated: Mapping[str, Any] | None, decimals: int) -> str:
+    """A mean and its standard error, as `statistics.Estimate` has them."""
+    if estimated is None:
+        return "-"
+    mean, error = estimated["mean"], estimated["error"]
+    return f"{mean:.{decimals}f}" + ("" if error is None else f" ± {error:.{decimals}f}")
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """The lines of a table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return ["| " + " | ".join(cells) + " |" for cells in lines]
+
+
+def terminal_table(title: str, caption: str) -> Table:
+    """An empty table."""
+    return Table(
+        title=f"\n{title}",
+        caption=caption,
+        title_justify="left",
+        caption_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        padding=0,
+    )
+
+
+def show_table(
+    console: Console, title: str, caption: str, head: Sequence[str], rows: Iterable[Sequence[str]]
+) -> None:
+    """A table in the terminal: the first column's cells to the left, the others to the right."""
+    table = terminal_table(title, caption)
+    table.padding = (0, 1, 0, 0)
+    for column, heading in enumerate(head):
+        table.add_column(heading, justify="right" if column else "left")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def new_console() -> Console:
+    """The terminal, or a log of a fixed width."""
+    console = Console()
+    return console if console.is_terminal else Console(width=LOG_WIDTH)

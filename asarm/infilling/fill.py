@@ -1,0 +1,259 @@
+"""Blanks of a text filled jointly, their lengths known or not, and ranked by what they are worth.
+
+Shapes: B drawings made together, L length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, overload
+
+from torch import Tensor
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from asarm.codec import Codec
+from asarm.density import log_prob
+from asarm.infilling.ask import asked_lengths, templates_of
+from asarm.infilling.choice import EVIDENCE, choose_lengths
+from asarm.infilling.length import collate
+from asarm.infilling.template import Template, token_tables
+from asarm.order import per_sequence_seeds
+from asarm.rows import Backbone
+from asarm.sampling import sample
+from asarm.schedule import keyed_seed
+
+
+@dataclass(frozen=True)
+class Fill:
+    """What one blank was filled with.
+
+    Attributes:
+        text: its characters.
+        tokens: its token ids.
+        log_prob: log p of its tokens given the text around all blanks and the tokens of the blanks
+            before it; these of all blanks add up to their joint log-probability.
+        per_token: `log_prob` per token, the measure of those who know no P(length).
+    """
+
+    text: str
+    tokens: list[int]
+    log_prob: float
+    per_token: float
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A text with its blanks filled.
+
+    Attributes:
+        text: the whole text; outside the blanks it is the given one, character for character.
+        fills: of each blank, in the order of the text.
+        score: what candidates are ranked by, `log_prob` + `length_log_prob`.
+        log_prob: log p(fills | text around them, their lengths), joint and exact: of the model
+            itself, whatever temperature and filters the fills were drawn with.
+        length_log_prob: log P(lengths | text around them); 0 where they were given.
+        per_token: `log_prob` per token.
+        nfe: network calls that drawing it took.
+        rows: rows that these calls pushed through the network.
+    """
+
+    text: str
+    fills: list[Fill]
+    score: float
+    log_prob: float
+    length_log_prob: float
+    per_token: float
+    nfe: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class Infilling:
+    """The candidates for one text, best first.
+
+    Attributes:
+        parts: what stands before, between and after the blanks.
+        candidates: different texts, by their scores.
+        length_log_probs: log P(length | text) of each blank by itself.
+        length_rows: rows that it took to find these.
+    """
+
+    parts: list[str]
+    candidates: list[Candidate]
+    length_log_probs: list[dict[int, float]]
+    length_rows: int
+
+
+@dataclass(frozen=True)
+class _Drawing:
+    """One filling to be drawn: of which text, with which lengths, and from which seed."""
+
+    text: int
+    lengths: list[int]
+    length_log_prob: float
+    seed: int
+
+
+@overload
+def infill(
+    model: Backbone, tokenizer: PreTrainedTokenizerBase, texts: str, **options: Any
+) -> Infilling: ...
+@overload
+def infill(
+    model: Backbone, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], **options: Any
+) -> list[Infilling]: ...
+def infill(
+    model: Backbone,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: str | Sequence[str],
+    *,
+    blank: str = "___",
+    spans: Sequence[Any] | None = None,
+    length: Any = "auto",
+    evidence: str = "direct",
+    num_samples: int = 1,
+    best_of: int | None = None,
+    seed: int | Sequence[int] = 0,
+    closed: bool = True,
+    whitespace_map: bool = False,
+    batch_size: int = 16,
+    progress: bool = False,
+    **sampling: Any,
+) -> Infilling | list[Infilling]:
+    """Fill the blanks of a text jointly, from the model's law given all that stands around them.
+
+    Candidates are ranked by log P(lengths | text) + log p(fills | text, lengths), and each text is
+    given once; `asarm.infilling.length` says how P(lengths | text) comes about and what it assumes.
+    Where a space stands before a blank, the first piece must begin a word; no special token is
+    ever filled in: both are filters of the target law. What is drawn depends on a text's own seed
+    and not on the texts beside it.
+
+    Args:
+        model: any backbone, such as an `AnySubsetTransformer`.
+        tokenizer: the model's.
+        texts: one text or several.
+        blank: marks a blank in a text; with a backslash before it, it is itself.
+        spans: instead of markers, (start, end) of the characters to blank out; for several texts
+            a list of these for each.
+        length: of a blank in tokens: a number, a range (low, high) that its posterior chooses
+            from, or "auto", which is (1, 32). A list has one of these for each blank of a text;
+            for several texts a list has one, or a list of them, for each text.
+        evidence: of unknown lengths, "direct" or "importance".
+        num_samples: candidates for each text; fewer where drawings coincide.
+        best_of: drawings, the best `num_samples` of which are given; `num_samples` if None.
+        seed: text i uses seed + i, or its own where one int per text is given.
+        closed: whether a text is a whole document: a blank at one of its ends then has the end of
+            a document as its other side.
+        whitespace_map: code through XLNet's vocabulary, see `asarm.codec.Codec`.
+        batch_size: drawings made together.
+        progress: show a bar of drawings.
+        **sampling: options of `asarm.sample`: method, k, steps, temperature, top_k, top_p, ...
+
+    Returns:
+        An `Infilling`, or a list of them for several texts.
+
+    Raises:
+        ValueError: no blank, blanks that touch, or an option that cannot be served.
+    """
+    several = [texts] if isinstance(texts, str) else list(texts)
+    if isinstance(texts, str):
+        spans, length = spans and [spans], [length]
+    num_drawings = num_samples if best_of is None else best_of
+    _check(evidence, num_samples, num_drawings)
+    codec = Codec(tokenizer, whitespace_map=whitespace_map)
+    tables = token_tables(codec)
+    templates = templates_of(codec, several, blank=blank, spans=spans, closed=closed)
+    asked = asked_lengths(length, templates)
+    choices = [
+        choose_lengths(model, tokenizer, template, ranges, tables, evidence=evidence)
+        for template, ranges in zip(templates, asked, strict=True)
+    ]
+    seeds = per_sequence_seeds(seed, len(templates))
+    drawings = [
+        _Drawing(i, lengths, log_prob, keyed_seed(seeds[i], "fill", n))
+        for i, choice in enumerate(choices)
+        for n, (lengths, log_prob) in enumerate(choice.draw(num_drawings, seeds[i]))
+    ]
+    found: list[list[Candidate]] = [[] for _ in templates]
+    with tqdm(total=len(drawings), unit="text", disable=not progress) as bar:
+        for start in range(0, len(drawings), batch_size):
+            batch = drawings[start : start + batch_size]
+            candidates = draw(model, codec, templates, tables, batch, **sampling)
+            for drawing, candidate in zip(batch, candidates, strict=True):
+                found[drawing.text].append(candidate)
+            bar.update(len(batch))
+    infillings = [
+        Infilling(template.parts, ranked(candidates)[:num_samples], choice.by_gap, choice.rows)
+        for template, candidates, choice in zip(templates, found, choices, strict=True)
+    ]
+    return infillings[0] if isinstance(texts, str) else infillings
+
+
+def draw(
+    model: Backbone,
+    codec: Codec,
+    templates: Sequence[Template],
+    tables: Tensor,
+    drawings: Sequence[_Drawing],
+    **sampling: Any,
+) -> Iterator[Candidate]:
+    """The candidates of a batch of drawings."""
+    rows = [templates[drawing.text].with_gaps(drawing.lengths) for drawing in drawings]
+    ids, allowed, order = collate(rows, tables)
+    seeds = [drawing.seed for drawing in drawings]
+    result = sample(model, ids, order, allowed=allowed, seed=seeds, **sampling)
+    log_probs = log_prob(model, result.tokens, order.to(result.tokens.device)).double().cpu()
+    for b, drawing in enumerate(drawings):
+        tokens = result.tokens[b].tolist()
+        cost = int(result.nfe[b]), int(result.rows[b])
+        yield _candidate(codec, templates[drawing.text], drawing, tokens, log_probs[b], cost)
+
+
+def _candidate(
+    codec: Codec,
+    template: Template,
+    drawing: _Drawing,
+    tokens: list[int],
+    log_probs: Tensor,
+    cost: tuple[int, int],
+) -> Candidate:
+    """A candidate from the tokens and log-probabilities (L,) of its whole text."""
+    starts = template.starts(drawing.lengths)
+    places = [slice(s, s + n) for s, n in zip(starts, drawing.lengths, strict=True)]
+    text, texts = template.filled(codec, [tokens[place] for place in places])
+    sums = [float(log_probs[place].sum()) for place in places]
+    fills = [
+        Fill(fill, tokens[place], total, total / (place.stop - place.start))
+        for fill, place, total in zip(texts, places, sums, strict=True)
+    ]
+    joint = sum(sums)
+    return Candidate(
+        text=text,
+        fills=fills,
+        score=joint + drawing.length_log_prob,
+        log_prob=joint,
+        length_log_prob=drawing.length_log_prob,
+        per_token=joint / sum(drawing.lengths),
+        nfe=cost[0],
+        rows=cost[1],
+    )
+
+
+def ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Best first, each text once."""
+    best: dict[str, Candidate] = {}
+    for candidate in sorted(candidates, key=lambda candidate: -candidate.score):
+        best.setdefault(candidate.text, candidate)
+    return list(best.values())
+
+
+def _check(evidence: str, num_samples: int, num_drawings: int) -> None:
+    if evidence not in EVIDENCE:
+        raise ValueError(f"evidence is {evidence!r}; expected one of {', '.join(EVIDENCE)}")
+    if not 1 <= num_samples <= num_drawings:
+        raise ValueError(
+            f"num_samples is {num_samples} of {num_drawings} drawings; expected at least 1, and "
+            "best_of to be no less"
+        )
