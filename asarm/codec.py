@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 BYTES_MARK = "Ġ"  # a blank in the alphabet of byte-level pieces, where blanks are text like any
+BYTES_LINE_END = "Ċ"  # the same for a line end
 METASPACE_MARK = "▁"
 LETTER = "x"  # stands for whatever word may follow
 
@@ -39,25 +40,37 @@ class Codec:
     Args:
         tokenizer: with byte-level pieces, or with XLNet's word marks.
         whitespace_map: line ends, tabs and pairs of blanks are pieces of their own.
+        carry_line_ends: with byte-level pieces, a line end before a blank is written with the
+            fill's first piece, as blanks are. Their tokenizer writes a line end and the indentation
+            behind it in one piece, which a cut between the two would take apart. Whoever sets it
+            sees to it that fills begin with one of `begins_line` where `needs_line` says so.
 
     Attributes:
         fillable: (V,) bool, the pieces that a fill may hold: no special token, but those that
             stand for whitespace.
         begins_word: (V,) bool, the fillable pieces that begin with a blank, or, where
             `whitespace_map` makes it a piece, are whitespace.
+        begins_line: (V,) bool, the fillable pieces that begin with a line end.
 
     Raises:
         ValueError: pieces of another kind, or a whitespace map that the tokenizer has no tokens
             for.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, whitespace_map: bool = False) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        whitespace_map: bool = False,
+        carry_line_ends: bool = False,
+    ) -> None:
         self.tokenizer = tokenizer
         self.whitespace_map = whitespace_map
         self._space_ids = whitespace_ids(tokenizer) if whitespace_map else {}
         self._spaces = {i: space for space, i in self._space_ids.items()}
         self._mark = _word_mark(tokenizer)
         self._is_bytes = self._mark == BYTES_MARK
+        self.carry_line_ends = carry_line_ends and self._is_bytes
         self._inside_word = tokenizer if self._is_bytes else _without_first_mark(tokenizer)
         self._pieces: list[str] = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
         self._blank = [i for i, piece in enumerate(self._pieces) if piece == METASPACE_MARK]
@@ -66,6 +79,12 @@ class Codec:
         self.begins_word = self.fillable & torch.tensor(
             [p.startswith(self._mark) or i in self._spaces for i, p in enumerate(self._pieces)]
         )
+        self.begins_line = self.fillable & torch.tensor(
+            [
+                p.startswith(BYTES_LINE_END) or self._spaces.get(i) == "\n"
+                for i, p in enumerate(self._pieces)
+            ]
+        )
 
     def needs_word(self, before: str) -> bool:
         """Whether the first piece behind `before` has to begin a word, its blank being no new text.
@@ -73,26 +92,29 @@ class Codec:
         Byte-level pieces: `before` ends with a blank that its tokenizer would write in one piece
         with a word that followed. Word marks: `before` is empty or ends with whitespace.
         """
-        return self._is_bare(before) or self._owes_blank(before)
+        return self._is_bare(before) or self._owed(before) == " "
+
+    def needs_line(self, before: str) -> bool:
+        """Whether the first piece behind `before` has to begin a line, its line end no new text."""
+        return self._owed(before) == "\n"
 
     def encode(self, text: str, *, after: str = "") -> list[int]:
         """The ids of `text` where it follows the text `after`; "" is the start of a document.
 
-        A last blank of `after` is written with the first piece where `needs_word` says so. Nothing
-        becomes a special token, but whitespace under `whitespace_map`. At the start of a document
-        these are the ids of `asarm.text`; elsewhere marks of their own keep the single blanks at
-        both ends that word marks alone would lose.
+        The last blank or line end of `after` is written with the first piece where `needs_word` or
+        `needs_line` says so. Nothing becomes a special token, but whitespace under
+        `whitespace_map`. At the start of a document these are the ids of `asarm.text`; elsewhere
+        marks of their own keep the single blanks at both ends that word marks alone would lose.
         """
-        owed = " " if self._owes_blank(after) else ""
-        return self._encode(owed + text, bare=self._is_bare(after), exact=after != "")
+        return self._encode(self._owed(after) + text, bare=self._is_bare(after), exact=after != "")
 
     def encode_before(self, text: str) -> list[int]:
-        """The ids of the text before a blank, less a last blank that the fill's first piece has."""
-        if not (self._is_bytes and self._owes_blank(text)):
-            return self._encode(text, bare=True, exact=False)
-        # runs of blanks are cut before their last one only where a word follows
-        word = encode(self.tokenizer, " " + LETTER)
-        return self._encode(text + LETTER, bare=True, exact=False)[: -len(word)]
+        """The ids of the text before a blank, less the end that the fill's first piece has."""
+        return self._less_owed(text, bare=True)
+
+    def encode_between(self, text: str, *, before: str) -> list[int]:
+        """The ids of the text between two blanks: after one as `encode_after`, before another."""
+        return self._less_owed(text, bare=before.endswith("\n"))
 
     def encode_after(self, text: str, *, before: str) -> list[int]:
         """The ids of the text after a blank, whose end nobody knows.
@@ -107,8 +129,9 @@ class Codec:
     def decode(self, ids: Sequence[int], *, after: str = "") -> str:
         """The characters that `ids` add behind the text `after`.
 
-        A word mark that `needs_word(after)` asks for is no new blank; neither is one directly
-        behind a whitespace piece. Special tokens appear by their names.
+        What `needs_word(after)` or `needs_line(after)` asks of the first piece is no new text;
+        neither is a word mark directly behind a whitespace piece. Special tokens appear by their
+        names.
         """
         bare, text = self._is_bare(after), ""
         for is_space, run in groupby(ids, self._spaces.__contains__):
@@ -118,21 +141,33 @@ class Codec:
             else:
                 words = self._decode_words(list(run))
                 text += words.removeprefix(" ") if bare else words
-        return text.removeprefix(" ") if self._owes_blank(after) else text
+        return text.removeprefix(self._owed(after))
 
     def _is_bare(self, before: str) -> bool:
         """Whether a word mark behind `before` stands for no blank at all."""
         return not self._is_bytes and self._unmapped(before) == ""
 
-    def _owes_blank(self, before: str) -> bool:
-        """Whether the last blank of `before` is written with what follows."""
+    def _owed(self, before: str) -> str:
+        """The end of `before` that is written with what follows: a blank, a line end, or ""."""
         tail = self._unmapped(before)
         if not self._is_bytes:
-            return tail[-1:].isspace()
+            return " " if tail[-1:].isspace() else ""
+        if self.carry_line_ends and tail.endswith("\n"):
+            return "\n"
         if not tail.endswith(" "):
-            return False
+            return ""
         words = self.tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str(tail + LETTER)
-        return bool(words[-1][0] == BYTES_MARK + LETTER)
+        return " " if words[-1][0] == BYTES_MARK + LETTER else ""
+
+    def _less_owed(self, text: str, *, bare: bool) -> list[int]:
+        """The ids of `text` without the end that is written with what follows."""
+        # pieces with word marks leave a last blank out anyway
+        owed = self._owed(text) if self._is_bytes else ""
+        if owed != " ":
+            return self._encode(text.removesuffix(owed), bare=bare, exact=False)
+        # runs of blanks are cut before their last one only where a word follows
+        word = encode(self.tokenizer, " " + LETTER)
+        return self._encode(text + LETTER, bare=bare, exact=False)[: -len(word)]
 
     def _unmapped(self, text: str) -> str:
         """What follows the last whitespace that is a piece of its own."""
@@ -162,11 +197,11 @@ class Codec:
         if self._is_bytes:
             return encode(self.tokenizer, text)
         if text.isspace():
-            return self._blank * (1 + bare) if any(keep) else []
+            return self._blank * (1 + bare) if any(keep) and " " in text else []
         goes_on = not (bare or text[0].isspace())
         ids = encode(self._inside_word if goes_on else self.tokenizer, text)
-        first = self._blank if keep[0] and bare and text[0].isspace() else []
-        return first + ids + (self._blank if keep[1] and text[-1].isspace() else [])
+        first = self._blank if keep[0] and bare and text.startswith(" ") else []
+        return first + ids + (self._blank if keep[1] and text.endswith(" ") else [])
 
     def _decode_words(self, ids: list[int]) -> str:
         if self._is_bytes:

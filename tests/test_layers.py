@@ -38,7 +38,7 @@ LAYERS = {
     "asarm": 9,
     "asarm.__main__": 9,
 }
-DISTRIBUTIONS = {"yaml": "pyyaml"}  # where the module has another name
+DISTRIBUTIONS = {"yaml": "pyyaml", "PIL": "pillow"}  # where the module has another name
 # by transformers, datasets and accelerate, which cannot do without
 BROUGHT_ALONG = {"huggingface-hub", "pyyaml", "fsspec", "psutil"}
 
@@ -88,7 +88,9 @@ def test_nothing_imports_scripts(path):
 
 def test_every_imported_package_is_declared():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    declared = {re.split(r"[^\w-]", need)[0].lower() for need in project["dependencies"]}
+    extras = project["optional-dependencies"]
+    needs = [*project["dependencies"], *(n for e in extras if e != "test" for n in extras[e])]
+    declared = {re.split(r"[^\w-]", need)[0].lower() for need in needs}
     roots = {i.split(".")[0] for p in [*MODULES.values(), *SCRIPTS] for i in imports(p)}
     roots -= set(sys.stdlib_module_names) | {"asarm"}
     used = {DISTRIBUTIONS.get(root, root).replace("_", "-") for root in roots}
