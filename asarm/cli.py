@@ -45,12 +45,22 @@ def launch(
     if default_preset and given.isdisjoint({"--config", *instead}):
         arguments = [f"--config={default_preset}", *arguments]
     config = auto_cli(config_class, args=arguments, as_positional=False, parser_class=Parser)
+    run_to_end(main, config)
+
+
+def run_to_end(
+    main: Callable[[Config], None],
+    config: Config,
+    *,
+    when_stopped: str = "stopped; the same command goes on from here",
+) -> None:
+    """Call `main`, and end in one line where the user can put right what is wrong, or stops it."""
     try:
         main(config)
     except (ValueError, OSError) as error:
         refuse(str(error))
     except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from here", file=sys.stderr)
+        print(f"\n{when_stopped}", file=sys.stderr)
         sys.exit(INTERRUPTED)
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 BYTES_MARK = "Ġ"  # a blank in the alphabet of byte-level pieces, where blanks are text like any
-BYTES_LINE_END = "Ċ"  # the same for a line end
 METASPACE_MARK = "▁"
 LETTER = "x"  # stands for whatever word may follow
 
@@ -40,38 +40,27 @@ class Codec:
     Args:
         tokenizer: with byte-level pieces, or with XLNet's word marks.
         whitespace_map: line ends, tabs and pairs of blanks are pieces of their own.
-        carry_line_ends: with byte-level pieces, a line end before a blank is written with the
-            fill's first piece, as blanks are. Their tokenizer writes a line end and the indentation
-            behind it in one piece, which a cut between the two would take apart. Whoever sets it
-            sees to it that fills begin with one of `begins_line` where `needs_line` says so.
 
     Attributes:
         fillable: (V,) bool, the pieces that a fill may hold: no special token, but those that
             stand for whitespace.
+        is_exact: whether its pieces are byte-level, so that every text can be written.
         begins_word: (V,) bool, the fillable pieces that begin with a blank, or, where
             `whitespace_map` makes it a piece, are whitespace.
-        begins_line: (V,) bool, the fillable pieces that begin with a line end.
 
     Raises:
         ValueError: pieces of another kind, or a whitespace map that the tokenizer has no tokens
             for.
     """
 
-    def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        *,
-        whitespace_map: bool = False,
-        carry_line_ends: bool = False,
-    ) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, whitespace_map: bool = False) -> None:
         self.tokenizer = tokenizer
         self.whitespace_map = whitespace_map
         self._space_ids = whitespace_ids(tokenizer) if whitespace_map else {}
         self._spaces = {i: space for space, i in self._space_ids.items()}
         self._mark = _word_mark(tokenizer)
-        self._is_bytes = self._mark == BYTES_MARK
-        self.carry_line_ends = carry_line_ends and self._is_bytes
-        self._inside_word = tokenizer if self._is_bytes else _without_first_mark(tokenizer)
+        self.is_exact = self._mark == BYTES_MARK
+        self._inside_word = tokenizer if self.is_exact else _without_first_mark(tokenizer)
         self._pieces: list[str] = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
         self._blank = [i for i, piece in enumerate(self._pieces) if piece == METASPACE_MARK]
         is_special = set(tokenizer.all_special_ids) - set(self._spaces)
@@ -79,12 +68,12 @@ class Codec:
         self.begins_word = self.fillable & torch.tensor(
             [p.startswith(self._mark) or i in self._spaces for i, p in enumerate(self._pieces)]
         )
-        self.begins_line = self.fillable & torch.tensor(
-            [
-                p.startswith(BYTES_LINE_END) or self._spaces.get(i) == "\n"
-                for i, p in enumerate(self._pieces)
-            ]
-        )
+
+    @classmethod
+    @lru_cache(maxsize=4)
+    def of(cls, tokenizer: PreTrainedTokenizerBase, whitespace_map: bool = False) -> Codec:
+        """The codec of a tokenizer, which is made once."""
+        return cls(tokenizer, whitespace_map=whitespace_map)
 
     def needs_word(self, before: str) -> bool:
         """Whether the first piece behind `before` has to begin a word, its blank being no new text.
@@ -94,17 +83,13 @@ class Codec:
         """
         return self._is_bare(before) or self._owed(before) == " "
 
-    def needs_line(self, before: str) -> bool:
-        """Whether the first piece behind `before` has to begin a line, its line end no new text."""
-        return self._owed(before) == "\n"
-
     def encode(self, text: str, *, after: str = "") -> list[int]:
         """The ids of `text` where it follows the text `after`; "" is the start of a document.
 
-        The last blank or line end of `after` is written with the first piece where `needs_word` or
-        `needs_line` says so. Nothing becomes a special token, but whitespace under
-        `whitespace_map`. At the start of a document these are the ids of `asarm.text`; elsewhere
-        marks of their own keep the single blanks at both ends that word marks alone would lose.
+        The last blank of `after` is written with the first piece where `needs_word` says so.
+        Nothing becomes a special token, but whitespace under `whitespace_map`. At the start of a
+        document these are the ids of `asarm.text`; elsewhere marks of their own keep the single
+        blanks at both ends that word marks alone would lose.
         """
         return self._encode(self._owed(after) + text, bare=self._is_bare(after), exact=after != "")
 
@@ -129,15 +114,14 @@ class Codec:
     def decode(self, ids: Sequence[int], *, after: str = "") -> str:
         """The characters that `ids` add behind the text `after`.
 
-        What `needs_word(after)` or `needs_line(after)` asks of the first piece is no new text;
-        neither is a word mark directly behind a whitespace piece. Special tokens appear by their
-        names.
+        A blank that `needs_word(after)` asks for is no new text; neither is a word mark directly
+        behind a whitespace piece. Special tokens appear by their names.
         """
         bare, text = self._is_bare(after), ""
         for is_space, run in groupby(ids, self._spaces.__contains__):
             if is_space:
                 text += "".join(self._spaces[i] for i in run)
-                bare = not self._is_bytes
+                bare = not self.is_exact
             else:
                 words = self._decode_words(list(run))
                 text += words.removeprefix(" ") if bare else words
@@ -145,15 +129,13 @@ class Codec:
 
     def _is_bare(self, before: str) -> bool:
         """Whether a word mark behind `before` stands for no blank at all."""
-        return not self._is_bytes and self._unmapped(before) == ""
+        return not self.is_exact and self._unmapped(before) == ""
 
     def _owed(self, before: str) -> str:
-        """The end of `before` that is written with what follows: a blank, a line end, or ""."""
+        """The end of `before` that is written with what follows: a blank, or ""."""
         tail = self._unmapped(before)
-        if not self._is_bytes:
+        if not self.is_exact:
             return " " if tail[-1:].isspace() else ""
-        if self.carry_line_ends and tail.endswith("\n"):
-            return "\n"
         if not tail.endswith(" "):
             return ""
         words = self.tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str(tail + LETTER)
@@ -162,7 +144,7 @@ class Codec:
     def _less_owed(self, text: str, *, bare: bool) -> list[int]:
         """The ids of `text` without the end that is written with what follows."""
         # pieces with word marks leave a last blank out anyway
-        owed = self._owed(text) if self._is_bytes else ""
+        owed = self._owed(text) if self.is_exact else ""
         if owed != " ":
             return self._encode(text.removesuffix(owed), bare=bare, exact=False)
         # runs of blanks are cut before their last one only where a word follows
@@ -186,7 +168,7 @@ class Codec:
         for n, part in enumerate(parts):
             if part in self._space_ids:
                 ids.append(self._space_ids[part])
-                bare = not self._is_bytes
+                bare = not self.is_exact
             else:
                 keep = (exact and n <= words[0], exact and n >= words[-1])
                 ids += self._encode_words(part, bare=bare, keep=keep)
@@ -194,7 +176,7 @@ class Codec:
 
     def _encode_words(self, text: str, *, bare: bool, keep: tuple[bool, bool]) -> list[int]:
         """The ids of words; of the blanks before and behind them where `keep` says so."""
-        if self._is_bytes:
+        if self.is_exact:
             return encode(self.tokenizer, text)
         if text.isspace():
             return self._blank * (1 + bare) if any(keep) and " " in text else []
@@ -204,7 +186,7 @@ class Codec:
         return first + ids + (self._blank if keep[1] and text.endswith(" ") else [])
 
     def _decode_words(self, ids: list[int]) -> str:
-        if self._is_bytes:
+        if self.is_exact:
             return decode(self.tokenizer, ids)
         return "".join(self._pieces[i] for i in ids).replace(METASPACE_MARK, " ")
 

@@ -8,6 +8,7 @@ from fakes import mixed_batch, small_model
 
 from asarm import Order, density, log_prob, sample
 from asarm.density import joint_rows
+from asarm.law import Allowed
 
 LOSSLESS = ("sequential", "assd", "ngram", "onepass")
 
@@ -126,3 +127,100 @@ def test_nothing_carries_a_gradient():
 def test_dtype_of_densities(dtype, found):
     model, (ids, order) = small_model(dtype=getattr(torch, dtype)), mixed_batch([5], [2], 60)
     assert log_prob(model, ids, order).dtype == getattr(torch, found)
+
+
+# --- positions that may hold some tokens only ---
+
+
+def some_allowed(batch, length, vocab_size, *, kinds=3, seed=0):
+    """About half of the tokens, others for each kind; the last one always."""
+    rng = torch.Generator().manual_seed(seed)
+    tables = torch.rand(kinds, vocab_size, generator=rng) < 0.5
+    tables[:, -1] = True
+    return Allowed(tables, torch.randint(kinds, (batch, length), generator=rng))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.4])
+def test_what_is_allowed_shares_all_of_the_law(temperature):
+    """At every rank in turn all tokens, under both laws: one is the other, renormalised."""
+    model, (ids, order) = small_model(vocab_size=9), mixed_batch([6], [2], 9)
+    allowed, tokens = some_allowed(1, 6, 9), torch.arange(9)
+    for position in order.order[0, 2:].tolist():
+        every = ids.repeat(9, 1)
+        every[:, position] = tokens
+        orders, wide = order[[0] * 9], Allowed(allowed.tables, allowed.kinds.repeat(9, 1))
+        options = {"temperature": temperature}
+        free = log_prob(model, every, orders, **options)[:, position]
+        found = log_prob(model, every, orders, allowed=wide, **options)[:, position]
+        kept = allowed.tables[allowed.kinds[0, position]]
+        kept = kept & (tokens != model.mask_token_id)
+        torch.testing.assert_close(found[kept], free[kept] - free[kept].logsumexp(0))
+        assert (found[~kept] == -torch.inf).all()
+        assert 1 < kept.sum() < 8
+
+
+@pytest.mark.parametrize("num_prompt", [0, 2])
+def test_allowed_completions_sum_to_one(num_prompt):
+    model, order = small_model(vocab_size=4), Order(torch.tensor([[3, 1, 0, 4, 2]]), num_prompt)
+    targets = order.order[0, num_prompt:]
+    texts = torch.tensor(list(product(range(4), repeat=len(targets))))
+    ids = torch.tensor([[3, 1, 0, 3, 1]]).repeat(len(texts), 1)
+    ids[:, targets] = texts
+    allowed = some_allowed(len(ids), 5, 4, seed=2)
+    allowed = Allowed(allowed.tables, allowed.kinds[:1].expand(len(ids), -1))
+    found = log_prob(model, ids, order[[0] * len(ids)], allowed=allowed).sum(1).exp()
+    assert found.sum() == pytest.approx(1, abs=1e-9)
+    is_allowed = allowed.at(torch.arange(5).expand(len(ids), -1))  # (B, L, V)
+    is_kept = is_allowed.gather(2, ids[..., None])[..., 0][:, targets].all(1)
+    assert torch.equal(found > 0, is_kept)
+    assert 1 < is_kept.sum() < len(texts)
+
+
+def test_all_allowed_and_what_is_allowed_elsewhere_change_nothing():
+    model, (ids, order) = small_model(), mixed_batch([9, 4], [3, 1], 60)
+    expected = log_prob(model, ids, order)
+    kinds = torch.where(order.is_target, 0, 1)  # prompt and padding may hold what they hold
+    tables = torch.ones(2, 60, dtype=torch.bool)
+    tables[1, 1:] = False
+    assert torch.equal(log_prob(model, ids, order, allowed=Allowed(tables, kinds)), expected)
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 3])
+def test_chunks_of_rows_change_nothing_of_what_is_allowed(monkeypatch, rows_at_once):
+    model, (ids, order) = small_model(), mixed_batch([9, 6, 9], [2, 0, 8], 60)
+    allowed = some_allowed(3, 9, 60)
+    expected = log_prob(model, ids, order, allowed=allowed)
+    assert expected.isinf().any() and (expected[order.is_target] > -100).any()
+    monkeypatch.setattr(density, "LOGITS_AT_ONCE", rows_at_once * 60)
+    torch.testing.assert_close(log_prob(model, ids, order, allowed=allowed), expected)
+
+
+@pytest.mark.parametrize("method", [*LOSSLESS, "parallel"])
+def test_samples_hold_what_is_allowed_and_their_density_is_that_law(method):
+    model, (ids, order) = small_model(), mixed_batch([12, 7, 12], [3, 0, 11], 60)
+    allowed = some_allowed(3, 12, 60, seed=1)
+    options = {"steps": 3} if method == "parallel" else {"k": 3} if method != "sequential" else {}
+    result = sample(model, ids, order, method=method, allowed=allowed, temperature=0.7, **options)
+    expected = log_prob(model, result.tokens, order, temperature=0.7, allowed=allowed)
+    torch.testing.assert_close(result.log_probs, expected, atol=1e-10, rtol=0)
+    assert expected.isfinite().all()
+    free = sample(model, ids, order, method=method, temperature=0.7, **options)
+    assert log_prob(model, free.tokens, order, allowed=allowed).isinf().any()
+
+
+@pytest.mark.parametrize("call", [log_prob, sample])
+def test_tables_and_kinds_that_do_not_fit_are_refused(call):
+    model, (ids, order) = small_model(), mixed_batch([5], [2], 60)
+    for allowed in (some_allowed(1, 5, 59), some_allowed(1, 4, 60), some_allowed(2, 5, 60)):
+        with pytest.raises(ValueError, match=r"allowed has kinds .* expected \(1, 5\) and 60$"):
+            call(model, ids, order, allowed=allowed)
+
+
+def test_a_kind_needs_a_table_and_a_table_tokens():
+    tables, kinds = torch.eye(2, 5) > 0, torch.tensor([[0, 1]])
+    for wrong in ([[0, 2]], [[-1, 0]]):
+        with pytest.raises(ValueError, match="kinds holds .*expected kinds from 0 to 1"):
+            Allowed(tables, torch.tensor(wrong))
+    tables[1] = False
+    with pytest.raises(ValueError, match="may hold no token; allow at least one"):
+        Allowed(tables, kinds)

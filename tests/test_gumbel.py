@@ -11,7 +11,7 @@ from transformers import XLNetConfig
 from asarm import AnySubsetTransformer, Order, load, sample
 from asarm.corpus import held_out_documents
 from asarm.density import joint_rows
-from asarm.law import Law
+from asarm.law import Allowed, Law
 from asarm.loading import DEMO
 from asarm.sampling.randomness import HashedRandomness, Purpose
 from asarm.text import encode
@@ -64,6 +64,26 @@ def test_same_text_from_a_small_random_model(method, k):
 @pytest.mark.parametrize(("method", "k"), METHODS)
 def test_same_text_from_the_demo(method, k):
     same_text(demo, method, k)
+
+
+@cache
+def few_allowed():
+    """A third of the tokens at each position."""
+    rng = torch.Generator().manual_seed(1)
+    tables = torch.rand(3, 60, generator=rng) < 0.3
+    return Allowed(tables, torch.randint(3, small()[1].shape, generator=rng))
+
+
+@pytest.mark.parametrize(("method", "k"), [("sequential", None), *METHODS])
+def test_same_text_from_allowed_tokens(method, k):
+    model, ids, order = small()
+    call = {"coupling": "gumbel", "allowed": few_allowed()}
+    expected = sample(model, ids, order, method="sequential", seed=7, **call)
+    result = sample(model, ids, order, method=method, k=k, seed=7, **call)
+    assert torch.equal(result.tokens, expected.tokens)
+    is_allowed = few_allowed().at(torch.arange(24).expand(8, -1))  # (B, L, V)
+    assert is_allowed.gather(2, result.tokens[..., None])[..., 0][order.is_target].all()
+    assert len(result.tokens[order.is_target].unique()) > 8
 
 
 @pytest.fixture(scope="module")

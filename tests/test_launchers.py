@@ -22,6 +22,13 @@ SHELL_FILES = [
     ROOT / "tests/run.sh",
     ROOT / ".ci/run",
 ]
+SCRIPTS = {  # what each launcher runs
+    "_run_training.sh": "train.py",
+    "_run_speculative_decoding.sh": "speculative_decoding.py",
+    "_run_nlp_infill_eval.sh": "infill_nlp.py",
+    "_run_code_infill_eval.sh": "infill_code.py",
+}
+EVALUATIONS = [path for path in LAUNCHERS if SCRIPTS[path.name] != "train.py"]
 FORBIDDEN = r"\s(--(account|partition|time|gpu|gres)|-[AptG])"
 STUB = "import sys, asarm\nprint(sys.prefix, asarm.__file__, *sys.argv[1:], sep='|')\n"
 
@@ -40,7 +47,7 @@ def checkout(folder: Path, *dependencies: str) -> Path:
     for path in [*LAUNCHERS, *ROOT.glob("scripts/*.sh")]:
         shutil.copy(path, root / path.relative_to(ROOT))
     (root / "asarm/__init__.py").touch()
-    for name in ["speculative_decoding.py", "train.py"]:
+    for name in SCRIPTS.values():
         (root / "scripts" / name).write_text(STUB)
     text = PYPROJECT.format(dependencies=list(dependencies))
     (root / "pyproject.toml").write_text(text)
@@ -310,14 +317,57 @@ def test_one_process_a_gpu(tmp_path, gpus, environment, processes):
         )
 
 
-def on_gpus(folder: Path, gpus: int, *arguments, **environment) -> subprocess.CompletedProcess:
-    """Run the launcher on a machine with so many GPUs."""
+def on_gpus(
+    folder: Path, gpus: int, *arguments, launcher="_run_training.sh", **environment
+) -> subprocess.CompletedProcess:
+    """Run a launcher on a machine with so many GPUs."""
     root = checkout(folder)
     (root / "scripts/launch.py").write_text(LAUNCH_STUB)
     unless_given = "" if "CUDA_VISIBLE_DEVICES" in environment else "unset CUDA_VISIBLE_DEVICES; "
     first = commands(folder, nvidia_smi=GPUS.format(gpus))
     command = f'{unless_given}exec bash "$0" "$@"'
-    return bash("-c", command, root / "_run_training.sh", *arguments, first=first, **environment)
+    return bash("-c", command, root / launcher, *arguments, first=first, **environment)
+
+
+@pytest.mark.parametrize("launcher", EVALUATIONS, ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    ("gpus", "environment", "processes"),
+    [
+        (0, {}, 1),
+        (2, {}, 2),
+        (0, {"ASARM_NUM_PROCESSES": "3"}, 3),
+        (4, {"ASARM_NUM_PROCESSES": "1"}, 1),
+        # a job on two nodes: an evaluation stays on the first, its array tasks share the work
+        (2, {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_NODELIST": "n[7-8]"}, 2),
+    ],
+)
+def test_evaluations_take_one_process_a_gpu(tmp_path, launcher, gpus, environment, processes):
+    name = {"launcher": launcher.name}
+    done = on_gpus(tmp_path, gpus, "--k", "a b", "", **name, **environment)
+    assert done.returncode == 0, done.stderr
+    script = tmp_path / "check out/scripts" / SCRIPTS[launcher.name]
+    if processes == 1:
+        assert done.stdout == f"{sys.prefix}|{tmp_path}/check out/asarm/__init__.py|--k|a b|\n"
+    else:
+        threads = max(1, len(os.sched_getaffinity(0)) // processes)
+        assert done.stdout == (
+            f"launch.py {threads} --multi_gpu --num_machines 1 --num_processes {processes} "
+            "--gpu_ids all --mixed_precision no --dynamo_backend no --machine_rank 0 "
+            f"--main_process_port 0 {script} --k a b \n"
+        )
+
+
+@pytest.mark.parametrize("launcher", EVALUATIONS, ids=lambda path: path.name)
+def test_evaluations_end_with_the_scripts_own_code_and_one_line_of_errors(tmp_path, launcher):
+    done = on_gpus(tmp_path, 0, launcher=launcher.name, ASARM_NUM_PROCESSES="two")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: ASARM_NUM_PROCESSES is 'two'; expected the number of processes on each node\n"
+    )
+    script = tmp_path / "check out/scripts" / SCRIPTS[launcher.name]
+    script.write_text("import sys\nprint(sys.argv[1:])\nsys.exit(3)\n")
+    done = bash(tmp_path / "check out" / launcher.name, "--help")
+    assert (done.returncode, done.stdout) == (3, "['--help']\n")
 
 
 def test_number_of_processes_that_is_none_is_one_line(tmp_path):

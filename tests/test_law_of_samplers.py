@@ -10,7 +10,7 @@ import torch
 from fakes import ConditionalTable
 
 from asarm import Order
-from asarm.law import Law
+from asarm.law import Allowed, Law
 from asarm.sampling import decode
 from asarm.sampling.decoding import Decoding
 from asarm.sampling.verify import RejectionCoupling
@@ -40,6 +40,8 @@ FAKES = {
     "no mask": ConditionalTable(length=LENGTH),
     "mask inside": ConditionalTable(length=LENGTH, vocab_size=4, mask_token_id=3, seed=1),
 }
+KINDS = [0, 1, 1, 0, 2, 2]  # of the positions; what is given at position 2 is not of its kind
+KEPT = [{0, 1, 2, 3}, {0, 2}, {1, 3}]  # the tokens of each kind, 3 being <mask> or beyond
 
 
 class EnumeratingRandomness:
@@ -79,16 +81,24 @@ class EnumeratingRandomness:
         return torch.tensor(answers, dtype=torch.bool).view(needed.shape)
 
 
-def output_law(model, order, method, *, slack=0.0, draft_temperature=None, call=None, **options):
+def allowed_tokens(model, batch):
+    kept = [[token in tokens for token in range(model.vocab_size)] for tokens in KEPT]
+    return Allowed(torch.tensor(kept), torch.tensor(KINDS).expand(batch, -1))
+
+
+def output_law(
+    model, order, method, *, slack=0.0, restricted=False, draft_temperature=None, call=None, **law
+):
     """Probability of every text that a sampler can give, over all its paths: rows of a batch."""
-    law = Law(model.mask_token_id, **options)
+    law = Law(model.mask_token_id, **law)
     draft_law = replace(law, temperature=draft_temperature or law.temperature)
     probability, scripts = Counter(), [[]]
     while scripts:
         randomness = EnumeratingRandomness(scripts)
         coupling = RejectionCoupling(randomness, slack)
         ids, orders = IDS.expand(len(scripts), -1), order[[0] * len(scripts)]
-        decoding = Decoding(model, ids, orders, law, draft_law, coupling)
+        allowed = allowed_tokens(model, len(ids)) if restricted else None
+        decoding = Decoding(model, ids, orders, law, draft_law, coupling, allowed=allowed)
         decode(decoding, method, **(call or {}))
         assert (decoding.nfe <= order.num_targets).all()
         texts = decoding.by_position()[0].tolist()
@@ -98,10 +108,10 @@ def output_law(model, order, method, *, slack=0.0, draft_temperature=None, call=
     return probability
 
 
-def plain_law(logits, mask_token_id, temperature=1.0, top_k=None, top_p=1.0):
+def plain_law(logits, removed, temperature=1.0, top_k=None, top_p=1.0):
     """Token probabilities, filtered step by step in plain Python."""
     weights = [math.exp(score / temperature) for score in logits]
-    weights = [0.0 if token == mask_token_id else w for token, w in enumerate(weights)]
+    weights = [0.0 if token in removed else w for token, w in enumerate(weights)]
     likely = sorted(range(len(weights)), key=lambda token: -weights[token])[:top_k]
     total, reached, kept = sum(weights[token] for token in likely), 0.0, {}
     for token in likely:
@@ -111,17 +121,20 @@ def plain_law(logits, mask_token_id, temperature=1.0, top_k=None, top_p=1.0):
     return {token: w / sum(kept.values()) for token, w in kept.items() if w > 0}
 
 
-def sequential_joint(model, order, **options):
+def sequential_joint(model, order, restricted=False, **options):
     """Probability of every text, rank after rank from the conditionals themselves."""
     ranks = order.order[0].tolist()[: int(order.length)]
     prompt, targets = ranks[: int(order.num_prompt)], ranks[int(order.num_prompt) :]
     texts = [({position: int(IDS[0, position]) for position in prompt}, 1.0)]
     for position in targets:
+        forbidden = {0, 1, 2, 3} - KEPT[KINDS[position]] if restricted else set()
         texts = [
             (seen | {position: token}, weight * prob)
             for seen, weight in texts
             for token, prob in plain_law(
-                model.conditional(position, seen).tolist(), model.mask_token_id, **options
+                model.conditional(position, seen).tolist(),
+                forbidden | {model.mask_token_id},
+                **options,
             ).items()
         ]
     given = dict(enumerate(IDS[0].tolist()))
@@ -134,16 +147,17 @@ def make_order(name, targets=4):
 
 
 @cache
-def expected_law(fake, order, options, targets=4):
+def expected_law(fake, order, options, targets=4, restricted=False):
     options = {name: value for name, value in OPTIONS[options].items() if "draft" not in name}
-    return sequential_joint(FAKES[fake], make_order(order, targets), **options)
+    return sequential_joint(FAKES[fake], make_order(order, targets), restricted, **options)
 
 
-def error(fake, order, options, method, *, targets=4, slack=0.0, **call):
+def error(fake, order, options, method, *, targets=4, slack=0.0, restricted=False, **call):
     """How far the law of a sampler is from the sequential joint, at the worst text."""
-    expected = expected_law(fake, order, options, targets)
+    expected = expected_law(fake, order, options, targets, restricted)
     asked = make_order(order, targets)
-    found = output_law(FAKES[fake], asked, method, slack=slack, call=call, **OPTIONS[options])
+    how = {"slack": slack, "restricted": restricted, "call": call}
+    found = output_law(FAKES[fake], asked, method, **how, **OPTIONS[options])
     assert sum(expected.values()) == pytest.approx(1, abs=1e-9)
     assert sum(found.values()) == pytest.approx(1, abs=1e-9)
     return max(abs(found[text] - expected.get(text, 0)) for text in found | expected)
@@ -180,3 +194,48 @@ def test_parallel_has_this_law_only_with_a_call_for_every_target():
 
 def test_acceptance_slack_loses_this_law():
     assert error("no mask", "permuted", "plain", "assd", k=2, slack=0.3) > 0.001
+
+
+# --- positions that may hold some tokens only ---
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize(("method", "k"), [*METHODS, ("assd", 3), ("ngram", 3), ("onepass", 3)])
+def test_allowed_tokens(method, k, options):
+    assert error("no mask", "permuted", options, method, restricted=True, k=k) < 1e-9
+
+
+@pytest.mark.parametrize("fake", FAKES)
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize(("method", "k"), METHODS)
+def test_allowed_tokens_in_other_orders_and_beside_the_mask(method, k, order, fake):
+    assert error(fake, order, "all", method, restricted=True, k=k) < 1e-9
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_parallel_has_the_law_of_allowed_tokens_only_with_a_call_for_every_target(order):
+    call = {"restricted": True, "by": "order"}
+    assert error("no mask", order, "plain", "parallel", steps=4, **call) < 1e-9
+    assert error("no mask", order, "plain", "parallel", steps=1, **call) > 0.001
+
+
+@pytest.mark.parametrize(
+    ("method", "slack", "call"),
+    [
+        *(
+            ("parallel", 0.0, {"steps": s, "by": b})
+            for s in (1, 2)
+            for b in ("order", "confidence")
+        ),
+        ("assd", 0.3, {"k": 2}),
+        ("onepass", 0.3, {"k": 2}),
+    ],
+)
+def test_lossy_samplers_never_give_what_is_not_allowed_either(method, slack, call):
+    for order in ORDERS:
+        asked = make_order(order)
+        model = FAKES["mask inside"]
+        found = output_law(model, asked, method, slack=slack, restricted=True, call=call)
+        targets = asked.is_target[0].nonzero()[:, 0].tolist()
+        assert all(text[i] in KEPT[KINDS[i]] - {3} for text in found for i in targets)
+        assert sum(found.values()) == pytest.approx(1, abs=1e-9)

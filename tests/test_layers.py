@@ -35,6 +35,7 @@ LAYERS = {
     "asarm.infilling": 6,
     "asarm.evaluation": 7,
     "asarm.training": 8,
+    "asarm.command": 8,
     "asarm": 9,
     "asarm.__main__": 9,
 }

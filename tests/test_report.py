@@ -10,16 +10,19 @@ from rich.console import Console
 from asarm.evaluation.config import DecodingConfig
 from asarm.evaluation.example import printable, segments, show_example
 from asarm.evaluation.figures import histogram_figure, quality_figure
+from asarm.evaluation.judge import Judge
 from asarm.evaluation.report import add_scores, markdown, show, summarise, title
+from asarm.evaluation.spans import given_spans
 from asarm.loading import load_tokenizer
-from asarm.text import encode
+from asarm.text import decode, encode
 
 PNG = b"\x89PNG"
 
 
 def made_up(item: int, method: str, steps: int | None = None, **values) -> dict:
     rng = random.Random(f"{item} {method} {steps}")
-    record = {"item": item, "method": method, "steps": steps, "k": 5, "num_targets": 10}
+    record = {"item": item, "model": "demo", "method": method, "steps": steps}
+    record |= {"k": 5, "num_targets": 10}
     record |= {"nfe": 5, "rows": 40, "rounds": 4, "seconds": rng.random(), "entropy": rng.random()}
     record |= {"self_perplexity": 1 + rng.random(), "lossless": method != "parallel"}
     return record | {"tokens": [9, 10, 11], "prompt": [1], "text": "abc"} | values
@@ -69,13 +72,17 @@ def test_without_sequential_there_is_nothing_to_compare_with(records):
 
 
 def test_scores_of_the_judge_make_columns_of_their_own(records):
+    records = [{**r, "text": f"text {r['item']}"} for r in records]
+    referee = Judge("gpt2", None, None)
+    object.__setattr__(referee, "fingerprint", "00")
     scores = [
-        {**{n: r[n] for n in ("item", "method", "steps")}, "judge": "gpt2",
-         "judge_perplexity": 20.0 + r["item"], "judge_entropy": 7.0}
-        for r in records
+        {**dict(zip(("judge", "fingerprint", "text"), referee.key_of(f"text {i}"), strict=True)),
+         "judge_perplexity": 20.0 + i, "judge_entropy": 7.0}
+        for i in range(6)
     ]  # fmt: skip
-    assert add_scores(records, scores, "another") == records
-    summary = summarise(add_scores(records, scores, "gpt2"))
+    others = [{**score, "fingerprint": "another"} for score in scores]
+    assert add_scores(records, others, referee) == records
+    summary = summarise(add_scores(records, scores, referee))
     assert summary["variants"][0]["judge_perplexity"]["mean"] == 22.5
     assert "judge PPL" in markdown(summary, "title")
     assert quality_figure(summary, "title").startswith(PNG)
@@ -93,6 +100,41 @@ def test_tables_show_every_variant(records, width):
     assert "…" not in output.getvalue()
     assert max(map(len, output.getvalue().split("\n"))) <= width
     assert "| parallel 4 | 5 | 0.500 ± 0.000 | 4.00 ± 0.00 |" in page
+    assert "distinct-2" in page and "copied" in page
+    assert "distinct-2" not in output.getvalue()
+
+
+def test_judge_free_measures_by_hand():
+    texts = {"tokens": [4, 5, 4, 5, 6], "prompt": [0, 1]}
+    (row,) = summarise([made_up(0, "assd", **texts)])["variants"]
+    found = {name: row[name]["mean"] for name in ("distinct_1", "distinct_2", "copied")}
+    assert found == {"distinct_1": 3 / 5, "distinct_2": 3 / 4, "copied": 2 / 3}
+    assert row["distinct_3"]["mean"] == 1.0
+    (short,) = summarise([made_up(0, "assd", tokens=[4, 5], prompt=[0])])["variants"]
+    assert short["distinct_3"] is None
+
+
+def test_each_model_is_held_against_its_own_sequential(records):
+    others = [{**r, "model": "org/shelf", "nfe": 2 * r["nfe"]} for r in records]
+    summary = summarise([*records, *others])
+    rows = [row["name"] for row in summary["variants"]]
+    assert rows[:2] == ["sequential, demo", "assd, demo"]
+    assert rows[4:6] == ["sequential, shelf", "assd, shelf"]
+    tests = {(t["variant"], t["measure"]): t for t in summary["tests_against_sequential"]}
+    assert tests["assd, shelf", "nfe_per_target"]["paired_t"] == 1.0  # both are twice as many
+    assert len(summary["tests_against_sequential"]) == 2 * len(
+        summarise(records)["tests_against_sequential"]
+    )
+    assert quality_figure(summary, "title").startswith(PNG)
+    assert quality_figure(summary, "title") != quality_figure(summarise(records), "title")
+    assert histogram_figure([*records, *others], "title").startswith(PNG)
+    output = StringIO()
+    show(summary, "a title", Console(file=output, width=130))
+    assert "parallel 2, shelf" in output.getvalue()
+    narrow = StringIO()
+    show(summary, "a title", Console(file=narrow, width=80))
+    assert "…" not in narrow.getvalue()
+    assert max(map(len, narrow.getvalue().split("\n"))) <= 80
 
 
 def test_one_trial_gives_tables_without_errors():
@@ -112,8 +154,10 @@ def test_pictures(records):
 
 
 def test_title(records):
-    config = DecodingConfig(max_length=12)
+    config = DecodingConfig(length=12)
     assert title(records, config) == "demo on heldout: 6 trials, 10 of 12 tokens blank"
+    config = DecodingConfig(length=12, revision="nlp", compare=["other"])
+    assert title(records, config).startswith("demo@nlp, other on heldout: 6 trials")
 
 
 TEXT = "def größe(x):\n    return '日本' * x  # 🙂\n"
@@ -134,20 +178,23 @@ def test_example_shows_blanks_fillings_and_calls():
     tokenizer = load_tokenizer("demo")
     tokens = encode(tokenizer, "import math\n")
     tokens += encode(tokenizer, "\x1b[31m")
+    text = decode(tokenizer, tokens)
+    given = given_spans(lambda ids: decode(tokenizer, ids), tokens, [0])
     texts = {"tokens": tokens, "prompt": [0], "num_targets": len(tokens) - 1}
+    texts |= {"text": text, "given": given}
     records = [
         made_up(item, method, **texts, nfe=nfe)
         for item in (0, 1)
         for method, nfe in (("sequential", 7), ("assd", 3), ("parallel", 2))
     ]
     output = StringIO()
-    show_example(records, tokenizer, Console(file=output, width=80))
+    show_example(records, Console(file=output, width=80))
     shown = output.getvalue()
     assert "_" * (len(tokens) - 1) in shown
     assert "math" in shown
     assert "\x1b" not in shown
     assert "7 calls" in shown and "3 calls" in shown and "lossy" in shown
-    show_example([], tokenizer, Console(file=output))
+    show_example([], Console(file=output))
 
 
 def test_nothing_steers_the_terminal():

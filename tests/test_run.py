@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 from dataclasses import dataclass, field
 
 import pytest
@@ -148,3 +149,49 @@ def test_write_replaces_text_bytes_and_json(tmp_path):
     assert (tmp_path / "a.png").read_bytes() == b"\x00"
     assert json.loads((tmp_path / "a.json").read_text()) == {"a": [1]}
     assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_lines_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    run = Run(tmp_path)
+    first, second = [{"a": 'é\u2028\n"'}, {"a": None}], [{"a": 2}]
+    run.write_lines("samples.jsonl", first)
+    assert run.read("samples.jsonl") == first
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("killed")))
+        with pytest.raises(OSError, match="cannot write .*samples.jsonl"):
+            run.write_lines("samples.jsonl", second)
+    assert run.read("samples.jsonl") == first
+    run.write_lines("samples.jsonl", second)
+    run.append("samples.jsonl", {"a": 3})
+    assert run.read("samples.jsonl") == [{"a": 2}, {"a": 3}]
+    run.write_lines("samples.jsonl", [])
+    assert run.read("samples.jsonl") == []
+
+
+def test_several_jobs_write_the_same_file_at_once(tmp_path, monkeypatch):
+    """Another job's whole writing falls between the two steps of this one's."""
+    run, other, replace = Run(tmp_path), Run(tmp_path), os.replace
+
+    def interrupted(*paths):
+        monkeypatch.setattr("os.replace", replace)
+        monkeypatch.setattr("os.getpid", lambda: 1)
+        other.write("summary.json", {"by": "the other"})
+        assert json.loads((tmp_path / "summary.json").read_text()) == {"by": "the other"}
+        replace(*paths)
+
+    monkeypatch.setattr("os.replace", interrupted)
+    run.write("summary.json", {"by": "this one"})
+    assert json.loads((tmp_path / "summary.json").read_text()) == {"by": "this one"}
+    assert [path.name for path in tmp_path.iterdir()] == ["summary.json"]
+
+
+def test_each_task_writes_down_its_own_starts_which_are_no_results(tmp_path):
+    for task in (0, 2, 2):
+        Run.open(tmp_path, Settings(seed=0), task=task)
+    run = Run.open(tmp_path, Settings(seed=1), task=1)  # nothing was computed yet
+    assert [len(run.read(f"starts{n}.jsonl")) for n in ("", ".1", ".2")] == [1, 1, 2]
+    run.append("samples.jsonl", {"a": 1})
+    with pytest.raises(ValueError, match="seed = 1, not 2"):
+        Run.open(tmp_path, Settings(seed=2), task=1)
+    Run.open(tmp_path, Settings(seed=2), task=1, overwrite=True)
+    assert {path.name for path in tmp_path.glob("*.jsonl")} == {"starts.1.jsonl"}

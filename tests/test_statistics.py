@@ -4,7 +4,14 @@ import math
 
 import pytest
 
-from asarm.evaluation.statistics import Comparison, Estimate, compare, estimate, ratio_of_means
+from asarm.evaluation.statistics import (
+    Comparison,
+    Estimate,
+    clustered_estimate,
+    compare,
+    estimate,
+    ratio_of_means,
+)
 
 
 def test_mean_and_standard_error():
@@ -81,3 +88,30 @@ def test_ratio_of_means_and_its_error():
     found = ratio_of_means([2, 6, 4], [1, 2, 3])
     assert found.error == pytest.approx(1 / math.sqrt(3))
     assert ratio_of_means([1, 2], [0, 0]).mean == math.inf
+
+
+def test_a_cluster_for_each_value_changes_nothing():
+    values = [3.0, -1.0, 4.0, 1.5, 9.0]
+    found, expected = clustered_estimate(values, range(5)), estimate(values)
+    assert found.mean == expected.mean
+    assert found.error == pytest.approx(expected.error)
+
+
+def test_values_given_again_say_nothing_new():
+    values = [3.0, -1.0, 4.0, 1.5, 9.0]
+    found, expected = clustered_estimate(values * 7, list("abcde") * 7), estimate(values)
+    assert found.mean == pytest.approx(expected.mean)
+    assert found.error == pytest.approx(expected.error)
+    assert found.error > 2 * estimate(values * 7).error
+
+
+def test_unequal_clusters_by_hand():
+    # mean 3; sums of deviations -3 and 1 and 2: sqrt((9 + 1 + 4) * 3 / 2) / 4
+    found = clustered_estimate([1, 4, 2, 5], ["a", "b", "a", "c"])
+    assert found == Estimate(3.0, pytest.approx(math.sqrt(21) / 4))
+
+
+def test_one_cluster_has_no_error_and_every_value_needs_its_own():
+    assert clustered_estimate([1, 2, 3], ["a"] * 3) == Estimate(2.0, None)
+    with pytest.raises(ValueError, match="argument 2"):
+        clustered_estimate([1, 2, 3], ["a", "b"])

@@ -1,23 +1,28 @@
-"""The study: the same trials whatever the batch, and whatever was done before."""
+"""The study: the same trials whatever the batch, the share, and whatever was done before."""
 
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from fakes import small_model
 from transformers import XLNetConfig
 
 from asarm import AnySubsetTransformer, log_prob
-from asarm.evaluation import blocks as blocks_module
-from asarm.evaluation.blocks import load_blocks, read_documents
+from asarm.evaluation.blocks import load_blocks
 from asarm.evaluation.config import DecodingConfig
-from asarm.evaluation.study import (
+from asarm.evaluation.items import Share
+from asarm.evaluation.spans import segments
+from asarm.evaluation.study import decode_trials
+from asarm.evaluation.trials import (
     Variant,
-    batches,
-    decode_trials,
+    batch_of,
     describe,
+    item_batches,
     key,
-    token_entropy,
+    model_names,
+    name_and_revision,
+    names,
     trial_order,
     variants,
 )
@@ -25,7 +30,7 @@ from asarm.loading import load_tokenizer
 from asarm.order import Order
 from asarm.text import decode
 
-CONFIG = DecodingConfig(num_trials=5, max_length=12, prompt_share=0.2, parallel_steps=[2, 4])
+CONFIG = DecodingConfig(num_trials=5, length=12, prompt_share=0.2, parallel_steps=[2, 4])
 TIMES = {"seconds"}
 WIKITEXT = Path(__file__).parents[2] / "shared" / "data" / "wiki.test.raw"
 
@@ -49,8 +54,9 @@ def blocks():
     return torch.randint(9, 8000, (3, 12), generator=torch.Generator().manual_seed(0))
 
 
-def run(model, tokenizer, blocks, config, done=()) -> list[dict]:
-    records = decode_trials(model, tokenizer, blocks, config, done=done)
+def run(model, tokenizer, blocks, config, done=(), share=None) -> list[dict]:
+    models = dict.fromkeys(model_names(config), model)
+    records = decode_trials(models, tokenizer, blocks, config, done=done, share=share)
     return [{name: r[name] for name in r if name not in TIMES} for r in records]
 
 
@@ -110,11 +116,31 @@ def test_batches_change_nothing(records, model, tokenizer, blocks):
         assert record["log_prob"] == pytest.approx(other["log_prob"], abs=1e-9)
 
 
-@pytest.mark.parametrize("batch_size", [1, 2])
-@pytest.mark.parametrize("count", [0, 1, 7, 20, 30])
-def test_what_was_interrupted_goes_on_to_the_same(model, tokenizer, blocks, batch_size, count):
-    config = replace(CONFIG, batch_size=batch_size)
+@pytest.mark.parametrize("shares", [(1, 2), (2, 1), (2, 2), (3, 3)])
+def test_shares_add_up_to_the_whole(model, tokenizer, blocks, shares):
+    config = replace(CONFIG, batch_size=2, method=["sequential", "onepass"])
     whole = run(model, tokenizer, blocks, config)
+    tasks, processes = shares
+    parts = [
+        run(model, tokenizer, blocks, config, share=Share(task, tasks, process, processes))
+        for task in range(tasks)
+        for process in range(processes)
+    ]
+    found = {key(record): record for part in parts for record in part}
+    assert sum(map(len, parts)) == len(whole)
+    assert [found[key(record)] for record in whole] == whole
+
+
+@pytest.fixture(scope="module", params=[1, 2])
+def uninterrupted(request, model, tokenizer, blocks):
+    """Settings with a number of sequences a batch, and the lines that they give."""
+    config = replace(CONFIG, batch_size=request.param)
+    return config, run(model, tokenizer, blocks, config)
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 20, 30])
+def test_what_was_interrupted_goes_on_to_the_same(model, tokenizer, blocks, uninterrupted, count):
+    config, whole = uninterrupted
     rest = run(model, tokenizer, blocks, config, done=whole[:count])
     assert whole[:count] + rest == whole
 
@@ -124,14 +150,14 @@ def test_a_record_lost_in_the_middle_is_made_anew(model, tokenizer, blocks, reco
 
 
 def test_blanks_hold_nothing_to_peek_at(blocks):
-    for batch in batches(blocks, CONFIG):
+    for items in item_batches(CONFIG):
+        batch = batch_of(items, blocks, CONFIG)
         assert not batch.input_ids[batch.order.is_target].any()
         assert batch.input_ids[~batch.order.is_target].all()
 
 
 def test_blocks_come_again_with_other_blanks(blocks):
-    found = list(batches(blocks, replace(CONFIG, num_trials=6)))
-    first, again = found[0], found[3]
+    first, again = (batch_of([item], blocks, CONFIG) for item in (0, 3))
     both = ~first.order.is_target & ~again.order.is_target
     assert torch.equal(first.input_ids[both], again.input_ids[both])
     assert not torch.equal(first.order.order, again.order.order)
@@ -142,23 +168,25 @@ def test_blocks_come_again_with_other_blanks(blocks):
 def test_another_seed_is_another_split_and_another_sample(blocks):
     other = replace(CONFIG, seed=1)
     assert not torch.equal(trial_order(CONFIG, [0]).order, trial_order(other, [0]).order)
-    assert next(batches(blocks, CONFIG)).seeds != next(batches(blocks, other)).seeds
+    assert batch_of([0], blocks, CONFIG).seeds != batch_of([0], blocks, other).seeds
 
 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
         (
-            {"methods": ["asd"]},
+            {"method": ["asd"]},
             "'asd'; expected some of sequential, assd, ngram, onepass, parallel",
         ),
-        ({"methods": []}, "methods is empty"),
+        ({"method": []}, "method is empty"),
         ({"k": 0}, "k is 0; expected at least 1"),
         ({"num_trials": 0}, "num_trials is 0"),
         ({"batch_size": -1}, "batch_size is -1"),
         ({"parallel_steps": [4, 0]}, "parallel_steps is 0"),
-        ({"max_length": 1}, "length is 1; expected at least 2"),
+        ({"length": 1}, "length is 1; expected at least 2"),
         ({"prompt_share": 1.5}, "prompt_share is 1.5"),
+        ({"max_items": 0}, "max_items is 0"),
+        ({"order": "rtl"}, "order is 'rtl'; expected one of random_split, left_to_right"),
     ],
 )
 def test_wrong_settings_are_refused_before_anything_is_loaded(change, says):
@@ -167,53 +195,89 @@ def test_wrong_settings_are_refused_before_anything_is_loaded(change, says):
 
 
 def test_variants_are_unique_and_no_more_steps_than_blanks():
-    config = replace(CONFIG, methods=["parallel", "assd", "assd"], parallel_steps=[9, 10, 9])
-    assert variants(config) == [Variant("parallel", 9), Variant("assd")]
+    config = replace(CONFIG, method=["parallel", "assd", "assd"], parallel_steps=[9, 10, 9])
+    assert variants(config) == [Variant("demo", "parallel", 9), Variant("demo", "assd")]
 
 
-def test_entropy_by_hand():
-    assert token_entropy([5, 5, 7, 7]) == 1
-    assert token_entropy([1, 2, 3, 4]) == 2
-    assert str(token_entropy([3, 3])) == "0.0"
+def test_models_are_compared_on_the_same_blanks(tokenizer, blocks, model):
+    config = replace(CONFIG, revision="nlp", compare=["org/other@main", "demo@nlp"])
+    assert model_names(config) == ["demo@nlp", "org/other@main"]
+    config = replace(config, num_trials=1, method=["onepass", "parallel"], parallel_steps=[2])
+    first, _, second, _ = run(model, tokenizer, blocks, config)
+    assert (first["model"], second["model"]) == ("demo@nlp", "org/other@main")
+    assert {**first, "model": ""} == {**second, "model": ""}  # the same network stands for both
+    called = names(variants(config))
+    assert list(called.values()) == [
+        *("onepass, demo@nlp", "parallel 2, demo@nlp", "onepass, other@main"),
+        "parallel 2, other@main",
+    ]
+    alike = [Variant("a/model", "assd"), Variant("b/model", "assd")]
+    assert list(names(alike).values()) == ["assd, a/model", "assd, b/model"]
 
 
-def test_wikitext_is_a_document_a_row(tmp_path, monkeypatch, tokenizer):
-    text = " \n = Title = \n \n First .\u2028 \n\n Second . \n"
-    rows = ["", " = Title = ", "", " First .\u2028 ", "", " Second . "]
-    (tmp_path / "eval_datasets").mkdir()
-    (tmp_path / "eval_datasets" / "wiki.test.raw").write_text(text)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(blocks_module, "CHECKOUT", tmp_path / "elsewhere")
-    assert read_documents("wikitext-2") == rows
-    assert read_documents("eval_datasets/wiki.test.raw") == rows
-    (tmp_path / "plain.txt").write_text(text)
-    assert read_documents("plain.txt") == [text]
-    found = load_blocks(tokenizer, "wikitext-2", 4)
-    assert found.shape[1] == 4
-    assert tokenizer.eos_token_id in found
+def test_revisions_are_told_from_folders(tmp_path):
+    folder = tmp_path / "model@home"
+    folder.mkdir()
+    assert name_and_revision(str(folder)) == (str(folder), None)
+    assert name_and_revision("org/name@nlp") == ("org/name", "nlp")
+    assert name_and_revision("demo") == ("demo", None)
 
 
-@pytest.mark.skipif(not WIKITEXT.exists(), reason="WikiText-2 and XLNet's tokenizer are not here")
-def test_published_text_gives_the_published_number_of_sequences():
+@pytest.mark.parametrize("order", ["left_to_right", "random_permutation"])
+def test_other_orders_leave_as_many_tokens_visible(model, tokenizer, blocks, order):
+    config = replace(CONFIG, order=order, num_trials=2, method=["sequential", "assd", "ngram"])
+    found = trial_order(config, range(4))
+    assert found.num_prompt.tolist() == trial_order(CONFIG, range(4)).num_prompt.tolist()
+    targets = [row[n:].tolist() for row, n in zip(found.order, found.num_prompt, strict=True)]
+    ascending = [row == sorted(row) for row in targets]
+    if order == "left_to_right":
+        assert found.order.tolist() == [list(range(12))] * 4
+    else:
+        assert not any(ascending) and len({tuple(row) for row in targets}) == 4
+    records = run(model, tokenizer, blocks, config)
+    assert len(records) == 6 and all(record["lossless"] for record in records)
+
+
+def test_slack_is_lossy_and_of_drafts_only(model, tokenizer, blocks):
+    config = replace(CONFIG, acceptance_slack=1.0, num_trials=2, k=3)
+    records = run(model, tokenizer, blocks, config)
+    lossless = {record["method"]: record["lossless"] for record in records}
+    assert lossless == {
+        **{"sequential": True, "assd": False, "ngram": False},
+        **{"onepass": False, "parallel": False},
+    }
+    assert all(r["accepted"] == r["drafted"] for r in records if r["method"] == "ngram")
+
+
+def test_draft_temperature_changes_drafts_and_no_sequential_text(model, tokenizer, blocks):
+    cold = run(model, tokenizer, blocks, replace(CONFIG, draft_temperature=0.05, k=3))
+    plain = run(model, tokenizer, blocks, replace(CONFIG, k=3))
+    for method in ("sequential", "parallel"):
+        assert [r for r in cold if r["method"] == method] == [
+            r for r in plain if r["method"] == method
+        ]
+    assert [r["tokens"] for r in cold] != [r["tokens"] for r in plain]
+    assert all(r["lossless"] for r in cold if r["method"] != "parallel")
+
+
+@pytest.mark.skipif(not WIKITEXT.exists(), reason="XLNet's tokenizer is not here")
+def test_code_is_read_and_written_by_the_whitespace_map(tmp_path):
     xlnet = load_tokenizer(WIKITEXT.parent / "xlnet-base-cased")
-    assert load_blocks(xlnet, str(WIKITEXT), 512).shape == (640, 512)
+    path, code = tmp_path / "code.py", "def double(x):\n    return x + x\n\n" * 9
+    path.write_text(code)
+    blocks = load_blocks(xlnet, str(path), 64, whitespace_map=True)
+    assert int((blocks == xlnet.cls_token_id).sum()) >= blocks.numel() // 20
+    tiny = small_model(vocab_size=len(xlnet), d_model=8, n_head=1, n_layer=1, d_inner=8)
+    config = replace(CONFIG, length=64, whitespace_map=True, method=["onepass"], num_trials=1)
+    config = replace(config, prompt_share=0.999)  # all but one token: the text of the file
+    (record,) = run(tiny, xlnet, blocks, config)
+    given = [record["text"][start:end] for start, end in record["given"]]
+    assert all(part in code for part in given) and len("".join(given)) > 100
+    assert "<" not in "".join(given)
 
 
-def test_wikitext_without_file_or_hub_says_what_to_do(tmp_path, monkeypatch):
-    def unreachable(*_, **__):
-        raise ConnectionError("Couldn't reach the Hub\nat all")
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(blocks_module, "CHECKOUT", tmp_path)
-    monkeypatch.setattr("datasets.load_dataset", unreachable)
-    with pytest.raises(ValueError, match=r"cannot get wikitext-2.*wiki\.test\.raw") as refused:
-        read_documents("wikitext-2")
-    assert "\n" not in str(refused.value)
-
-
-def test_wikitext_from_the_hub_is_the_same(tmp_path, monkeypatch):
-    rows = [{"text": ""}, {"text": " = Title = \n"}, {"text": " First . \n"}]
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(blocks_module, "CHECKOUT", tmp_path)
-    monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: rows)
-    assert read_documents("wikitext-2") == ["", " = Title = ", " First . "]
+def test_given_text_of_a_record_is_the_prompt(records, tokenizer):
+    for record in records:
+        parts = segments(record["text"], record["given"], record["prompt"], 12)
+        assert "".join(part.text for part in parts) == record["text"]
+        assert sum(part.num_tokens for part in parts if part.is_target) == record["num_targets"]

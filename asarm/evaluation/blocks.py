@@ -2,41 +2,77 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from asarm.corpus import held_out_documents
-from asarm.data import pack, read_text
+from asarm.corpus import KINDS, held_out_documents
+from asarm.data import DataConfig, pack, read_text
 from asarm.text import encode_document
 
 WIKITEXT_FILE = Path("eval_datasets", "wiki.test.raw")
+OPENWEBTEXT = "Skylion007/openwebtext"
 CHECKOUT = Path(__file__).parents[2]
+HELD_OUT = {"heldout": None} | {f"heldout-{kind}": kind for kind in KINDS}
+NAMES = (*HELD_OUT, "wikitext-2", "openwebtext")
 
 
-def load_blocks(tokenizer: PreTrainedTokenizerBase, dataset: str, length: int) -> Tensor:
+def load_blocks(
+    tokenizer: PreTrainedTokenizerBase,
+    dataset: str,
+    length: int,
+    *,
+    num_blocks: int | None = None,
+    whitespace_map: bool = False,
+) -> Tensor:
     """The dataset's documents one after another, cut into blocks (N, length) of token ids.
+
+    Args:
+        tokenizer: what makes the ids.
+        dataset: see `read_documents`.
+        length: tokens of a block.
+        num_blocks: only the first so many, and no more of the text is read than they need; all
+            where it is None.
+        whitespace_map: read whitespace as the published models for code do.
 
     Raises:
         ValueError: the dataset cannot be had, or has less than one block.
     """
-    return pack((encode_document(tokenizer, text) for text in read_documents(dataset)), length)
+    documents = (
+        encode_document(tokenizer, text, whitespace_map=whitespace_map)
+        for text in read_documents(dataset)
+    )
+    if num_blocks is None:
+        return pack(documents, length)
+    return pack(_first(documents, num_blocks * length), length)[:num_blocks]
 
 
-def read_documents(dataset: str) -> list[str]:
-    """The texts of "heldout", of "wikitext-2", or of a file.
+def _first(documents: Iterable[list[int]], num_tokens: int) -> Iterator[list[int]]:
+    """The documents up to the one in which so many tokens are reached."""
+    for ids in documents:
+        yield ids
+        num_tokens -= len(ids)
+        if num_tokens <= 0:
+            return
+
+
+def read_documents(dataset: str) -> Iterable[str]:
+    """The texts of "heldout" (or its kinds), "wikitext-2", "openwebtext" (endless), or a file.
 
     A file named *.raw is in WikiText's format, each row a document, blank rows too: this packing
     gives the 640 sequences of 512 tokens of arXiv 2504.20456. Any other file is one document.
     """
-    if dataset == "heldout":
-        return [document.text for document in held_out_documents()]
+    if dataset in HELD_OUT:
+        return [document.text for document in held_out_documents(HELD_OUT[dataset])]
     if dataset == "wikitext-2":
         return _rows(_wikitext())
+    if dataset == "openwebtext":
+        return _openwebtext()
     if not Path(dataset).is_file():
         raise ValueError(
-            f"dataset is {dataset!r}; expected heldout, wikitext-2, or an existing text file"
+            f"dataset is {dataset!r}; expected {', '.join(NAMES)}, or an existing text file"
         )
     text = read_text(dataset)
     return _rows(text) if dataset.endswith(".raw") else [text]
@@ -58,6 +94,24 @@ def _wikitext() -> str:
             f"wiki.test.raw into {CHECKOUT / WIKITEXT_FILE.parent} (its README.md says where from)"
         ) from None
     return "".join(row["text"].removesuffix("\n") + "\n" for row in rows)
+
+
+def _openwebtext() -> Iterator[str]:
+    """The documents of openwebtext, streamed in the hub's order."""
+    from asarm.data.hub import open_dataset  # here: it takes seconds, and only this needs it
+    from asarm.data.retry import Patience
+
+    patience, given = Patience(OPENWEBTEXT), 0
+    stream = open_dataset(DataConfig(dataset=OPENWEBTEXT))
+    while True:
+        try:
+            for row in stream.skip(given):
+                yield row["text"]
+                given += 1
+                patience.succeeded()
+            return
+        except Exception as error:
+            patience.wait(error)  # raises what is no trouble of the network
 
 
 def _rows(text: str) -> list[str]:

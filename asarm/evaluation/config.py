@@ -1,4 +1,4 @@
-"""What the evaluations are told."""
+"""What the study of samplers is told."""
 
 from __future__ import annotations
 
@@ -12,42 +12,62 @@ class DecodingConfig:
     Args:
         model: "demo" (bundled), a local folder, or a hub name.
         revision: branch, tag or commit of the model on the hub.
-        dataset: "heldout" (bundled prose and code), "wikitext-2", or a UTF-8 text file.
+        compare: further models that fill the same blanks, such as the same one off the shelf: each
+            a folder or a hub name, "@revision" behind it or not; of the same tokenizer.
+        dataset: "heldout" (bundled prose and code), "heldout-prose", "heldout-code", "wikitext-2",
+            "openwebtext" (as much of it as is needed), or a UTF-8 text file.
         output_dir: the run's folder; the same command goes on where it stopped.
         overwrite: throw away what the folder holds of a run with other settings.
-        num_trials: blocks of text to fill; beyond their number, blocks come again, split anew.
-        max_length: tokens in a block.
+        max_items: blocks of the text that are used, from the first one on; all if null.
+        num_trials: blocks that are filled; beyond their number, blocks come again, split anew.
+        length: tokens in a block.
         prompt_share: share of the tokens that stay visible; at least one token does.
-        methods: sequential, assd, ngram, onepass and parallel, in any choice.
+        order: random_split (a random prompt, the blanks from left to right), left_to_right (the
+            prompt is the beginning) or random_permutation (a random prompt, the blanks in random
+            order).
+        method: sequential, assd, ngram, onepass and parallel, in any choice.
         k: most tokens drafted a round; each method's fastest on a CPU if null.
         parallel_steps: network calls of "parallel", one row of the table each; what exceeds the
             number of blanks is left out.
         temperature: of the law that is sampled.
+        draft_temperature: of the drafts alone, the law stays as it is; `temperature` if null.
+        acceptance_slack: added to the probability of accepting a draft; above 0 it is lossy.
         coupling: rejection, or gumbel (every lossless method gives the same text).
+        whitespace_map: read line ends, tabs and double spaces as the published models for code do.
         seed: of blocks, splits and samples.
-        judge: a causal language model (hub name or folder) whose perplexity is reported too.
+        judge: a causal language model (hub name or folder, "@revision" behind it or not) whose
+            perplexity is reported too.
         batch_size: sequences that are decoded together.
         device: cpu or cuda; a GPU if null and there is one.
         dtype: of the weights: float32, bfloat16 or float64; float32 if null.
+        grid: an ablation: values of some settings; a study of each combination, in a folder of
+            its own inside output_dir, then one table and one figure of all.
     """
 
     model: str = "demo"
     revision: str | None = None
+    compare: list[str] = field(default_factory=list)
     dataset: str = "heldout"
     output_dir: str = "runs/speculative_decoding"
     overwrite: bool = False
+    max_items: int | None = None
     num_trials: int = 32
-    max_length: int = 256
+    length: int = 256
     prompt_share: float = 0.05
-    methods: list[str] = field(
+    order: str = "random_split"
+    method: list[str] = field(
         default_factory=lambda: ["sequential", "assd", "ngram", "onepass", "parallel"]
     )
     k: int | None = None
     parallel_steps: list[int] = field(default_factory=lambda: [4, 8, 16, 32, 64, 128])
     temperature: float = 1.0
+    draft_temperature: float | None = None
+    acceptance_slack: float = 0.0
     coupling: str = "rejection"
+    whitespace_map: bool = False
     seed: int = 0
     judge: str | None = None
     batch_size: int = 1
     device: str | None = None
     dtype: str | None = None
+    grid: dict[str, list[int | float | str]] | None = None

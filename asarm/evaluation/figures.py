@@ -13,8 +13,9 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 from numpy.typing import NDArray
 
 from asarm.evaluation.drawing import FAINT, INK, RC, new_figure, png, tidy
+from asarm.evaluation.items import Record
 from asarm.evaluation.report import MEASURES, Summary
-from asarm.evaluation.study import Record, key
+from asarm.evaluation.trials import Variant, key, names
 
 # Okabe & Ito's colours, told apart with every kind of colour vision; markers differ as well
 STYLES = {
@@ -30,6 +31,10 @@ HISTOGRAMS = {  # heading and whether the axis is logarithmic
     "self_perplexity": ("self-perplexity", True),
     "entropy": ("token entropy, bits", False),
 }
+QUALITY = {
+    "self_perplexity": "self-perplexity",
+    "judge_perplexity": "perplexity under the judge",
+}
 NUM_BINS = 28
 
 
@@ -37,34 +42,46 @@ def quality_figure(summary: Summary, title: str) -> bytes:
     """Perplexity (the judge's, where there is one) against network calls a blank.
 
     `parallel` is a curve over its numbers of steps, lossless samplers are points, and
-    sequential's mean ± standard error is a band.
+    sequential's mean ± standard error is a band. Other models than the first are hollow.
     """
     rows = summary["variants"]
-    measure = "judge_perplexity" if any(row["judge_perplexity"] for row in rows) else None
-    measure = measure or "self_perplexity"
-    figure, axes = _figure(8.4, 5.2)
+    measure = quality_measure(rows)
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    figure, axes = new_axes(8.4, 5.2 + 1.2 * (len(models) - 1))
     for row in rows:
         if row["method"] == "sequential":
             mean, error = row[measure]["mean"], row[measure]["error"] or 0.0
             color, _ = STYLES["sequential"]
             axes.axhspan(mean - error, mean + error, color=color, alpha=0.12, lw=0)
             axes.axhline(mean, color=color, lw=0.8, ls=(0, (4, 3)))
-    _parallel_curve(axes, [row for row in rows if row["method"] == "parallel"], measure)
-    for row in rows:
-        if row["method"] != "parallel":
-            _point(axes, row, measure)
+    for model in models:
+        own = [row for row in rows if row["model"] == model]
+        hollow = model != models[0]
+        parallel = [row for row in own if row["method"] == "parallel"]
+        _parallel_curve(axes, parallel, measure, hollow=hollow)
+        for row in own:
+            if row["method"] != "parallel":
+                _point(axes, row, measure, hollow=hollow)
     _calls_axis(axes, rows)
     axes.set_yscale("log")
-    _plain_ticks(axes)
-    name = "perplexity under the judge" if measure == "judge_perplexity" else "self-perplexity"
-    axes.set_ylabel(f"{name}  (lower is better)")
+    plain_ticks(axes)
+    axes.set_ylabel(f"{QUALITY[measure]}  (lower is better)")
     axes.set_title("Quality against network calls", loc="left", size=RC["title"], pad=24)
-    axes.text(0, 1.025, title, transform=axes.transAxes, size=RC["small"], color=FAINT)
-    _legend(axes)
+    line = axes.text(0, 1.025, title, transform=axes.transAxes, size=RC["small"], color=FAINT)
+    line.set_in_layout(False)  # however long it is
+    _legend(axes, below=len(models) > 1)
     return png(figure)
 
 
-def _parallel_curve(axes: Axes, rows: Sequence[Summary], measure: str) -> None:
+def quality_measure(rows: Sequence[Summary]) -> str:
+    """The judge's perplexity where there is one."""
+    judged = any(row["judge_perplexity"] for row in rows)
+    return "judge_perplexity" if judged else "self_perplexity"
+
+
+def _parallel_curve(
+    axes: Axes, rows: Sequence[Summary], measure: str, *, hollow: bool = False
+) -> None:
     if not rows:
         return
     color, marker = STYLES["parallel"]
@@ -72,8 +89,12 @@ def _parallel_curve(axes: Axes, rows: Sequence[Summary], measure: str) -> None:
     x = [row["nfe_per_target"]["mean"] for row in rows]
     y = [row[measure]["mean"] for row in rows]
     error = [row[measure]["error"] or 0.0 for row in rows]
-    label = "parallel, lossy (number of steps)"
-    axes.errorbar(x, y, error, color=color, marker=marker, ms=7, lw=1.6, capsize=2, label=label)
+    name = rows[0]["name"].replace(f" {rows[0]['steps']}", "", 1)
+    label = f"{name}, lossy (number of steps)"
+    face = "white" if hollow else color
+    axes.errorbar(
+        x, y, error, color=color, marker=marker, mfc=face, ms=7, lw=1.6, capsize=2, label=label
+    )
     for row, left, bottom in zip(rows, x, y, strict=True):
         axes.annotate(
             str(row["steps"]),
@@ -85,7 +106,7 @@ def _parallel_curve(axes: Axes, rows: Sequence[Summary], measure: str) -> None:
         )
 
 
-def _point(axes: Axes, row: Summary, measure: str) -> None:
+def _point(axes: Axes, row: Summary, measure: str, *, hollow: bool = False) -> None:
     color, marker = STYLES.get(row["method"], (INK, "o"))
     drafted = "" if row["k"] is None else f", k = {row['k']}"
     nature = "lossless" if row["lossless"] else "lossy"
@@ -98,7 +119,8 @@ def _point(axes: Axes, row: Summary, measure: str) -> None:
         color=color,
         marker=marker,
         ms=9,
-        mec="white",
+        mfc="white" if hollow else color,
+        mec=color if hollow else "white",
         capsize=3,
         ls="none",
         zorder=3,
@@ -119,16 +141,19 @@ def _calls_axis(axes: Axes, rows: Sequence[Summary]) -> None:
     axes.set_xlabel("network calls per blank  (fewer is better)")
 
 
-def _legend(axes: Axes) -> None:
-    """Markers alone: error bars would clutter it."""
+def _legend(axes: Axes, *, below: bool) -> None:
+    """Markers alone: error bars would clutter it. A long one stands below the axes."""
     bars, labels = axes.get_legend_handles_labels()
     handles = [bar.lines[0] for bar in bars if isinstance(bar, ErrorbarContainer)]
-    axes.legend(handles, labels, frameon=False, loc="best", labelcolor=INK, fontsize=10)
+    place: dict[str, Any] = {"loc": "best", "fontsize": 10}
+    if below:
+        place = {"loc": "upper left", "bbox_to_anchor": (0, -0.12), "ncols": 2, "fontsize": 8}
+    axes.legend(handles, labels, frameon=False, labelcolor=INK, **place)
 
 
 def histogram_figure(records: Sequence[Record], title: str) -> bytes:
     """Histograms of calls, seconds, self-perplexity and entropy, a row for every method."""
-    groups: dict[Any, list[Record]] = {}
+    groups: dict[Variant, list[Record]] = {}
     for record in records:
         groups.setdefault(key(record)[1], []).append(record)
     figure = new_figure(11, 1.6 + 0.42 * len(groups) * 2)
@@ -140,7 +165,7 @@ def histogram_figure(records: Sequence[Record], title: str) -> bytes:
     return png(figure)
 
 
-def _ridges(axes: Axes, groups: dict[Any, list[Record]], measure: str, is_log: bool) -> None:
+def _ridges(axes: Axes, groups: dict[Variant, list[Record]], measure: str, is_log: bool) -> None:
     """One histogram above the other, in the same bins, with a tick at each mean."""
     values = {variant: _numbers(records, measure) for variant, records in groups.items()}
     edges = _bins(np.concatenate(list(values.values())), is_log)
@@ -154,8 +179,9 @@ def _ridges(axes: Axes, groups: dict[Any, list[Record]], measure: str, is_log: b
         axes.plot([numbers.mean()] * 2, [base - 0.08, base + 0.12], color=INK, lw=1.4)
     if is_log:
         axes.set_xscale("log")
-        _plain_ticks(axes, axis="x")
-    axes.set_yticks(range(len(values)), [variant.name for variant in reversed(values)])
+        plain_ticks(axes, axis="x")
+    called = names(values)
+    axes.set_yticks(range(len(values)), [called[variant] for variant in reversed(values)])
     axes.tick_params(axis="y", length=0)
     tidy(axes)
     axes.grid(axis="x", color="#e6e6e6", lw=0.6)
@@ -173,11 +199,13 @@ def _bins(values: NDArray[np.float64], is_log: bool) -> NDArray[np.float64]:
     return np.linspace(low - margin, high + margin, NUM_BINS + 1)
 
 
-def _plain_ticks(axes: Axes, axis: str = "y") -> None:
+def plain_ticks(axes: Axes, axis: str = "y") -> None:
     """Numbers as people write them on a logarithmic axis: 0.02, 5, 200."""
     target = axes.yaxis if axis == "y" else axes.xaxis
     low, high = target.get_view_interval()
-    steps = [1, 2, 5] if high / max(low, 1e-12) > 5 else [1, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9]
+    ratio = high / max(low, 1e-12)
+    steps = [1, 2, 5] if ratio > 5 else [1, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9]
+    steps = [1] if ratio > 1e4 else steps
     places = [s * 10.0**power for power in range(-6, 9) for s in steps]
     target.set_major_locator(FixedLocator(places))
     if sum(low <= place <= high for place in places) < 3:
@@ -186,7 +214,8 @@ def _plain_ticks(axes: Axes, axis: str = "y") -> None:
     target.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+def new_axes(width: float, height: float) -> tuple[Figure, Axes]:
+    """A figure with one grid of light lines."""
     figure = new_figure(width, height)
     axes = figure.subplots()
     axes.grid(color="#e6e6e6", lw=0.6)

@@ -33,9 +33,11 @@ class Share:
         task, tasks = array_task(os.environ)
         if "RANK" not in os.environ:
             return cls(task, tasks)
-        from accelerate import PartialState  # here: it takes seconds
+        import torch  # here: they take seconds
+        from accelerate import PartialState
 
-        state = PartialState()
+        # left to itself, it takes each process of a machine without a GPU for the only one
+        state = PartialState(cpu=not torch.cuda.is_available())
         return cls(task, tasks, state.process_index, state.num_processes)
 
     @property
@@ -62,7 +64,7 @@ def array_task(environment: Mapping[str, str]) -> tuple[int, int]:
         int(environment[f"SLURM_ARRAY_TASK_{name}"]) for name in ("ID", "MIN", "MAX")
     )
     step = (last - first) // (count - 1)
-    if first + step * (count - 1) != last:
+    if first + step * (count - 1) != last or (number - first) % step:
         raise ValueError(
             f"the array has {count} tasks from {first} to {last}, unevenly; expected --array=0-N"
         )
@@ -104,10 +106,11 @@ class Ledger:
 
     def records(self) -> list[Record]:
         """All lines so far, whoever wrote them, each key once, in order."""
+        # the parts before the file: what another process merges meanwhile is then in the file
+        parts = [record for name in self._parts() for record in self.run.read(name)]
         found: dict[Key, Record] = {}
-        for name in [self.name, *self._parts()]:
-            for record in self.run.read(name):
-                found.setdefault(self.key(record), record)
+        for record in [*self.run.read(self.name), *parts]:
+            found.setdefault(self.key(record), record)
         return [found[key] for key in sorted(found)]
 
     def append(self, record: Record) -> None:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
+from pathlib import PurePath
 from typing import Any
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from asarm.evaluation import judge
 from asarm.evaluation.config import DecodingConfig
+from asarm.evaluation.items import Record
+from asarm.evaluation.repetition import copied, distinct
 from asarm.evaluation.statistics import compare, estimate, ratio_of_means
-from asarm.evaluation.study import Record, Variant, key
+from asarm.evaluation.tables import markdown_table, plus_minus, terminal_table
+from asarm.evaluation.trials import Variant, key, model_names, names, short_names
 
 Summary = dict[str, Any]
-REFERENCE = Variant("sequential")
+REFERENCE = "sequential"
 MEASURES: dict[str, Callable[[Record], float | None]] = {
     "nfe_per_target": lambda record: record["nfe"] / record["num_targets"],
     "rows_per_target": lambda record: record["rows"] / record["num_targets"],
@@ -25,6 +29,10 @@ MEASURES: dict[str, Callable[[Record], float | None]] = {
     "entropy": lambda record: record["entropy"],
     "judge_perplexity": lambda record: record.get("judge_perplexity"),
     "judge_entropy": lambda record: record.get("judge_entropy"),
+    "distinct_1": lambda record: distinct(record["tokens"], 1),
+    "distinct_2": lambda record: distinct(record["tokens"], 2),
+    "distinct_3": lambda record: distinct(record["tokens"], 3),
+    "copied": lambda record: copied(record["tokens"], record["prompt"]),
 }
 COLUMNS = {  # heading and decimals
     "nfe_per_target": ("NFE/target", 3),
@@ -36,8 +44,13 @@ COLUMNS = {  # heading and decimals
     "entropy": ("entropy", 2),
     "judge_perplexity": ("judge PPL", 1),
     "judge_entropy": ("judge entropy", 2),
+    "distinct_1": ("distinct-1", 3),
+    "distinct_2": ("distinct-2", 3),
+    "distinct_3": ("distinct-3", 3),
+    "copied": ("copied", 3),
 }
-WIDE = 118  # characters from which the terminal shows a mean and its error side by side
+PAGE_ONLY = ("distinct_1", "distinct_2", "distinct_3", "copied")  # the terminal has no room
+MUCH = 1000  # characters, more than any table takes
 TESTED = ("nfe_per_target", "seconds", "self_perplexity", "entropy", "judge_perplexity")
 QUALITY = ("self_perplexity", "entropy", "judge_perplexity")
 TESTS = ("independent_t", "paired_t", "wilcoxon", "mann_whitney")
@@ -46,49 +59,65 @@ NOTE = (
     "Mean ± standard error over trials. NFE: network calls. Self-PPL: exp of the mean exact joint "
     "-log p of a filled token under the model itself. Entropy: of a text's token frequencies, bits."
 )
+PAGE_NOTE = (
+    "Distinct-n: different n-grams of a text's tokens over all its n-grams. Copied: share of the "
+    "filled tokens that stand in the prompt too."
+)
 TEST_NOTE = "P-values of each method against sequential: small where they differ."
 
 
 def title(records: Sequence[Record], config: DecodingConfig) -> str:
     """What was done, in a line."""
-    blank = f"{records[0]['num_targets']} of {config.max_length} tokens blank" if records else ""
+    blank = f"{records[0]['num_targets']} of {config.length} tokens blank" if records else ""
     items = len({record["item"] for record in records})
-    return f"{config.model} on {config.dataset}: {items} trials, {blank}"
+    models = ", ".join(short_names(model_names(config)).values())
+    return f"{models} on {PurePath(config.dataset).name}: {items} trials, {blank}"
 
 
-def add_scores(records: Iterable[Record], scores: Iterable[Record], judge: str) -> list[Record]:
+def add_scores(
+    records: Iterable[Record], scores: Iterable[Record], referee: judge.Judge
+) -> list[Record]:
     """The records with the judge's scores, where there are any."""
-    found = {key(score): score for score in scores if score["judge"] == judge}
-    return [{**record, **found.get(key(record), {})} for record in records]
+    found = {judge.key(score): score for score in scores}
+    measures = ("judge", "judge_perplexity", "judge_entropy")
+    joined = ((record, found.get(referee.key_of(record["text"]), {})) for record in records)
+    return [{**r, **{name: score[name] for name in measures if score}} for r, score in joined]
 
 
 def summarise(records: Iterable[Record]) -> Summary:
     """Means, standard errors and tests of each variant; partial runs give partial summaries.
 
-    A variant is held against sequential on the trials that both have.
+    A variant is held against its model's sequential on the trials that both have.
     """
     by_variant: dict[Variant, dict[int, Record]] = {}
     for record in records:
         item, variant = key(record)
         by_variant.setdefault(variant, {})[item] = record
-    reference = by_variant.get(REFERENCE, {})
+    references = {
+        variant: by_variant.get(Variant(variant.model, REFERENCE), {}) for variant in by_variant
+    }
+    called = names(by_variant)
     tests = [
-        {"variant": variant.name, "measure": measure, **result}
+        {"variant": called[variant], "measure": measure, **result}
         for variant, found in by_variant.items()
-        if variant != REFERENCE
-        for measure, result in _tests(found, reference).items()
+        if variant.method != REFERENCE
+        for measure, result in _tests(found, references[variant]).items()
+    ]
+    rows = [
+        {"name": called[variant], **_row(variant, found, references[variant])}
+        for variant, found in by_variant.items()
     ]
     return {
         "num_trials": max((len(found) for found in by_variant.values()), default=0),
-        "variants": [_row(variant, found, reference) for variant, found in by_variant.items()],
+        "variants": rows,
         "tests_against_sequential": tests,
     }
 
 
 def _row(variant: Variant, found: dict[int, Record], reference: dict[int, Record]) -> Summary:
     first = next(iter(found.values()))
-    row: Summary = {"name": variant.name, "method": variant.method, "steps": variant.steps}
-    row |= {"k": first["k"], "lossless": first["lossless"], "trials": len(found)}
+    row: Summary = {**variant._asdict(), "k": first["k"]}
+    row |= {"lossless": first["lossless"], "trials": len(found)}
     for measure in MEASURES:
         values = _values(found.values(), measure)
         row[measure] = asdict(estimate(values)) if values else None
@@ -128,11 +157,11 @@ def markdown(summary: Summary, title: str) -> str:
     ]
     return "\n".join(
         [
-            *(f"# {title}", "", NOTE, "", *_markdown_table(head, rows), ""),
+            *(f"# {title}", "", NOTE, PAGE_NOTE, "", *markdown_table(head, rows), ""),
             *("![quality against network calls](quality.png)", ""),
             *("![histograms](histograms.png)", ""),
             *("## Against sequential", "", TEST_NOTE, ""),
-            *_markdown_table(["method", "measure", *TEST_HEADINGS], tests),
+            *markdown_table(["method", "measure", *TEST_HEADINGS], tests),
             "",
         ]
     )
@@ -140,9 +169,11 @@ def markdown(summary: Summary, title: str) -> str:
 
 def show(summary: Summary, title: str, console: Console) -> None:
     """The main table, and the tests of the lossless samplers' quality, in the terminal."""
-    console.print(_main_table(summary, title, wide=console.width >= WIDE))
+    table = _main_table(summary, title, wide=True)
+    needs = console.measure(table, options=console.options.update(max_width=MUCH)).maximum
+    console.print(table if needs <= console.width else _main_table(summary, title, wide=False))
     lossless = {row["name"] for row in summary["variants"] if row["lossless"]}
-    tests = _terminal_table("Against sequential", f"{TEST_NOTE} All tests are in report.md.")
+    tests = terminal_table("Against sequential", f"{TEST_NOTE} All tests are in report.md.")
     for heading in ("method", "measure", *TEST_HEADINGS):
         tests.add_column(heading)
     for test in summary["tests_against_sequential"]:
@@ -154,11 +185,11 @@ def show(summary: Summary, title: str, console: Console) -> None:
 
 
 def _main_table(summary: Summary, title: str, *, wide: bool) -> Table:
-    """Where it is not wide, errors stand below their means."""
-    table = _terminal_table(title, NOTE)
+    """Where it is not wide, errors stand below their means, and models below methods."""
+    table = terminal_table(title, NOTE)
     table.padding = (0, int(wide), 0, 0)
-    measures = _measures(summary)
-    table.add_column("method")
+    measures = [measure for measure in _measures(summary) if measure not in PAGE_ONLY]
+    table.add_column("method", no_wrap=True)
     table.add_column("k", justify="right")
     for measure in measures:
         heading = COLUMNS[measure][0]
@@ -168,22 +199,10 @@ def _main_table(summary: Summary, title: str, *, wide: bool) -> Table:
     table.add_column("lossless" if wide else "loss-\nless")
     for row in summary["variants"]:
         cells = _cells(row, measures)
-        cells = cells if wide else [cell.replace(" ± ", "\n±") for cell in cells]
+        if not wide:
+            cells = [cell.replace(" ± ", "\n±").replace(", ", "\n") for cell in cells]
         table.add_row(*cells, style="" if row["lossless"] else "dim")
     return table
-
-
-def _terminal_table(title: str, caption: str) -> Table:
-    return Table(
-        title=f"\n{title}",
-        caption=caption,
-        title_justify="left",
-        caption_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        padding=0,
-    )
 
 
 def _measures(summary: Summary) -> list[str]:
@@ -192,24 +211,12 @@ def _measures(summary: Summary) -> list[str]:
 
 
 def _cells(row: Summary, measures: Sequence[str]) -> list[str]:
-    numbers = [_number(row[measure], COLUMNS[measure][1]) for measure in measures]
+    numbers = [plus_minus(row[measure], COLUMNS[measure][1]) for measure in measures]
     k = "" if row["k"] is None else str(row["k"])
     return [row["name"], k, *numbers, "yes" if row["lossless"] else "no"]
-
-
-def _number(estimated: Summary | None, decimals: int) -> str:
-    if estimated is None:
-        return "-"
-    mean, error = estimated["mean"], estimated["error"]
-    return f"{mean:.{decimals}f}" + ("" if error is None else f" ± {error:.{decimals}f}")
 
 
 def _p_value(value: float | None) -> str:
     if value is None:
         return "-"
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def _markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    lines = [head, ["---"] * len(head), *rows]
-    return ["| " + " | ".join(cells) + " |" for cells in lines]

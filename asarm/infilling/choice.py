@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from asarm.infilling.length import (
+    POWERS,
     Evidence,
     direct_evidence,
     importance_evidence,
-    length_prior,
     posterior,
 )
+from asarm.infilling.prior import kind_of_blank, length_prior
 from asarm.infilling.template import Template
 from asarm.rows import Backbone
 from asarm.schedule import keyed_generator
@@ -80,10 +81,8 @@ class _Gap:
 
 def choose_lengths(
     model: Backbone,
-    tokenizer: PreTrainedTokenizerBase,
     template: Template,
     asked: Sequence[Range],
-    tables: Tensor,
     *,
     evidence: str = "direct",
 ) -> LengthChoice:
@@ -93,14 +92,15 @@ def choose_lengths(
     lengths of the gaps before it. Of several, the four likeliest of each (fewer where there are
     many gaps) are then weighed jointly. Where the evidence is weak, the prior's mean is taken.
     """
-    weigh = _weigher(model, _window(template), tables, evidence)
+    weigh = _weigher(model, _window(template), evidence)
     gaps: list[_Gap] = []
     rows = 0
     for g, bounds in enumerate(asked):
-        gap = _prior_of(tokenizer, bounds)
+        kind = kind_of_blank(*template.texts[g : g + 2])
+        gap = _prior_of(template.codec.tokenizer, bounds, kind)
         if len(gap.lengths) > 1:
             found = weigh(*_alone(gaps, gap, asked[g + 1 :]), g)
-            gap = _weighed(gap, found.log_probs)
+            gap = _weighed(gap, found.log_probs, POWERS[evidence])
             rows += found.rows
         gaps.append(gap)
     by_gap = [dict(zip(g.lengths.tolist(), g.log_probs.tolist(), strict=True)) for g in gaps]
@@ -109,21 +109,22 @@ def choose_lengths(
     lengths = torch.stack([g.lengths[i] for g, i in zip(gaps, indices.T, strict=True)], dim=1)
     log_probs = _sum(gaps, indices, lambda gap: gap.log_probs)
     if sum(len(kept) > 1 for kept in few) > 1:
-        found = weigh(lengths, len(template.ids), 0)
-        log_probs = posterior(_sum(gaps, indices, lambda gap: gap.log_prior), found.log_probs)
+        found = weigh(lengths, len(template.parts), 0)
+        log_prior = _sum(gaps, indices, lambda gap: gap.log_prior)
+        log_probs = posterior(log_prior, found.log_probs, POWERS[evidence])
         rows += found.rows
     return LengthChoice(lengths, log_probs, by_gap, rows)
 
 
-def _prior_of(tokenizer: PreTrainedTokenizerBase, bounds: Range) -> _Gap:
+def _prior_of(tokenizer: PreTrainedTokenizerBase, bounds: Range, kind: str) -> _Gap:
     low, high = bounds
-    log_prior = length_prior(tokenizer, low, high).log()
+    log_prior = length_prior(tokenizer, low, high, kind).log()
     return _Gap(torch.arange(low, high + 1), log_prior, log_prior, torch.zeros(1).long())
 
 
-def _weighed(gap: _Gap, evidence: Tensor) -> _Gap:
+def _weighed(gap: _Gap, evidence: Tensor, power: float) -> _Gap:
     """The gap with its posterior: all lengths are kept, or the prior's mean where it is weak."""
-    log_probs = posterior(gap.log_prior, evidence)
+    log_probs = posterior(gap.log_prior, evidence, power)
     kept = log_probs.argsort(descending=True)
     if log_probs.max() < gap.log_prior.max() + math.log(WEAK):
         mean = int((gap.lengths * gap.log_prior.exp()).sum().round())
@@ -162,21 +163,21 @@ def _sum(gaps: Sequence[_Gap], indices: Tensor, part: Callable[[_Gap], Tensor]) 
 
 
 def _weigher(
-    model: Backbone, template: Template, tables: Tensor, evidence: str
+    model: Backbone, template: Template, evidence: str
 ) -> Callable[[Tensor, int, int], Evidence]:
     """The evidence for lengths (C, G'), from the first so many parts, that a gap is in question."""
 
     def weigh(lengths: Tensor, num_parts: int, first: int) -> Evidence:
-        reached = template.first(num_parts)
+        reached = Template(template.codec, template.parts[:num_parts])
         if evidence == "direct":
             return direct_evidence(model, reached, lengths, first=first)
-        return importance_evidence(model, reached, tables, lengths)
+        return importance_evidence(model, reached, lengths)
 
     return weigh
 
 
 def _window(template: Template) -> Template:
     """Without what is too far from the gaps to say anything of their lengths."""
-    first, *between, last = template.ids
-    ids = [first[-LEFT:], *between, last[:RIGHT]]
-    return Template(template.parts, ids, template.begins_word)
+    first, *between, last = template.parts
+    first, last = replace(first, ids=first.ids[-LEFT:]), replace(last, ids=last.ids[:RIGHT])
+    return Template(template.codec, [first, *between, last])

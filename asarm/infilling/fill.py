@@ -16,9 +16,8 @@ from transformers import PreTrainedTokenizerBase
 from asarm.codec import Codec
 from asarm.density import log_prob
 from asarm.infilling.ask import asked_lengths, templates_of
-from asarm.infilling.choice import EVIDENCE, choose_lengths
-from asarm.infilling.length import collate
-from asarm.infilling.template import Template, token_tables
+from asarm.infilling.choice import EVIDENCE, Range, choose_lengths
+from asarm.infilling.template import Template, collate
 from asarm.order import per_sequence_seeds
 from asarm.rows import Backbone
 from asarm.sampling import sample
@@ -31,13 +30,15 @@ class Fill:
 
     Attributes:
         text: its characters.
-        tokens: its token ids.
+        length: of the blank, in tokens: how many it adds to the text.
+        tokens: of its pieces; one more than that where it shares one with the text after it.
         log_prob: log p of its tokens given the text around all blanks and the tokens of the blanks
             before it; these of all blanks add up to their joint log-probability.
         per_token: `log_prob` per token, the measure of those who know no P(length).
     """
 
     text: str
+    length: int
     tokens: list[int]
     log_prob: float
     per_token: float
@@ -159,18 +160,44 @@ def infill(
     """
     several = [texts] if isinstance(texts, str) else list(texts)
     if isinstance(texts, str):
-        spans, length = spans and [spans], [length]
+        spans, length = None if spans is None else [spans], [length]
     num_drawings = num_samples if best_of is None else best_of
-    _check(evidence, num_samples, num_drawings)
-    codec = Codec(tokenizer, whitespace_map=whitespace_map)
-    tables = token_tables(codec)
+    _check(evidence, num_samples, num_drawings, batch_size)
+    codec = Codec.of(tokenizer, whitespace_map)
     templates = templates_of(codec, several, blank=blank, spans=spans, closed=closed)
-    asked = asked_lengths(length, templates)
+    infillings = fill_templates(
+        model,
+        templates,
+        asked_lengths(length, templates),
+        evidence=evidence,
+        num_samples=num_samples,
+        num_drawings=num_drawings,
+        seeds=per_sequence_seeds(seed, len(templates)),
+        batch_size=batch_size,
+        progress=progress,
+        **sampling,
+    )
+    return infillings[0] if isinstance(texts, str) else infillings
+
+
+def fill_templates(
+    model: Backbone,
+    templates: Sequence[Template],
+    asked: Sequence[Sequence[Range]],
+    *,
+    seeds: Sequence[int],
+    evidence: str = "direct",
+    num_samples: int = 1,
+    num_drawings: int = 1,
+    batch_size: int = 16,
+    progress: bool = False,
+    **sampling: Any,
+) -> list[Infilling]:
+    """`infill` of texts that are templates already: `asked` has the range of each of their gaps."""
     choices = [
-        choose_lengths(model, tokenizer, template, ranges, tables, evidence=evidence)
+        choose_lengths(model, template, ranges, evidence=evidence)
         for template, ranges in zip(templates, asked, strict=True)
     ]
-    seeds = per_sequence_seeds(seed, len(templates))
     drawings = [
         _Drawing(i, lengths, log_prob, keyed_seed(seeds[i], "fill", n))
         for i, choice in enumerate(choices)
@@ -180,53 +207,52 @@ def infill(
     with tqdm(total=len(drawings), unit="text", disable=not progress) as bar:
         for start in range(0, len(drawings), batch_size):
             batch = drawings[start : start + batch_size]
-            candidates = draw(model, codec, templates, tables, batch, **sampling)
+            candidates = draw(model, templates, batch, **sampling)
             for drawing, candidate in zip(batch, candidates, strict=True):
                 found[drawing.text].append(candidate)
             bar.update(len(batch))
-    infillings = [
-        Infilling(template.parts, ranked(candidates)[:num_samples], choice.by_gap, choice.rows)
+    return [
+        Infilling(template.texts, ranked(candidates)[:num_samples], choice.by_gap, choice.rows)
         for template, candidates, choice in zip(templates, found, choices, strict=True)
     ]
-    return infillings[0] if isinstance(texts, str) else infillings
 
 
 def draw(
     model: Backbone,
-    codec: Codec,
     templates: Sequence[Template],
-    tables: Tensor,
     drawings: Sequence[_Drawing],
     **sampling: Any,
 ) -> Iterator[Candidate]:
     """The candidates of a batch of drawings."""
-    rows = [templates[drawing.text].with_gaps(drawing.lengths) for drawing in drawings]
-    ids, allowed, order = collate(rows, tables)
+    sizes = [templates[drawing.text].sizes(drawing.lengths) for drawing in drawings]
+    rows = [
+        templates[drawing.text].with_gaps(own) for drawing, own in zip(drawings, sizes, strict=True)
+    ]
+    ids, allowed, order = collate(rows)
     seeds = [drawing.seed for drawing in drawings]
     result = sample(model, ids, order, allowed=allowed, seed=seeds, **sampling)
     log_probs = log_prob(model, result.tokens, order.to(result.tokens.device)).double().cpu()
     for b, drawing in enumerate(drawings):
         tokens = result.tokens[b].tolist()
         cost = int(result.nfe[b]), int(result.rows[b])
-        yield _candidate(codec, templates[drawing.text], drawing, tokens, log_probs[b], cost)
+        places = templates[drawing.text].places(sizes[b])
+        yield _candidate(templates[drawing.text], drawing, places, tokens, log_probs[b], cost)
 
 
 def _candidate(
-    codec: Codec,
     template: Template,
     drawing: _Drawing,
+    places: Sequence[slice],
     tokens: list[int],
     log_probs: Tensor,
     cost: tuple[int, int],
 ) -> Candidate:
     """A candidate from the tokens and log-probabilities (L,) of its whole text."""
-    starts = template.starts(drawing.lengths)
-    places = [slice(s, s + n) for s, n in zip(starts, drawing.lengths, strict=True)]
-    text, texts = template.filled(codec, [tokens[place] for place in places])
+    text, texts = template.filled([tokens[place] for place in places])
     sums = [float(log_probs[place].sum()) for place in places]
     fills = [
-        Fill(fill, tokens[place], total, total / (place.stop - place.start))
-        for fill, place, total in zip(texts, places, sums, strict=True)
+        Fill(fill, length, tokens[place], total, total / (place.stop - place.start))
+        for fill, length, place, total in zip(texts, drawing.lengths, places, sums, strict=True)
     ]
     joint = sum(sums)
     return Candidate(
@@ -235,7 +261,7 @@ def _candidate(
         score=joint + drawing.length_log_prob,
         log_prob=joint,
         length_log_prob=drawing.length_log_prob,
-        per_token=joint / sum(drawing.lengths),
+        per_token=joint / sum(place.stop - place.start for place in places),
         nfe=cost[0],
         rows=cost[1],
     )
@@ -249,7 +275,7 @@ def ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
     return list(best.values())
 
 
-def _check(evidence: str, num_samples: int, num_drawings: int) -> None:
+def _check(evidence: str, num_samples: int, num_drawings: int, batch_size: int) -> None:
     if evidence not in EVIDENCE:
         raise ValueError(f"evidence is {evidence!r}; expected one of {', '.join(EVIDENCE)}")
     if not 1 <= num_samples <= num_drawings:
@@ -257,3 +283,5 @@ def _check(evidence: str, num_samples: int, num_drawings: int) -> None:
             f"num_samples is {num_samples} of {num_drawings} drawings; expected at least 1, and "
             "best_of to be no less"
         )
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; expected at least 1")

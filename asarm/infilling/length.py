@@ -1,8 +1,11 @@
 """How long a blank is: the posterior of its length in tokens, by two estimators.
 
 P(m | text) is proportional to P(m) p(after | before, a gap of m tokens). A model of any subset
-knows the second factor: positions that no row sees are marginalised out. P(m) is the histogram of
-lengths that spans of held-out text have.
+knows the second factor: positions that no row sees are marginalised out. P(m) is how often spans
+of held-out text are so long (`asarm.infilling.prior`). What a model says of the second factor is
+more than it knows, for its errors at the many tokens that follow add up. So that factor is raised
+to a power below 1: the one with which the lengths of held-out gaps are most probable (`POWERS`,
+fitted by `scripts/gap_lengths.py`).
 
 Shapes: C combinations of lengths, G gaps of a text, P tokens of the prompt, R tokens that follow,
 L length.
@@ -11,26 +14,20 @@ L length.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
-from asarm.corpus import held_out_documents
 from asarm.density import chunks, log_prob
-from asarm.infilling.template import Template
-from asarm.law import Allowed, Law
+from asarm.infilling.template import Template, collate
+from asarm.law import Law
 from asarm.order import Order
 from asarm.rows import Backbone, ContentRows, QueryRows
 from asarm.sampling import sample
-from asarm.schedule import keyed_generator, keyed_seed
-from asarm.text import encode_all
+from asarm.schedule import keyed_seed
 
-MAX_WORDS = 8  # of the spans whose lengths make the prior
-NUM_SPANS = 4000
+POWERS = {"direct": 0.25, "importance": 0.25}  # of the evidence of each estimator
 
 
 class Evidence(NamedTuple):
@@ -62,7 +59,7 @@ def direct_evidence(
         first: the gap whose length is in question; that of those before it is settled.
         batch_size: combinations that go through the network together.
     """
-    parts = template.ids
+    parts = [part.ids for part in template.parts]
     tokens = torch.tensor([i for part in parts for i in part])  # (P + R,)
     num_prompt = sum(len(part) for part in parts[: first + 1])
     if len(tokens) == num_prompt:
@@ -101,7 +98,6 @@ def _continuation_log_prob(
 def importance_evidence(
     model: Backbone,
     template: Template,
-    tables: Tensor,
     lengths: Tensor,
     *,
     num_fills: int = 4,
@@ -118,7 +114,6 @@ def importance_evidence(
     Args:
         model: any backbone.
         template: the text.
-        tables: (3, V) what its positions may hold, `template.token_tables`.
         lengths: (C, G) lengths of the gaps.
         num_fills: fillings drawn for each combination.
         seed: of the draws.
@@ -129,11 +124,11 @@ def importance_evidence(
     num_rows = 0
     for start in range(0, len(jobs), batch_size):
         part = jobs[start : start + batch_size]
-        rows = [template.with_gaps(lengths[c].tolist()) for c, _ in part]
-        ids, allowed, order = collate(rows, tables)
+        rows = [template.with_gaps(template.sizes(lengths[c].tolist())) for c, _ in part]
+        ids, allowed, order = collate(rows)
         seeds = [keyed_seed(seed, "length", c, f) for c, f in part]
         drawn = sample(model, ids, order, allowed=allowed, seed=seeds)
-        onward = left_to_right(order, len(template.ids[0]))
+        onward = left_to_right(order, len(template.parts[0].ids))
         joint = log_prob(model, drawn.tokens.to(ids.device), onward, allowed=allowed)
         found = joint.double().sum(1) - drawn.log_probs.double().sum(1)
         num_rows += int(drawn.rows.sum() + (order.length + onward.num_targets).sum())
@@ -142,38 +137,12 @@ def importance_evidence(
     return Evidence(weights.logsumexp(1) - math.log(num_fills), num_rows)
 
 
-def collate(rows: Sequence[tuple[Tensor, Tensor]], tables: Tensor) -> tuple[Tensor, Allowed, Order]:
-    """A batch of texts with gaps, as `Template.with_gaps` gives them: what `sample` takes."""
-    lengths = torch.tensor([len(ids) for ids, _ in rows])
-    ids, kinds = (
-        torch.nn.utils.rnn.pad_sequence([row[i] for row in rows], batch_first=True)
-        for i in range(2)
-    )
-    return ids, Allowed(tables, kinds), Order.from_mask(kinds > 0, lengths)
-
-
 def left_to_right(order: Order, num_prompt: int) -> Order:
     """The orders of an ordinary language model, for texts as long as those of `order`."""
     ranks = torch.arange(order.order.shape[1]).expand_as(order.order)
     return Order(ranks, num_prompt, order.length)
 
 
-@lru_cache(maxsize=8)
-def length_prior(tokenizer: PreTrainedTokenizerBase, low: int, high: int) -> Tensor:
-    """P(m) for m from low to high, (high - low + 1,): lengths of spans of held-out text.
-
-    The spans are 1 to 8 words (between blanks), as many of each number, of the bundled held-out
-    prose and code; each length counts once more than it was seen.
-    """
-    words = [f" {w}" for d in held_out_documents() for w in d.text.split()]
-    generator = keyed_generator("length prior")
-    starts = torch.randint(len(words) - MAX_WORDS, (NUM_SPANS,), generator=generator).tolist()
-    spans = ["".join(words[s : s + 1 + i % MAX_WORDS]) for i, s in enumerate(starts)]
-    lengths = torch.tensor([len(ids) for ids in encode_all(tokenizer, spans)])
-    counts = torch.bincount(lengths, minlength=high + 1)[low : high + 1].double() + 1
-    return counts / counts.sum()
-
-
-def posterior(log_prior: Tensor, evidence: Tensor) -> Tensor:
+def posterior(log_prior: Tensor, evidence: Tensor, power: float) -> Tensor:
     """log P(m | text) from log P(m) and log p(what follows | what stands before, m), (C,) each."""
-    return (log_prior + evidence.to(log_prior.dtype)).log_softmax(0)
+    return (log_prior + power * evidence.to(log_prior.dtype)).log_softmax(0)

@@ -14,8 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from asarm.codec import Codec
 from asarm.density import log_prob
 from asarm.infilling.ask import templates_of
-from asarm.infilling.length import collate
-from asarm.infilling.template import token_tables
+from asarm.infilling.template import collate
 from asarm.rows import Backbone
 
 Filling = str | Sequence[str]
@@ -63,15 +62,16 @@ def score(
     Raises:
         ValueError: no blank, another number of fillings than blanks, or an empty one.
     """
-    codec = Codec(tokenizer, whitespace_map=whitespace_map)
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; expected at least 1")
+    codec = Codec.of(tokenizer, whitespace_map)
     (template,) = templates_of(codec, [context], blank=blank, spans=None, closed=closed)
     fillings = [[c] if isinstance(c, str) else list(c) for c in candidates]
-    encoded = [template.encode_fills(codec, fills) for fills in fillings]
-    tables = token_tables(codec)
+    encoded = [template.encode_fills(fills) for fills in fillings]
     found: list[float] = []
     for start in range(0, len(encoded), batch_size):
         part = encoded[start : start + batch_size]
-        ids, _, order = collate([template.with_gaps([*map(len, ids)]) for ids in part], tables)
+        ids, _, order = collate([template.with_gaps([*map(len, own)]) for own in part])
         for b, fills in enumerate(part):
             flat = [i for fill in fills for i in fill]
             ids[b, order.is_target[b]] = torch.tensor(flat)
@@ -92,6 +92,6 @@ def reference_lengths(
     whitespace_map: bool = False,
 ) -> list[int]:
     """How many tokens given fillings have where they stand: the oracle length of each blank."""
-    codec = Codec(tokenizer, whitespace_map=whitespace_map)
+    codec = Codec.of(tokenizer, whitespace_map)
     (template,) = templates_of(codec, [context], blank=blank, spans=None, closed=False)
-    return [len(ids) for ids in template.encode_fills(codec, fills)]
+    return template.lengths(fills)

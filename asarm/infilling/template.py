@@ -1,23 +1,24 @@
 """Texts with blanks in them: from a marker or from spans, to token ids with gaps.
 
-Shapes: L length, G gaps of a text.
+Shapes: B batch, L length, G gaps of a text, V vocabulary.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from asarm.codec import Codec
-from asarm.text import encode_document
+from asarm.infilling.edges import Edge, Part, part_of
+from asarm.law import Allowed
+from asarm.order import Order
+from asarm.text import decode, encode, encode_document
 
 Span = tuple[int, int]
-LETTER = "x"  # stands for whatever word may follow
-ANY, FILL, WORD = range(3)  # what a position may hold: the kinds of `Template.kinds`
 
 
 def split_at_marker(text: str, blank: str) -> list[str]:
@@ -56,9 +57,7 @@ def cut_out(text: str, spans: Sequence[Span]) -> list[str]:
             raise ValueError(f"the spans of {_shown(text)} overlap at character {start}")
         ends += [start, end]
     if len(ends) == 1:
-        raise ValueError(
-            f"spans is empty; expected (start, end) to blank out in {_shown(text)}"
-        )
+        raise ValueError(f"spans is empty; expected (start, end) to blank out in {_shown(text)}")
     ends.append(len(text))
     return _apart([text[i:j] for i, j in zip(ends[::2], ends[1::2], strict=True)], text)
 
@@ -77,104 +76,142 @@ def _shown(text: str) -> str:
 class Template:
     """A text with gaps of unknown length.
 
+    The length of a gap is how many tokens it adds to the text; its size is that and one more where
+    it takes in the first piece of the text after it (`edges`).
+
     Attributes:
-        parts: what stands before, between and after the gaps, character for character.
-        ids: the token ids of each part; a blank that the first piece of a gap carries is left out,
-            and a document's end stands where a closed text begins or ends with a gap.
-        begins_word: for each gap whether its first piece has to begin a word.
+        codec: what its tokens are made by.
+        parts: what stands before, between and after the gaps.
     """
 
-    parts: list[str]
-    ids: list[list[int]]
-    begins_word: list[bool]
+    codec: Codec
+    parts: list[Part]
 
     @classmethod
-    def of(cls, codec: Codec, parts: Sequence[str], *, closed: bool = False) -> Template:
-        """The parts of a text, encoded.
+    def of(cls, codec: Codec, texts: Sequence[str], *, closed: bool = False) -> Template:
+        """The texts before, between and after the gaps, encoded.
 
         Args:
             codec: of the model.
-            parts: what stands before, between and after the gaps.
-            closed: whether the text is a whole document, so that its ends are known.
+            texts: character for character.
+            closed: whether the whole is a document: its ends are known then, and stand where it
+                begins or ends with a gap.
         """
-        ids = [codec.encode_before(parts[0])]
-        for before, part in zip(parts, parts[1:-1], strict=False):
-            ids.append(_between(codec, part, before))
-        ids.append(codec.encode_after(parts[-1], before=parts[-2]))
-        if closed and not parts[0]:
-            ids[0] = [codec.tokenizer.eos_token_id]
-        if closed and not parts[-1]:
-            ids[-1] = encode_document(codec.tokenizer, "")
-        return cls(list(parts), ids, [codec.needs_word(part) for part in parts[:-1]])
+        befores = [None, *texts]
+        last = len(texts) - 1
+        parts = [
+            part_of(codec, text, before=befores[i], is_last=i == last)
+            for i, text in enumerate(texts)
+        ]
+        if closed and not texts[0]:
+            parts[0] = replace(parts[0], ids=[codec.tokenizer.eos_token_id])
+        if closed and not texts[-1]:
+            parts[-1] = replace(parts[-1], ids=encode_document(codec.tokenizer, ""))
+        return cls(codec, parts)
+
+    @property
+    def texts(self) -> list[str]:
+        return [part.text for part in self.parts]
 
     @property
     def num_gaps(self) -> int:
-        return len(self.ids) - 1
+        return len(self.parts) - 1
 
-    def first(self, num_parts: int) -> Template:
-        """The text up to the end of one of its parts."""
-        return Template(self.parts[:num_parts], self.ids[:num_parts], self.begins_word)
+    def edges(self) -> list[tuple[Edge, Edge]]:
+        """What is asked of the first and of the last piece of each gap."""
+        pairs = zip(self.parts, self.parts[1:], strict=False)
+        return [(before.start, after.end) for before, after in pairs]
 
-    def starts(self, lengths: Sequence[int]) -> list[int]:
-        """Position of the first token of each gap, where the gaps have these lengths."""
+    def sizes(self, lengths: Sequence[int]) -> list[int]:
+        """Pieces of the gaps, where they have these lengths."""
+        pairs = zip(lengths, self.edges(), strict=True)
+        return [length + end.is_extra for length, (_, end) in pairs]
+
+    def places(self, sizes: Sequence[int]) -> list[slice]:
+        """Positions of the pieces of the gaps, where they have these sizes."""
         found, position = [], 0
-        for ids, length in zip(self.ids, lengths, strict=False):
-            position += len(ids)
-            found.append(position)
-            position += length
+        for part, size, (_, end) in zip(self.parts, sizes, self.edges(), strict=False):
+            position += len(part.ids)
+            found.append(slice(position, position + size))
+            position += size - end.is_extra
         return found
 
-    def with_gaps(self, lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Token ids (L,), 0 in the gaps, and kinds (L,) of what each position may hold."""
-        ids, kinds = list(self.ids[0]), [ANY] * len(self.ids[0])
-        for part, length, is_word in zip(self.ids[1:], lengths, self.begins_word, strict=False):
-            ids += [0] * length + part
-            kinds += [WORD if is_word else FILL] + [FILL] * (length - 1) + [ANY] * len(part)
-        return torch.tensor(ids), torch.tensor(kinds)
+    def with_gaps(self, sizes: Sequence[int]) -> tuple[list[int], dict[int, Tensor]]:
+        """Token ids (L), 0 in the gaps, and what the positions of the gaps may hold, (V,) each."""
+        ids = list(self.parts[0].ids)
+        allowed: dict[int, Tensor] = {}
+        for part, size, (start, end) in zip(self.parts[1:], sizes, self.edges(), strict=True):
+            tables = [self.codec.fillable] * size
+            tables[0] = start.pieces
+            tables[-1] = end.pieces if size > 1 else start.pieces & end.pieces
+            allowed |= {len(ids) + i: table for i, table in enumerate(tables)}
+            ids += [0] * size + part.ids[end.is_extra :]
+        return ids, allowed
 
-    def filled(self, codec: Codec, fills: Sequence[Sequence[int]]) -> tuple[str, list[str]]:
-        """The whole text, and the text of each gap, from the token ids of the gaps."""
-        text, texts = self.parts[0], []
-        for part, ids in zip(self.parts[1:], fills, strict=True):
-            texts.append(codec.decode(ids, after=text))
-            text += texts[-1] + part
-        return text, texts
+    def filled(self, pieces: Sequence[Sequence[int]]) -> tuple[str, list[str]]:
+        """The whole text, and the text of each gap, from the pieces of the gaps."""
+        texts = [
+            self._decode(own, part, start, end)
+            for own, part, (start, end) in zip(pieces, self.parts, self.edges(), strict=False)
+        ]
+        return self.with_fills(texts), texts
 
-    def encode_fills(self, codec: Codec, fills: Sequence[str]) -> list[list[int]]:
-        """The token ids of given fillings where they stand.
+    def with_fills(self, fills: Sequence[str]) -> str:
+        """The whole text, from the texts of the gaps."""
+        pairs = zip(self.parts[1:], fills, strict=True)
+        return self.parts[0].text + "".join(fill + part.text for part, fill in pairs)
+
+    def _decode(self, ids: Sequence[int], part: Part, start: Edge, end: Edge) -> str:
+        """The text of a gap behind a part, from its pieces."""
+        if not self.codec.is_exact:
+            return self.codec.decode(ids, after=part.text)
+        text = decode(self.codec.tokenizer, list(ids))
+        return text[len(start.shared) : len(text) - len(end.shared)]
+
+    def encode_fills(self, fills: Sequence[str]) -> list[list[int]]:
+        """The pieces of the gaps with given fillings.
 
         Raises:
             ValueError: another number of fillings than gaps, or an empty one.
         """
         if len(fills) != self.num_gaps:
             raise ValueError(f"{len(fills)} fillings for {self.num_gaps} blanks; expected one each")
-        text, found = self.parts[0], []
-        for part, fill in zip(self.parts[1:], fills, strict=True):
-            found.append(codec.encode(fill, after=text))
+        found = []
+        for fill, part, (start, end) in zip(fills, self.parts, self.edges(), strict=False):
+            if self.codec.is_exact:
+                text = start.shared + fill + end.shared
+                found.append(encode(self.codec.tokenizer, text) if fill else [])
+            else:
+                # after the part alone: what its end leaves to the fill is settled by itself
+                found.append(self.codec.encode(fill, after=part.text) if fill else [])
             if not found[-1]:
                 raise ValueError(f"the filling {fill!r} has no tokens; expected some text")
-            text += fill + part
         return found
 
+    def lengths(self, fills: Sequence[str]) -> list[int]:
+        """How many tokens given fillings add to the text: the oracle length of each gap."""
+        pairs = zip(self.encode_fills(fills), self.edges(), strict=True)
+        return [max(1, len(ids) - end.is_extra) for ids, (_, end) in pairs]
 
-def _between(codec: Codec, part: str, before: str) -> list[int]:
-    """The ids of the text between two gaps, less a last blank that the next fill's first piece has.
 
-    Args:
-        codec: of the model.
-        part: the text.
-        before: the text before the gap that it follows.
+def collate(
+    rows: Sequence[tuple[list[int], dict[int, Tensor]]],
+) -> tuple[Tensor, Allowed, Order]:
+    """A batch of texts with gaps, as `Template.with_gaps` gives them: what `sample` takes.
+
+    Token ids (B, L), what each position may hold, and prompts before gaps, both left to right.
     """
-    if not codec.needs_word(part):
-        return codec.encode_after(part, before=before)
-    word = codec.encode(LETTER, after=part)
-    return codec.encode_after(part + LETTER, before=before)[: -len(word)]
-
-
-def token_tables(codec: Codec) -> Tensor:
-    """Which tokens the kinds of positions may hold, (3, V): see `asarm.law.Allowed`."""
-    fillable = codec.fillable
-    word = fillable & codec.begins_word
-    if not word.any():  # a vocabulary that marks no words
-        word = fillable
-    return torch.stack([torch.ones_like(fillable), fillable, word])
+    tables = {0: torch.ones_like(next(iter(rows[0][1].values())))}  # anything: not in a gap
+    kinds = torch.zeros(len(rows), max(len(ids) for ids, _ in rows), dtype=torch.long)
+    numbers = {0: 0}  # of the tables, each once
+    for b, (_, allowed) in enumerate(rows):
+        for position, table in allowed.items():
+            kinds[b, position] = numbers.setdefault(id(table), len(numbers))
+            tables.setdefault(id(table), table)
+    lengths = torch.tensor([len(ids) for ids, _ in rows])
+    ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(ids) for ids, _ in rows], batch_first=True)
+    return (
+        ids,
+        Allowed(torch.stack(list(tables.values())), kinds),
+        Order.from_mask(kinds > 0, lengths),
+    )

@@ -1,0 +1,74 @@
+"""The command line: `python -m asarm infill "The ship left ___ at dawn."`, and others."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from typing import Any
+
+from asarm.cli import Parser, run_to_end
+from asarm.command.config import AnimateSettings, InfillSettings, positionals
+
+
+def infill(settings: InfillSettings) -> None:
+    from asarm.command.infill import run  # torch loads here, so that --help is instant
+
+    run(settings)
+
+
+def animate(settings: AnimateSettings) -> None:
+    from asarm.command.animate import run
+
+    run(settings)
+
+
+COMMANDS: dict[str, tuple[Callable[[Any], None], type]] = {
+    "infill": (infill, InfillSettings),
+    "animate": (animate, AnimateSettings),
+}
+
+
+def new_parser() -> Parser:
+    """A parser with a command for each of `COMMANDS`, its help from the settings' docstrings."""
+    parser = Parser(
+        prog="python -m asarm",
+        description="Any-subset autoregressive language models on the command line.",
+    )
+    commands = parser.add_subcommands(required=True)
+    for name, (_, settings) in COMMANDS.items():
+        title, _, details = (settings.__doc__ or "").partition("\n")
+        more = " ".join(details.partition("Args:")[0].split())
+        command = Parser(description=f"{title} {more}".strip())
+        own = positionals(settings)
+        for f in own:
+            command.add_argument(f.name, type=str, **f.metadata)
+        command.add_class_arguments(settings, skip={f.name for f in own})
+        commands.add_subcommand(name, command, help=title)
+    return parser
+
+
+def parse(arguments: Sequence[str]) -> tuple[str, Any]:
+    """The command, and its settings."""
+    found = new_parser().parse_args(switched_on(arguments)).as_dict()
+    name = found["subcommand"]
+    return name, COMMANDS[name][1](**found[name])
+
+
+def switched_on(arguments: Sequence[str]) -> list[str]:
+    """The arguments with `true` behind every switch that stands alone."""
+    switches = {f"--{f.name}" for _, s in COMMANDS.values() for f in fields(s) if f.type == "bool"}
+    following = [*arguments[1:], ""]
+    return [
+        f"{argument}=true" if argument in switches and after not in ("true", "false") else argument
+        for argument, after in zip(arguments, following, strict=False)
+    ]
+
+
+def main() -> None:
+    name, settings = parse(sys.argv[1:])
+    run_to_end(COMMANDS[name][0], settings, when_stopped="stopped")
+
+
+if __name__ == "__main__":
+    main()

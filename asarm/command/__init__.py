@@ -1,0 +1,1 @@
+"""What `python -m asarm` does: a module for each of its commands."""

@@ -1,0 +1,230 @@
+"""`python -m asarm animate`: a decoding as an animated GIF."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from asarm.codec import Codec
+from asarm.command.config import AnimateSettings
+from asarm.command.reading import parse_length, without_surrogates
+from asarm.evaluation.animation import check_size, film
+from asarm.evaluation.animation_drawing import gif
+from asarm.evaluation.config import DecodingConfig
+from asarm.evaluation.example import choose
+from asarm.evaluation.items import Record
+from asarm.evaluation.study import DRAFTING
+from asarm.evaluation.trials import Variant, key, name_and_revision, trial_order
+from asarm.infilling.ask import asked_lengths, templates_of
+from asarm.infilling.choice import choose_lengths
+from asarm.infilling.template import collate
+from asarm.law import Allowed
+from asarm.loading import load
+from asarm.model import AnySubsetTransformer
+from asarm.order import Order
+from asarm.run import CONFIG, Run
+from asarm.sampling import sample
+
+SAMPLES = "samples.jsonl"
+FIELDS = {"item", "model", "method", "steps", "k", "seed", "prompt", "tokens"}
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """What is to be decoded, and how.
+
+    Attributes:
+        model: any backbone.
+        tokenizer: its own.
+        input_ids: (1, L).
+        order: of the one text.
+        options: of `asarm.sample`.
+        whitespace_map: whether the text is code in XLNet's vocabulary.
+        allowed: which tokens each position may hold.
+        tokens: what came out before, if it was decoded before.
+    """
+
+    model: AnySubsetTransformer
+    tokenizer: PreTrainedTokenizerBase
+    input_ids: Tensor
+    order: Order
+    options: dict[str, Any]
+    whitespace_map: bool = False
+    allowed: Allowed | None = None
+    tokens: list[int] = field(default_factory=list)
+
+
+def run(settings: AnimateSettings) -> None:
+    """Decode, and write the animation.
+
+    Raises:
+        ValueError: a source, a setting or an output that cannot be served.
+    """
+    out = Path(settings.out).expanduser()
+    if out.suffix.lower() != ".gif" or not out.parent.is_dir():
+        raise ValueError(f"out is {settings.out!r}; expected a name.gif in a folder that exists")
+    decoding = find_decoding(settings)
+    result = sample(
+        decoding.model,
+        decoding.input_ids,
+        decoding.order,
+        allowed=decoding.allowed,
+        trace=True,
+        **decoding.options,
+    )
+    found = film(
+        decoding.tokenizer,
+        result,
+        decoding.order,
+        method=decoding.options["method"],
+        title=title_of(decoding.options, result.k),
+        whitespace_map=decoding.whitespace_map,
+    )
+    out.write_bytes(gif(found))
+    if decoding.tokens not in ([], result.tokens[0].tolist()):
+        print(
+            "the text is another than the run's, as a model of another device or dtype gives it",
+            file=sys.stderr,
+        )
+    last = found.frames[-1]
+    print(f"{out}: {last.tokens} tokens in {last.calls} network calls")
+
+
+def find_decoding(settings: AnimateSettings) -> Decoding:
+    """What the source of the settings stands for.
+
+    Raises:
+        ValueError: it is nothing that can be decoded.
+    """
+    source = without_surrogates(settings.source)
+    is_name = len(source.split()) == 1
+    if is_name and Path(source).expanduser().is_dir():
+        return of_run(settings, Path(source).expanduser())
+    if is_name and ("/" in source or Path(source).exists()):
+        raise ValueError(f"{source} is no folder; expected a text, or the folder of a run")
+    model, tokenizer = load(
+        settings.model or "demo",
+        revision=settings.revision,
+        device=settings.device,
+        dtype=settings.dtype,
+    )
+    options = {
+        "method": settings.method or "onepass",
+        "k": settings.k,
+        "steps": settings.steps,
+        "temperature": settings.temperature,
+        "top_k": settings.top_k,
+        "top_p": settings.top_p,
+        "seed": settings.seed,
+    }
+    has_blank = settings.blank in source.replace(f"\\{settings.blank}", "")
+    make = with_blanks if has_blank else blanked_out
+    return make(model, tokenizer, source, settings, options)
+
+
+def title_of(options: dict[str, Any], k: int | None) -> str:
+    """By what it was decoded, and that of its law which is not the model's own."""
+    name = Variant("", options["method"], options["steps"]).name
+    filters = ("temperature", "top_k", "top_p")
+    told = [f"{f} {options[f]}" for f in filters if options.get(f) not in (None, 1.0)]
+    return ", ".join([name, *([] if k is None else [f"k = {k}"]), *told])
+
+
+def with_blanks(
+    model: AnySubsetTransformer,
+    tokenizer: PreTrainedTokenizerBase,
+    text: str,
+    settings: AnimateSettings,
+    options: dict[str, Any],
+) -> Decoding:
+    """The blanks of a text, their lengths as `asarm.infill` draws them."""
+    codec = Codec(tokenizer, whitespace_map=settings.whitespace_map)
+    (template,) = templates_of(codec, [text], blank=settings.blank, spans=None, closed=True)
+    check_size(sum(len(part.ids) for part in template.parts))
+    (asked,) = asked_lengths([parse_length(settings.length)], [template])
+    choice = choose_lengths(model, template, asked)
+    ((lengths, _),) = choice.draw(1, settings.seed)
+    ids, allowed, order = collate([template.with_gaps(template.sizes(lengths))])
+    return Decoding(model, tokenizer, ids, order, options, settings.whitespace_map, allowed=allowed)
+
+
+def blanked_out(
+    model: AnySubsetTransformer,
+    tokenizer: PreTrainedTokenizerBase,
+    text: str,
+    settings: AnimateSettings,
+    options: dict[str, Any],
+) -> Decoding:
+    """A text most of whose tokens are blanked out at random."""
+    ids = Codec(tokenizer, whitespace_map=settings.whitespace_map).encode(text)
+    if len(ids) < 2:
+        raise ValueError(
+            f"the text {text!r} has {len(ids)} tokens; expected at least 2, some to be blanked out"
+        )
+    check_size(len(ids))
+    order = Order.random_split(len(ids), settings.prompt_share, seed=settings.seed)
+    input_ids = torch.tensor([ids]).masked_fill(order.is_target, 0)
+    return Decoding(model, tokenizer, input_ids, order, options, settings.whitespace_map)
+
+
+def of_run(settings: AnimateSettings, folder: Path) -> Decoding:
+    """The first trial of a run, as it was decoded."""
+    record = _pick(_first_trial(folder), settings)
+    told = _settings_of(folder)
+    name, revision = name_and_revision(settings.model or record["model"])
+    model, tokenizer = load(
+        name,
+        revision=settings.revision or revision,
+        device=settings.device,
+        dtype=settings.dtype or told.dtype,
+    )
+    options = {
+        **{name: record[name] for name in ("method", "k", "steps")},
+        **{name: getattr(told, name) for name in ("temperature", "draft_temperature", "coupling")},
+        "acceptance_slack": told.acceptance_slack if record["method"] in DRAFTING else 0.0,
+        "seed": [record["seed"]],
+    }
+    order = trial_order(told, [record["item"]])
+    input_ids = torch.tensor([record["tokens"]]).masked_fill(order.is_target, 0)
+    return Decoding(
+        model, tokenizer, input_ids, order, options, told.whitespace_map, tokens=record["tokens"]
+    )
+
+
+def _first_trial(folder: Path) -> list[Record]:
+    """The records of the first trial of a run of the study of samplers."""
+    records = Run(folder).read(SAMPLES)
+    if not records or not set(records[0]) >= FIELDS:
+        raise ValueError(
+            f"{folder} has no decodings in {SAMPLES}; expected the folder of a run of "
+            "scripts/speculative_decoding.py"
+        )
+    return choose(records)
+
+
+def _settings_of(folder: Path) -> DecodingConfig:
+    told = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+    known = {field.name for field in fields(DecodingConfig)}
+    return DecodingConfig(**{name: value for name, value in told.items() if name in known})
+
+
+def _pick(records: Sequence[Record], settings: AnimateSettings) -> Record:
+    """The record that was asked for; onepass if none was, or else the first."""
+    found = [
+        record
+        for record in records
+        if settings.method in (None, record["method"]) and settings.steps in (None, record["steps"])
+    ]
+    if not found:
+        there = ", ".join(dict.fromkeys(key(record)[1].name for record in records))
+        asked = Variant("", settings.method or "any method", settings.steps).name
+        raise ValueError(f"the first trial of the run has no {asked}; it has {there}")
+    return next((record for record in found if record["method"] == "onepass"), found[0])

@@ -1,0 +1,163 @@
+"""Ablations: a study for each combination of some settings, then one table and one figure of all.
+
+Each study has a folder of its own inside the ablation's, so that the tasks of `sbatch --array`
+take some each (task i of n those at i, i + n, ...), and the last one to finish collects them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path, PurePath
+from typing import Any
+
+from asarm.evaluation import ablation_report, trials
+from asarm.evaluation.config import DecodingConfig
+from asarm.evaluation.decoding import Decoding, Shelf
+from asarm.evaluation.items import Share, open_run
+from asarm.run import Run
+
+Value = int | float | str
+AXES: dict[str, type] = {  # the settings that a grid may hold
+    "model": str,
+    "revision": str,
+    "dataset": str,
+    "length": int,
+    "prompt_share": float,
+    "order": str,
+    "method": str,
+    "k": int,
+    "temperature": float,
+    "draft_temperature": float,
+    "acceptance_slack": float,
+    "coupling": str,
+    "seed": int,
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One combination.
+
+    Attributes:
+        values: of the grid's settings.
+        config: of its study.
+    """
+
+    values: Mapping[str, Value]
+    config: DecodingConfig
+
+    @property
+    def folder(self) -> str:
+        """Its name inside the ablation's folder, such as "k=2,length=128"."""
+        return Path(self.config.output_dir).name
+
+
+@dataclass(frozen=True)
+class AblationResult:
+    """A finished ablation.
+
+    Attributes:
+        title: what was done, in a line.
+        summary: the grid, and for each cell its values and the summary of its study.
+        folder: where all of it is.
+    """
+
+    title: str
+    summary: dict[str, Any]
+    folder: Path
+
+
+def cells(config: DecodingConfig) -> list[Cell]:
+    """Every combination of the grid's values, the last setting's changing fastest.
+
+    Raises:
+        ValueError: a setting that no grid may hold, no or wrong values, or a value twice.
+    """
+    grid = config.grid or {}
+    if not grid:
+        raise ValueError("grid is empty; expected values of some settings, such as k: [2, 4]")
+    for name, values in grid.items():
+        _check_axis(name, values)
+    found = []
+    for combination in product(*grid.values()):
+        chosen = dict(zip(grid, combination, strict=True))
+        folder = ",".join(f"{name}={value}" for name, value in chosen.items()).replace("/", "-")
+        settings: dict[str, Any] = {n: [v] if n == "method" else v for n, v in chosen.items()}
+        where = str(Path(config.output_dir, folder))
+        found.append(Cell(chosen, replace(config, grid=None, output_dir=where, **settings)))
+    return found
+
+
+def run_ablation(
+    config: DecodingConfig, *, share: Share | None = None, progress: bool = False
+) -> AblationResult | None:
+    """Fill the cells of this task, and collect all cells; None where others still work on some.
+
+    Raises:
+        ValueError: as `cells`, and as `Decoding.open` for any of the cells, before any is filled.
+    """
+    share = share or Share()
+    planned = cells(config)
+    for cell in planned:
+        trials.variants(cell.config)
+    folders = [cell.folder for cell in planned]
+    run = open_run(config, share, may_change=("judge", "grid"), subfolders=folders)
+    inner = Share(process=share.process, processes=share.processes)  # of one cell
+    shelf = Shelf()
+    own = planned[share.task :: share.tasks]
+    studies = [Decoding.open(cell.config, share=inner, shelf=shelf) for cell in own]
+    for number, (cell, study) in enumerate(zip(own, studies, strict=True), start=1):
+        if progress and share.is_first:
+            print(f"{cell.folder} ({number} of {len(own)})", flush=True)
+        study.fill(progress=progress)
+        result = study.result()
+        if result is not None:
+            study.write(result)
+    return collect(config, run)
+
+
+def collect(config: DecodingConfig, run: Run) -> AblationResult | None:
+    """Table and figure of all cells; None where some are not finished."""
+    planned = cells(config)
+    files = [run.folder / cell.folder / "summary.json" for cell in planned]
+    if not all(file.exists() for file in files):
+        return None
+    found = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    summary = {
+        "grid": config.grid,
+        "cells": [
+            {"values": dict(cell.values), "folder": cell.folder, **study}
+            for cell, study in zip(planned, found, strict=True)
+        ],
+    }
+    title = _title(config, len(planned))
+    run.write("report.md", ablation_report.markdown(summary, title))
+    run.write("ablation.png", ablation_report.figure(summary, title))
+    run.write("summary.json", summary)
+    return AblationResult(title, summary, run.folder)
+
+
+def _check_axis(name: str, values: list[Value]) -> None:
+    if name not in AXES:
+        raise ValueError(f"grid holds {name}; expected some of {', '.join(AXES)}")
+    kind = AXES[name]
+    right = (kind, int) if kind is float else kind
+    wrong = [value for value in values if not isinstance(value, right) or value is True]
+    if wrong or not values:
+        given = f"{wrong[0]!r}" if wrong else "no values"
+        raise ValueError(f"grid holds {given} for {name}; expected {kind.__name__}s")
+    if len(set(values)) < len(values):
+        raise ValueError(f"grid holds a value of {name} twice, in {values}; expected each once")
+
+
+def _title(config: DecodingConfig, count: int) -> str:
+    grid = config.grid or {}
+    fixed = [PurePath(config.dataset).name] if "dataset" not in grid else []
+    named = trials.short_names(trials.model_names(config)).values()
+    models = ", ".join(named) if not {"model", "revision"} & set(grid) else ""
+    about = " on ".join(part for part in (models, *fixed) if part)
+    what = f"{' x '.join(grid)}, {count} studies of {config.num_trials} trials"
+    return f"{about}: {what}" if about else what

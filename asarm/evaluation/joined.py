@@ -1,0 +1,126 @@
+"""Finished runs of any evaluation as one Markdown page, their figures in a folder beside it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from asarm.evaluation.excerpts import excerpts
+from asarm.evaluation.published import beside_ours
+from asarm.evaluation.tables import markdown_table
+from asarm.run import CONFIG, HEADER, Run
+
+PAGE, SUMMARY = "report.md", "summary.json"
+IMAGE = re.compile(r"!\[([^\]]*)\]\(([^)\s]+)\)")
+HEADING = re.compile(r"^(#+) ", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """What a run's folder holds.
+
+    Attributes:
+        run: the folder.
+        settings: of config.yaml.
+        summary: of summary.json.
+        title: of its own page.
+        body: the rest of that page.
+    """
+
+    run: Run
+    settings: dict[str, Any]
+    summary: dict[str, Any]
+    title: str
+    body: str
+
+
+def read_run(folder: str | Path) -> FinishedRun:
+    """A finished evaluation.
+
+    Raises:
+        ValueError: the folder is no run's, or the run is not finished.
+    """
+    run = Run(folder)
+    config = run.folder / CONFIG
+    text = config.read_text(encoding="utf-8") if config.is_file() else ""
+    if not text.startswith(HEADER):
+        raise ValueError(
+            f"{folder} is no run's folder: it has no {CONFIG} of a run; "
+            "name the --output_dir of an evaluation"
+        )
+    absent = [name for name in (SUMMARY, PAGE) if not (run.folder / name).is_file()]
+    if absent:
+        raise ValueError(
+            f"{folder} is not finished: it has no {absent[0]}; run its command again "
+            "(python scripts/plot_training.py shows runs of training)"
+        )
+    title, _, body = (run.folder / PAGE).read_text(encoding="utf-8").partition("\n")
+    return FinishedRun(run, yaml.safe_load(text), _summary(run), title.removeprefix("# "), body)
+
+
+def _summary(run: Run) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads((run.folder / SUMMARY).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"{run.folder / SUMMARY} is damaged ({error}); run the run's command again"
+        ) from None
+    return found
+
+
+def join(folders: Sequence[str | Path], out: Path) -> None:
+    """Write the page of some runs, and copy their figures.
+
+    Args:
+        folders: of finished runs, in the order of the page.
+        out: the page, a .md; its figures go into the folder `NAME_figures` beside it.
+
+    Raises:
+        ValueError: see `read_run`; a figure that is not there; or `out` is no .md.
+    """
+    if out.suffix != ".md":
+        raise ValueError(f"--out is {out}; expected a name that ends in .md")
+    runs = [read_run(folder) for folder in folders]
+    for run in runs:
+        _check_figures(run)
+    figures = out.with_name(f"{out.stem}_figures")
+    overview = [[str(n), run.title, f"`{run.run.folder}`"] for n, run in enumerate(runs, start=1)]
+    lines = ["# Evaluation report", "", *markdown_table(["", "run", "folder"], overview), ""]
+    for number, run in enumerate(runs, start=1):
+        lines += section(run, number, figures)
+    out.write_text("\n".join(lines), encoding="utf-8")
+
+
+def section(run: FinishedRun, number: int, figures: Path) -> list[str]:
+    """The part of one run: its own page, texts that it made, and the published figures."""
+    prefix = f"{number}-{re.sub(r'[^A-Za-z0-9.=,_-]', '-', run.run.folder.resolve().name)}"
+
+    def moved(match: re.Match[str]) -> str:
+        name = f"{prefix}-{Path(match[2]).name}"
+        figures.mkdir(exist_ok=True)
+        shutil.copyfile(run.run.folder / match[2], figures / name)
+        return f"![{match[1]}]({figures.name}/{name})"
+
+    body = HEADING.sub(r"#\1 ", IMAGE.sub(moved, run.body)).strip("\n")
+    texts, published = excerpts(run.run, run.settings), beside_ours(run.settings, run.summary)
+    return [
+        *(f"## {number}. {run.title}", "", body, ""),
+        *(["### Sampled texts", "", *texts] if texts else []),
+        *(["### Published figures", "", *published, ""] if published else []),
+    ]
+
+
+def _check_figures(run: FinishedRun) -> None:
+    for _, name in IMAGE.findall(run.body):
+        if not (run.run.folder / name).is_file():
+            raise ValueError(
+                f"{run.run.folder / name} is not there, and {PAGE} shows it; "
+                "run the run's command again"
+            )

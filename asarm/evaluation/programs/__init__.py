@@ -1,0 +1,1 @@
+"""Generated programs and their tests, run in sandboxes."""

@@ -1,0 +1,1 @@
+"""What runs inside the sandboxes: it imports nothing but Python and itself."""

@@ -1,0 +1,52 @@
+"""A model that fills the gaps of programs, with its tokenizer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from asarm.codec import Codec
+from asarm.evaluation.programs.task import Task
+from asarm.infilling.template import Template
+from asarm.rows import Backbone
+from asarm.text import decode, encode
+
+PROBE = "if a:\n    b"
+
+
+@dataclass(frozen=True)
+class Network:
+    """A model with its tokenizer.
+
+    Attributes:
+        whitespace_map: line ends, tabs and pairs of blanks are tokens of their own.
+    """
+
+    model: Backbone
+    tokenizer: PreTrainedTokenizerBase
+    whitespace_map: bool
+
+    @classmethod
+    def of(
+        cls,
+        model: Backbone,
+        tokenizer: PreTrainedTokenizerBase,
+        whitespace_map: bool | None = None,
+    ) -> Network:
+        """A whitespace_map of None is what the tokenizer needs to write code at all."""
+        if whitespace_map is None:
+            whitespace_map = not _writes_code(tokenizer)
+        return cls(model, tokenizer, whitespace_map)
+
+    def template(self, task: Task, *, left_only: bool = False) -> Template:
+        """The program around a task's gap, what follows it hidden where `left_only`."""
+        texts = [task.prompt, "" if left_only else task.suffix]
+        return Template.of(
+            Codec.of(self.tokenizer, self.whitespace_map), texts, closed=not left_only
+        )
+
+
+def _writes_code(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether line ends and indentation come back as they were."""
+    return decode(tokenizer, encode(tokenizer, PROBE)) == PROBE

@@ -1,0 +1,173 @@
+"""The evaluation as a whole: gaps filled, the scoring tested, programs run, rates taken.
+
+In a notebook:
+
+    from asarm.evaluation.programs import config, generate, network, protocol, tasks
+
+    settings = config.InfillCodeConfig(max_items=20)
+    networks = generate.Networks(network.Network.of(*asarm.load("demo")))
+    result = protocol.infill_code(networks, tasks.load_tasks("bundled").first(20), settings)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from asarm.evaluation.items import Record
+from asarm.evaluation.programs.config import InfillCodeConfig
+from asarm.evaluation.programs.generate import Networks, fill_tasks
+from asarm.evaluation.programs.isolation import find_isolation
+from asarm.evaluation.programs.network import Network
+from asarm.evaluation.programs.results import CodeResult, variant_result
+from asarm.evaluation.programs.scoring import (
+    Ceiling,
+    Scorer,
+    SelfTest,
+    codec_ceiling,
+    limits_of,
+    score_completions,
+    self_test,
+)
+from asarm.evaluation.programs.task import TaskSet
+from asarm.evaluation.programs.variants import variants
+from asarm.run import Run
+
+UNSAFE = "UNSAFE: programs ran without a sandbox"
+
+
+class Checks(NamedTuple):
+    """What is known before any score: that scoring works, and what the codec lets through."""
+
+    self_test: SelfTest
+    ceilings: dict[str, Ceiling]
+
+
+def infill_code(networks: Networks, task_set: TaskSet, config: InfillCodeConfig) -> CodeResult:
+    """Fill the gaps of all tasks by every variant, run the programs, and give the rates.
+
+    Args:
+        networks: what fills them.
+        task_set: the tasks; `config.dataset` and `max_items` are not read.
+        config: how gaps are filled and programs run.
+
+    Raises:
+        ValueError: nothing isolates programs here, or the self-test of the scoring fails.
+    """
+    scorer = new_scorer(config)
+    generated = list(fill_tasks(networks, task_set.tasks, config))
+    if scorer is None:
+        return code_result(task_set, generated, config)
+    checks = check_scoring(task_set, scorer, networks, config)
+    scored = score_completions(task_set.tasks, generated, scorer)
+    return code_result(task_set, generated, config, scored=scored, checks=checks, scorer=scorer)
+
+
+def new_scorer(
+    config: InfillCodeConfig, *, run: Run | None = None, progress: bool = False
+) -> Scorer | None:
+    """What runs the programs; None where none are to be run.
+
+    Raises:
+        ValueError: nothing isolates them here.
+    """
+    if config.execute == "none":
+        return None
+    isolation = find_isolation(config.execute)
+    return Scorer(isolation, limits_of(config.timeout), run=run, progress=progress)
+
+
+def check_scoring(
+    task_set: TaskSet,
+    scorer: Scorer,
+    networks: Networks | None,
+    config: InfillCodeConfig,
+    *,
+    say: Callable[[str], None] = print,
+) -> Checks:
+    """Run what has a known outcome, say what came of it, and refuse where that is wrong.
+
+    Args:
+        task_set: the tasks at hand.
+        scorer: what runs them.
+        networks: whose codecs are tried; None for completions of unknown origin.
+        config: the models' names.
+        say: what is told each line.
+
+    Raises:
+        ValueError: the self-test fails, so that no score would mean anything.
+    """
+    tested = self_test(task_set, scorer)
+    say(tested.description)
+    tested.require()
+    ceilings = {}
+    for name, network in _named(networks, config):
+        ceilings[name] = codec_ceiling(network, task_set.tasks, scorer)
+        say(describe_ceiling(name, ceilings[name]))
+    return Checks(tested, ceilings)
+
+
+def describe_ceiling(name: str, ceiling: Ceiling) -> str:
+    """What a model's codec lets through, in a line."""
+    return (
+        f"codec of {name}: {ceiling.passed:,} of {ceiling.tasks:,} true middles pass after being "
+        f"encoded and decoded, {ceiling.exact:,} come back character for character"
+    )
+
+
+def code_result(
+    task_set: TaskSet,
+    generated: Sequence[Record],
+    config: InfillCodeConfig,
+    *,
+    scored: Sequence[Record] = (),
+    checks: Checks | None = None,
+    scorer: Scorer | None = None,
+) -> CodeResult:
+    """What it all comes to; without scores where nothing was run."""
+    execution = "none" if scorer is None else scorer.isolation.name
+    execution = "unsafe" if config.execute == "unsafe" else execution
+    names = sorted({record["variant"] for record in generated}, key=_place(config))
+    rows = [
+        variant_result(
+            name,
+            task_set.tasks,
+            [record for record in generated if record["variant"] == name],
+            [record for record in scored if record["variant"] == name],
+        )
+        for name in names
+    ]
+    notes = [task_set.note, UNSAFE if execution == "unsafe" else None]
+    return CodeResult(
+        title=_title(task_set, config),
+        notes=[note for note in notes if note],
+        tasks=len(task_set.tasks),
+        execution=execution,
+        self_test=checks and checks.self_test,
+        ceilings=checks.ceilings if checks else {},
+        variants=rows,
+    )
+
+
+def _place(config: InfillCodeConfig) -> Callable[[str], int]:
+    """Where a row stands in the table."""
+    names = [variant.name for variant in variants(config)]
+    return lambda name: names.index(name) if name in names else len(names)
+
+
+def _title(task_set: TaskSet, config: InfillCodeConfig) -> str:
+    revision = f" ({config.revision})" if config.revision else ""
+    what = Path(config.samples).name if config.samples else f"{config.model}{revision}"
+    trials = "" if config.samples else f", {config.num_trials} completions of each"
+    unsafe = " [UNSAFE: no sandbox]" if config.execute == "unsafe" else ""
+    return f"{what} on {task_set.name}: {len(task_set.tasks):,} tasks{trials}{unsafe}"
+
+
+def _named(networks: Networks | None, config: InfillCodeConfig) -> list[tuple[str, Network]]:
+    if networks is None:
+        return []
+    found = [(config.model, networks.ours)]
+    if networks.off_the_shelf is not None:
+        found.append((config.off_the_shelf or "", networks.off_the_shelf))
+    return found

@@ -1,0 +1,55 @@
+"""JSON lines of a data file, plain or gzipped, each problem said in one line with its row."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def read_rows(path: Path, fields: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """The row numbers, from 1, and those fields of the records of a file; blank rows are skipped.
+
+    Raises:
+        ValueError: the file cannot be read or breaks off, or a row is not UTF-8, no JSON object,
+            or lacks a field; names file and row.
+    """
+    row = 0
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
+            for row, line in enumerate(file, start=1):
+                if line.strip():
+                    yield row, _fields(_record(line, f"{path}, row {row}"), fields, path, row)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        reason = str(error).rstrip(".").lower()
+        raise ValueError(f"{path} is damaged behind row {row} ({reason}): get it anew") from None
+    except OSError as error:
+        raise ValueError(f"cannot read {path} ({error.strerror}): name an existing file") from None
+
+
+def _record(line: bytes, where: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        byte = f"byte 0x{line[error.start]:02x} at offset {error.start}"
+        raise ValueError(f"{where} is not UTF-8: {byte}; get the file anew") from None
+    except ValueError:
+        raise ValueError(f"{where} is not JSON; expected an object a line") from None
+    if not isinstance(record, dict):
+        kind = type(record).__name__
+        raise ValueError(f"{where} is a JSON {kind}; expected an object")
+    return record
+
+
+def _fields(record: dict[str, Any], fields: Sequence[str], path: Path, row: int) -> dict[str, str]:
+    found = {name: record.get(name) for name in fields}
+    for name, value in found.items():
+        if not isinstance(value, str):
+            what = f"is {value!r:.40}" if name in record else "is missing"
+            raise ValueError(
+                f"{path}, row {row}: {name} {what}; expected text in each of {', '.join(fields)}"
+            )
+    return {name: str(value) for name, value in found.items()}

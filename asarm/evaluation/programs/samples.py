@@ -1,0 +1,56 @@
+"""Completions as OpenAI's script has them: a line of task_id and completion each."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from asarm.evaluation.items import Record
+from asarm.evaluation.programs.reading import read_rows
+from asarm.evaluation.programs.task import TaskSet
+
+FIELDS = ("task_id", "completion")
+
+
+def official(records: Sequence[Record]) -> list[Record]:
+    """The records in the published format."""
+    return [{name: record[name] for name in FIELDS} for record in records]
+
+
+def read_samples(path: str | Path, task_set: TaskSet, max_items: int | None = None) -> list[Record]:
+    """The completions of a file, by task, those of a task in the file's order.
+
+    Args:
+        path: a .jsonl or .jsonl.gz; other fields than task_id and completion are not read.
+        task_set: all its tasks.
+        max_items: what belongs to later tasks is left out.
+
+    Raises:
+        ValueError: the file is damaged, names a task that the set does not have, or has no
+            completion of one of the tasks.
+    """
+    path = Path(path).expanduser()
+    items = {task.task_id: item for item, task in enumerate(task_set.tasks)}
+    wanted = task_set.first(max_items).tasks
+    counts: Counter[str] = Counter()
+    records: list[Record] = []
+    for row, record in read_rows(path, FIELDS):
+        name = record["task_id"]
+        if name not in items:
+            raise ValueError(
+                f"{path}, row {row}: task_id {name} is none of the {len(items):,} of "
+                f"{task_set.name}; give the --dataset that the file was made for"
+            )
+        if items[name] < len(wanted):
+            about = {"item": items[name], "variant": path.name, "trial": counts[name]}
+            records.append({**about, **record})
+        counts[name] += 1
+    absent = [task.task_id for task in wanted if task.task_id not in counts]
+    if absent:
+        raise ValueError(
+            f"{path} has no completion of {len(absent):,} of {len(wanted):,} tasks, {absent[0]} "
+            "among them; add empty ones to count them as failed, or score the first N by "
+            "--max_items N"
+        )
+    return sorted(records, key=lambda record: (record["item"], record["trial"]))

@@ -1,0 +1,217 @@
+"""Which programs pass, and whether the scoring itself can be trusted on the tasks at hand."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+from tqdm import tqdm
+
+from asarm.evaluation.items import Record
+from asarm.evaluation.programs.isolation import Isolation
+from asarm.evaluation.programs.network import Network
+from asarm.evaluation.programs.sandbox import Limits, Outcome, Program, run_programs
+from asarm.evaluation.programs.task import Task, TaskSet
+from asarm.run import Run
+
+OUTCOMES = "outcomes.jsonl"
+FAR = 0.005  # of the tasks: empty completions that pass unlike what is recorded, and one more
+ENOUGH = 10  # tasks whose tests cannot all be met by nothing
+
+
+class Scorer:
+    """Runs programs, each different one once, and remembers what came of it.
+
+    Args:
+        isolation: from `isolation.find_isolation`.
+        limits: of every program.
+        run: whose folder keeps the outcomes, so that they outlive this process; none by default.
+        workers: how many programs run at once; as many as there are cores by default.
+        progress: show a bar of programs.
+    """
+
+    def __init__(
+        self,
+        isolation: Isolation,
+        limits: Limits | None = None,
+        *,
+        run: Run | None = None,
+        workers: int | None = None,
+        progress: bool = False,
+    ):
+        self.isolation, self.limits = isolation, limits or Limits()
+        self.run, self.workers, self.progress = run, workers, progress
+        self._known: dict[str, Outcome] = {}
+        for record in run.read(OUTCOMES) if run else []:
+            self._known[record["program"]] = Outcome(record["passed"], record["result"])
+
+    def outcomes(self, programs: Sequence[Program], what: str = "running") -> list[Outcome]:
+        """The outcome of each program, in their order.
+
+        Raises:
+            RuntimeError: a sandbox does not work; that is no program's failure.
+        """
+        names = [self.name_of(program) for program in programs]
+        new = {n: p for n, p in zip(names, programs, strict=True) if n not in self._known}
+        for name, outcome in self._run(list(new.items()), what):
+            self._known[name] = outcome
+            if self.run:
+                self.run.append(OUTCOMES, {"program": name, **asdict(outcome)})
+        return [self._known[name] for name in names]
+
+    def name_of(self, program: Program) -> str:
+        """A hash of all that an outcome depends on."""
+        about = [*program, asdict(self.limits), self.isolation.isolates]
+        return hashlib.sha256(json.dumps(about).encode()).hexdigest()
+
+    def _run(
+        self, named: Sequence[tuple[str, Program]], what: str
+    ) -> Iterator[tuple[str, Outcome]]:
+        programs = [program for _, program in named]
+        found = run_programs(
+            programs, isolation=self.isolation, limits=self.limits, workers=self.workers
+        )
+        is_quiet = not (self.progress and programs)
+        for place, outcome in tqdm(found, what, len(programs), unit="program", disable=is_quiet):
+            yield named[place][0], outcome
+
+
+def limits_of(timeout: float) -> Limits:
+    """What a program may use, with its time in seconds."""
+    return Limits(seconds=timeout, cpu_seconds=math.ceil(timeout))
+
+
+@dataclass(frozen=True)
+class SelfTest:
+    """How the programs of a set came out whose outcome is known beforehand.
+
+    Attributes:
+        tasks: how many there are.
+        references: how many of the true solutions pass.
+        empty: how many empty completions pass.
+        recorded_empty: how many did where it was measured; None for a set that is not known.
+        failure: a true solution that does not pass, and why.
+    """
+
+    tasks: int
+    references: int
+    empty: int
+    recorded_empty: int | None
+    failure: str | None = None
+
+    @property
+    def description(self) -> str:
+        """Both rates, in a line."""
+        recorded = "" if self.recorded_empty is None else f" (recorded {self.recorded_empty:,})"
+        return (
+            f"self-test: of {self.tasks:,} tasks, {self.references:,} pass with the reference "
+            f"solution and {self.empty:,} with an empty completion{recorded}"
+        )
+
+    def require(self) -> None:
+        """Refuse to go on to scores that would mean nothing.
+
+        Raises:
+            ValueError: a true solution fails; empty completions pass unlike what is recorded, by
+                more than one task and 0.5%; or, of an unknown set, all of them do.
+        """
+        if self.failure:
+            raise ValueError(
+                f"no score: {self.references:,} of {self.tasks:,} reference solutions pass, and "
+                f"{self.failure}; mend the task, the time limit or this machine's Python"
+            )
+        far = 1 + FAR * self.tasks
+        if self.recorded_empty is not None and abs(self.empty - self.recorded_empty) > far:
+            raise ValueError(
+                f"no score: {self.empty:,} of {self.tasks:,} empty completions pass where "
+                f"{self.recorded_empty:,} should; this machine's Python or sandbox is at fault"
+            )
+        if self.recorded_empty is None and self.empty == self.tasks >= ENOUGH:
+            raise ValueError(
+                f"no score: all {self.tasks:,} empty completions pass, so the tests test nothing"
+            )
+
+
+def self_test(task_set: TaskSet, scorer: Scorer) -> SelfTest:
+    """Run the reference solutions and the empty completions of all tasks."""
+    tasks = task_set.tasks
+    references = _outcomes(tasks, scorer, lambda task: task.canonical_solution, "references")
+    empty = _outcomes(tasks, scorer, lambda task: "", "empty completions")
+    failures = (
+        f"that of {task.task_id} {outcome.result}"
+        for task, outcome in zip(tasks, references, strict=True)
+        if not outcome.passed
+    )
+    recorded = task_set.recorded
+    return SelfTest(
+        tasks=len(tasks),
+        references=sum(outcome.passed for outcome in references),
+        empty=sum(outcome.passed for outcome in empty),
+        recorded_empty=sum(task.task_id in recorded.empty for task in tasks) if recorded else None,
+        failure=next(failures, None),
+    )
+
+
+def measure_floors(task_set: TaskSet, scorer: Scorer) -> tuple[list[str], int]:
+    """What `recorded` holds: tasks that an empty completion passes, and how many `pass` does."""
+    tasks = task_set.tasks
+    empty = _outcomes(tasks, scorer, lambda task: "", "empty completions")
+    passes = _outcomes(tasks, scorer, lambda task: task.pass_statement, "bare pass")
+    ids = [t.task_id for t, outcome in zip(tasks, empty, strict=True) if outcome.passed]
+    return ids, sum(outcome.passed for outcome in passes)
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """What a perfect model could reach through a tokenizer.
+
+    Attributes:
+        tasks: how many there are.
+        passed: true middles that pass after being encoded and decoded.
+        exact: those that come back character for character.
+    """
+
+    tasks: int
+    passed: int
+    exact: int
+
+
+def codec_ceiling(network: Network, tasks: Sequence[Task], scorer: Scorer) -> Ceiling:
+    """Encode and decode the true middle of every task, and run what comes back."""
+
+    def through(task: Task) -> str:
+        template = network.template(task)
+        _, (middle,) = template.filled(template.encode_fills([task.canonical_solution]))
+        return middle
+
+    middles = {task.task_id: through(task) for task in tasks}
+    outcomes = _outcomes(tasks, scorer, lambda task: middles[task.task_id], "codec")
+    exact = sum(middles[task.task_id] == task.canonical_solution for task in tasks)
+    return Ceiling(len(tasks), sum(outcome.passed for outcome in outcomes), exact)
+
+
+def score_completions(
+    tasks: Sequence[Task], records: Sequence[Record], scorer: Scorer
+) -> list[Record]:
+    """A line for each completion: task_id, completion, passed, result, and what it is of.
+
+    Args:
+        tasks: by whose order the records number their items.
+        records: with item, variant, trial and completion.
+    """
+    programs = [tasks[r["item"]].program(r["completion"]) for r in records]
+    about = ("task_id", "completion")
+    return [
+        {**{name: r[name] for name in about}, **asdict(outcome)}
+        | {name: r[name] for name in ("item", "variant", "trial")}
+        for r, outcome in zip(records, scorer.outcomes(programs, "scoring"), strict=True)
+    ]
+
+
+def _outcomes(
+    tasks: Sequence[Task], scorer: Scorer, completion: Callable[[Task], str], what: str
+) -> list[Outcome]:
+    return scorer.outcomes([task.program(completion(task)) for task in tasks], what)

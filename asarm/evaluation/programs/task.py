@@ -1,0 +1,74 @@
+"""An infilling task: a function with a gap, and the test that its program has to pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from asarm.evaluation.programs.sandbox import Program
+
+
+@dataclass(frozen=True)
+class Task:
+    """One of a set; the fields are those of OpenAI's human-eval-infilling."""
+
+    task_id: str
+    entry_point: str  # the function that `test` calls
+    prompt: str  # what stands before the gap
+    suffix: str  # and behind it
+    canonical_solution: str  # what stood in the gap
+    test: str  # defines check(candidate)
+
+    def program(self, completion: str) -> Program:
+        """What is run: prompt and suffix are the task's own characters, the gap is filled."""
+        source = self.prompt + completion + self.suffix
+        return Program(source=source, test=self.test, entry_point=self.entry_point)
+
+    @property
+    def problem(self) -> tuple[str, str]:
+        """What tasks with a gap elsewhere in the same function have in common."""
+        return self.entry_point, self.test
+
+    @property
+    def pass_statement(self) -> str:
+        """A completion that does nothing: `pass`, indented as the first line that stood there."""
+        line = self.canonical_solution.lstrip("\n")
+        indentation = line[: len(line) - len(line.lstrip(" \t"))]
+        return f"{indentation}pass\n"
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What was measured once on a set whose bytes are known, all its tasks in Python 3.11.
+
+    The reference solutions pass all tasks; these are the floors.
+
+    Attributes:
+        empty: ids of the tasks that an empty completion passes.
+        bare_pass: how many tasks `Task.pass_statement` passes.
+    """
+
+    empty: frozenset[str]
+    bare_pass: int
+
+
+@dataclass(frozen=True)
+class TaskSet:
+    """Tasks in the order of their file, and what is known about them.
+
+    Attributes:
+        name: as `load_tasks` takes it.
+        recorded: where the set is one of those that were measured.
+        note: what a reader of the scores has to know about the file.
+    """
+
+    name: str
+    tasks: Sequence[Task]
+    recorded: Recorded | None = None
+    note: str | None = None
+
+    def first(self, count: int | None) -> TaskSet:
+        """The set of its first `count` tasks; itself where count is None."""
+        if count is not None and count < 1:
+            raise ValueError(f"max_items is {count}; expected at least 1, or null for all")
+        return replace(self, tasks=self.tasks[:count])

@@ -1,0 +1,112 @@
+"""A blank in a text, filled by any variant."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from asarm.evaluation.items import Record
+from asarm.evaluation.prose.cells import Networks, Variant
+from asarm.evaluation.prose.config import InfillProseConfig
+from asarm.evaluation.study import DRAFTING, timed
+from asarm.infilling import Infilling, infill, reference_lengths
+
+MARK = "\ue000"  # of a blank: a character that is in nobody's text, for ___ is in LAMBADA's
+MOST_TOKENS = 32  # of a sentence whose length is not known
+
+
+@dataclass(frozen=True)
+class Blank:
+    """A text with a blank in it.
+
+    Attributes:
+        before, after: the text around it, its spaces included.
+        reference: what stood there.
+        sentences: how many sentences that is.
+    """
+
+    before: str
+    reference: str
+    after: str = ""
+    sentences: int = 1
+
+    def template(self, *, left_only: bool = False) -> str:
+        """The text with its mark; with nothing behind it where what follows is hidden."""
+        return self.before + MARK + ("" if left_only else self.after)
+
+
+def fill_blanks(
+    networks: Networks,
+    blanks: Sequence[Blank],
+    variant: Variant,
+    config: InfillProseConfig,
+    seeds: Sequence[int],
+) -> list[Record]:
+    """Fill each blank once: what with, and what it took.
+
+    Oracle length: as many tokens as the reference has for the model's own tokenizer. Auto: 1 to 32
+    for a sentence; a text that ends with the blank is then taken for a whole document, for its end
+    is all that tells the length.
+    """
+    network = networks.pick(variant)
+    lengths = [oracle_length(network.tokenizer, blank) for blank in blanks]
+    asked: list[Any] = lengths
+    if variant.length == "auto":
+        asked = [(1, MOST_TOKENS * blank.sentences) for blank in blanks]
+
+    def fill() -> list[Infilling]:
+        return infill(
+            network.model,
+            network.tokenizer,
+            [blank.template(left_only=variant.left_only) for blank in blanks],
+            blank=MARK,
+            length=asked,
+            seed=list(seeds),
+            closed=variant.length == "auto",
+            batch_size=config.batch_size,
+            **sampling(variant, config),
+        )
+
+    filled, seconds = timed(fill, network.model.device)
+    return [
+        _record(infilling, length, seed, seconds / len(blanks))
+        for infilling, length, seed in zip(filled, lengths, seeds, strict=True)
+    ]
+
+
+@lru_cache(maxsize=2**16)  # every trial asks again
+def oracle_length(tokenizer: PreTrainedTokenizerBase, blank: Blank) -> int:
+    """How many tokens the reference has where it stands."""
+    return reference_lengths(tokenizer, blank.template(), [blank.reference], blank=MARK)[0]
+
+
+def sampling(variant: Variant, config: InfillProseConfig) -> dict[str, Any]:
+    """The options of `asarm.sample`."""
+    return {
+        "method": variant.method,
+        "k": config.k if variant.method in DRAFTING else None,
+        "steps": variant.steps,
+        "temperature": config.temperature,
+        "top_k": 1 if variant.greedy else config.top_k,
+        "top_p": config.top_p,
+    }
+
+
+def _record(infilling: Infilling, oracle: int, seed: int, seconds: float) -> Record:
+    best = infilling.candidates[0]
+    (fill,) = best.fills
+    return {
+        "seed": seed,
+        "prediction": fill.text,
+        "num_tokens": fill.length,
+        "oracle_tokens": oracle,
+        "log_prob": best.log_prob,
+        "length_log_prob": best.length_log_prob,
+        "nfe": best.nfe,
+        "rows": best.rows + infilling.length_rows,
+        "seconds": seconds,
+    }

@@ -1,0 +1,83 @@
+"""Lines of evaluation files, compressed or not; what is damaged is named by file and line."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import json
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+UNPACK: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.decompress, ".bz2": bz2.decompress}
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a UTF-8 file (.gz and .bz2 are unpacked), without blank ones at its end.
+
+    ValueError names the file, and the line where there is one, if it cannot be read, is cut off,
+    is not UTF-8, or holds nothing.
+    """
+    content = _unpacked(path).removeprefix(BYTE_ORDER_MARK)
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"{path} line {line} is not UTF-8: byte 0x{content[error.start]:02x}; convert the "
+            "file, for example with iconv -f LATIN1 -t UTF-8"
+        ) from None
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    while lines and not lines[-1].strip():
+        lines.pop()
+    if not lines:
+        raise ValueError(f"{path} is empty ({len(content)} bytes): get it again")
+    return lines
+
+
+def _unpacked(path: Path) -> bytes:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"cannot read {path} ({error.strerror}): name an existing file") from None
+    unpack = UNPACK.get(path.suffix, bytes)
+    try:
+        return unpack(content)
+    except (EOFError, OSError, ValueError, zlib.error) as error:
+        kind = path.suffix.removeprefix(".")
+        raise ValueError(
+            f"{path} is cut off or damaged ({error}): get it again, for it is no whole {kind} file"
+        ) from None
+
+
+def json_records(path: Path, lines: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The object of each line, after the words that name file and line."""
+    for number, line in enumerate(lines, start=1):
+        where = f"{path} line {number}"
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise ValueError(
+                f"{where} is no JSON ({error}); repair it or get the file again"
+            ) from None
+        if not isinstance(record, dict):
+            raise ValueError(f"{where} is {type(record).__name__}; expected an object of JSON")
+        yield where, record
+
+
+def require_columns(where: str, given: Iterable[str], expected: Sequence[str]) -> None:
+    """Refuse what lacks a column."""
+    columns = list(given)
+    missing = [name for name in expected if name not in columns]
+    if missing:
+        raise ValueError(f"{where} has no column {missing[0]}, only: {', '.join(columns)}")
+
+
+def text_at(where: str, record: dict[str, Any], column: str) -> str:
+    """A text with something in it, without whitespace around it."""
+    value = record.get(column)
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{where} has {value!r} in {column}; expected a text that is not empty")
+    return value.strip()

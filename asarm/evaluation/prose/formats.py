@@ -1,0 +1,186 @@
+"""The published formats of stories, passages and questions, found by their columns."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from asarm.evaluation.prose.files import json_records, read_lines, require_columns, text_at
+
+SENTENCES = [f"InputSentence{number}" for number in range(1, 5)]
+ENDINGS = ["RandomFifthSentenceQuiz1", "RandomFifthSentenceQuiz2"]
+CLOZE = ["InputStoryid", *SENTENCES, *ENDINGS, "AnswerRightEnding"]
+CHOICES = ["ctx", "endings", "label"]
+NUM_ENDINGS = 4  # of a question in HellaSwag's text format: six lines in all
+
+
+@dataclass(frozen=True)
+class Story:
+    """Five sentences."""
+
+    sentences: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A text whose last word is to be found."""
+
+    context: str
+    last_word: str
+
+
+@dataclass(frozen=True)
+class Question:
+    """A text, its endings, and which of them (from 0) is right."""
+
+    context: str
+    endings: tuple[str, ...]
+    label: int
+
+
+Items = list[Story] | list[Passage] | list[Question]
+Records = Iterable[tuple[str, dict[str, Any]]]  # each after the words that name where it stands
+
+
+def read_items(path: str | Path) -> tuple[str, Items]:
+    """What kind of items a file has ("stories", "lambada" or "hellaswag"), and the items.
+
+    Formats: a ROCStories cloze csv; LAMBADA as one passage a line, or as JSON lines with `text`;
+    HellaSwag as six lines an item, or as JSON lines with `ctx`, `endings` and `label`. Each may be
+    compressed (.gz, .bz2).
+
+    Raises:
+        ValueError: none of these formats, or a damaged file; in one line, with the file's line.
+    """
+    path = Path(path).expanduser()
+    lines = read_lines(path)
+    kind, read = _format(path, lines)
+    return kind, read(path, lines)
+
+
+def _format(path: Path, lines: Sequence[str]) -> tuple[str, Callable[[Path, list[str]], Items]]:
+    if lines[0].startswith("{"):
+        _, record = next(json_records(path, lines[:1]))
+        if "text" in record:
+            return "lambada", _passages_of_json
+        require_columns(f"{path} line 1", record, CHOICES)
+        return "hellaswag", _questions_of_json
+    if ".csv" in path.suffixes or {CLOZE[0], CLOZE[-1]} <= set(lines[0].split(",")):
+        return "stories", read_stories
+    labels = [line.strip().isdigit() for line in lines[1::6]]
+    if labels and sum(labels) > len(labels) / 2:
+        return "hellaswag", _questions_of_text
+    return "lambada", _passages_of_text
+
+
+def read_stories(path: Path, lines: list[str]) -> list[Story]:
+    """The stories of a ROCStories cloze csv, each with its right ending."""
+    rows = csv.reader((line + "\n" for line in lines), strict=True)
+    stories: list[Story] = []
+    seen: dict[str, int] = {}
+    try:
+        header = next(rows)
+        require_columns(f"{path} line 1", header, CLOZE)
+        for row in rows:
+            where = f"{path} line {rows.line_num}"
+            if len(row) != len(header):
+                raise ValueError(f"{where} has {len(row)} cells; expected {len(header)}")
+            record = dict(zip(header, row, strict=True))
+            name = text_at(where, record, "InputStoryid")
+            if name in seen:
+                raise ValueError(f"{where} has story {name} again, after line {seen[name]}")
+            seen[name] = rows.line_num
+            stories.append(_story(where, record))
+    except csv.Error as error:
+        raise ValueError(f"{path} line {rows.line_num} is no csv ({error}); repair it") from None
+    if not stories:
+        raise ValueError(f"{path} has a header and no story; get it again")
+    return stories
+
+
+def _story(where: str, record: dict[str, str]) -> Story:
+    label = record["AnswerRightEnding"].strip()
+    if label not in ("1", "2"):
+        raise ValueError(f"{where} has {label!r} in AnswerRightEnding; expected 1 or 2")
+    columns = [*SENTENCES, ENDINGS[int(label) - 1]]
+    return Story(tuple(text_at(where, record, column) for column in columns))
+
+
+def _passages_of_json(path: Path, lines: list[str]) -> list[Passage]:
+    return passages_of_records(json_records(path, lines))
+
+
+def _passages_of_text(path: Path, lines: list[str]) -> list[Passage]:
+    return [_passage(f"{path} line {n}", line) for n, line in enumerate(lines, start=1)]
+
+
+def _passage(where: str, text: str) -> Passage:
+    words = text.strip().rsplit(None, 1)
+    if len(words) < 2:
+        raise ValueError(f"{where} is {text!r}; expected a passage of two words or more")
+    return Passage(*words)
+
+
+def _questions_of_text(path: Path, lines: list[str]) -> list[Question]:
+    size = 2 + NUM_ENDINGS
+    if len(lines) % size:
+        raise ValueError(
+            f"{path} has {len(lines)} lines; expected {size} for each item: is it cut off?"
+        )
+    return [
+        _question(f"{path} line {start + 2}", context, endings, label)
+        for start in range(0, len(lines), size)
+        for context, label, *endings in [lines[start : start + size]]
+    ]
+
+
+def _questions_of_json(path: Path, lines: list[str]) -> list[Question]:
+    return questions_of_records(json_records(path, lines))
+
+
+def questions_of_records(records: Records) -> list[Question]:
+    """The questions of (where, record) pairs as the hub has them."""
+    questions = []
+    for where, record in records:
+        require_columns(where, record, CHOICES)
+        activity = record.get("activity_label")
+        context = text_at(where, record, "ctx")
+        context = clean(f"{activity}: {context}" if activity else context)
+        endings = record["endings"]
+        if not isinstance(endings, list):
+            raise ValueError(f"{where} has {endings!r} in endings; expected a list of texts")
+        endings = [clean(e) if isinstance(e, str) else e for e in endings]
+        questions.append(_question(where, context, endings, record["label"]))
+    return questions
+
+
+def passages_of_records(records: Records) -> list[Passage]:
+    """The passages of (where, record) pairs as the hub has them."""
+    return [_passage(where, text_at(where, record, "text")) for where, record in records]
+
+
+def clean(text: str) -> str:
+    """HellaSwag's text without the marks of the pages that it comes from.
+
+    " [title]" ends a sentence, other brackets and doubled blanks go: what the text format, and
+    every published evaluation of it, has.
+    """
+    text = re.sub(r"\[.*?\]", "", text.strip().replace(" [title]", ". "))
+    return text.replace("  ", " ").strip()
+
+
+def _question(where: str, context: str, endings: Sequence[Any], label: Any) -> Question:
+    texts = {f"ending {n}": ending for n, ending in enumerate(endings)}
+    kept = tuple(text_at(where, texts, name) for name in texts)
+    number = str(label).strip()
+    if not (number.isdecimal() and int(number) < len(kept)):
+        raise ValueError(
+            f"{where} has label {json.dumps(label)}; expected 0 to {len(kept) - 1}, the number of "
+            "the right ending"
+        )
+    return Question(text_at(where, {"context": context}, "context"), kept, int(number))

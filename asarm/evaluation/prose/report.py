@@ -1,0 +1,174 @@
+"""A result for people: tables and an example in Markdown and in the terminal, and a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from asarm.evaluation.drawing import FAINT, INK, RC, new_figure, png, tidy
+from asarm.evaluation.example import BLANKED, FILLED, GIVEN, printable
+from asarm.evaluation.prose.results import COSTS, Example, ProseResult, ResultTable, Row, Score
+from asarm.evaluation.tables import markdown_table, show_table
+
+HEADINGS = {  # and decimals in the terminal
+    "rouge1": ("ROUGE-1", 1),
+    "rouge2": ("ROUGE-2", 1),
+    "rougeL": ("ROUGE-L", 1),
+    "rouge": ("average", 1),
+    "exact_match": ("exact match", 1),
+    "accuracy": ("accuracy", 1),
+    "tokens": ("tokens", 1),
+    "nfe": ("NFE", 1),
+    "rows": ("rows", 0),
+    "seconds": ("s/item", 2),
+    "log_prob_per_token": ("log p/token", 2),
+}
+COLORS = {"rouge1": "#0072B2", "rouge2": "#D55E00", "rougeL": "#009E73"}  # Okabe & Ito's
+LAST = "..."  # characters of a long text that is shown from its end
+SHOWN = 600
+
+
+def markdown(result: ProseResult) -> str:
+    """The page of a run."""
+    lines = [f"# {result.title}", "", result.note, ""]
+    for table in result.tables:
+        head, rows = cells(table, more=1, costs_with_errors=True)
+        lines += [f"## {table.title}", "", *markdown_table(head, rows), ""]
+    lines += [f"![{result.title}]({figure_name(result)})", ""]
+    for example in result.examples:
+        lines += [f"## An item: {example.title}", "", *_quoted(example), ""]
+    return "\n".join(lines)
+
+
+def _quoted(example: Example) -> list[str]:
+    escaped = [(name, answer.replace("|", "\\|")) for name, answer in example.answers]
+    rows = [[name, " ".join(answer.split())] for name, answer in escaped]
+    text = f"> {example.before}**____**{example.after}"
+    return [text, "", *markdown_table(["", "filled in"], [["reference", example.reference], *rows])]
+
+
+def show(result: ProseResult, console: Console) -> None:
+    """The tables, and an item of each, in the terminal."""
+    for number, table in enumerate(result.tables, start=1):
+        head, rows = cells(table)
+        note = result.note if number == len(result.tables) else ""
+        show_table(console, f"{result.title}\n{table.title}", note, head, rows)
+    for example in result.examples:
+        show_example(example, console)
+
+
+def cells(
+    table: ResultTable, *, more: int = 0, costs_with_errors: bool = False
+) -> tuple[list[str], list[list[str]]]:
+    """The head and the rows of a table.
+
+    Args:
+        table: the numbers.
+        more: decimals beyond those of the terminal.
+        costs_with_errors: whether costs show their standard errors too.
+    """
+    costs = [name for name in COSTS if any(name in row.scores for row in table.rows)]
+    last = table.measures[-1]
+    over_trials = any(_trial_error(row, last) is not None for row in table.rows)
+    head = ["", *(HEADINGS[name][0] for name in table.measures)]
+    head += ["± trials"] if over_trials else []
+    head += [HEADINGS[name][0] for name in costs]
+    rows = []
+    for row in table.rows:
+        line = [row.name, *(number(row.scores.get(n), n, more) for n in table.measures)]
+        if over_trials:
+            error = _trial_error(row, last)
+            line.append("-" if error is None else f"{error:.{HEADINGS[last][1] + 1}f}")
+        for name in costs:
+            # items of a batch take the same time, whatever they are
+            bare = name == "seconds" or not costs_with_errors
+            line.append(number(row.scores.get(name), name, more, bare=bare))
+        rows.append(line)
+    return head, rows
+
+
+def number(score: Score | None, measure: str, more: int = 0, *, bare: bool = False) -> str:
+    """A mean, with its standard error over items unless it is to be bare."""
+    if score is None:
+        return "-"
+    decimals = HEADINGS[measure][1] + more
+    error = "" if score.error is None or bare else f" ± {score.error:.{decimals}f}"
+    return f"{score.mean:.{decimals}f}{error}"
+
+
+def _trial_error(row: Row, measure: str) -> float | None:
+    return row.scores[measure].trial_error if measure in row.scores else None
+
+
+def show_example(example: Example, console: Console) -> None:
+    """An item in the terminal: its text with the blank, and what was filled in."""
+    text = Text()
+    text.append(_end(printable(example.before)), GIVEN)
+    text.append("____", BLANKED)
+    text.append(printable(example.after), GIVEN)
+    console.print(Panel(text, title=f"an item: {example.title}"))
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_row("reference", Text(example.reference, GIVEN))
+    for name, answer in example.answers:
+        table.add_row(name, Text(" ".join(printable(answer).split()), FILLED))
+    console.print(table)
+
+
+def _end(text: str) -> str:
+    return text if len(text) <= SHOWN else LAST + text[-SHOWN:]
+
+
+def figure_name(result: ProseResult) -> str:
+    """The file of the figure."""
+    return "rouge.png" if "rouge" in result.tables[0].measures else "accuracy.png"
+
+
+def figure(result: ProseResult) -> bytes:
+    """Bars with standard errors over items, a panel for each table, as PNG."""
+    longest = max(len(table.rows) for table in result.tables)
+    picture = new_figure(3.4 + 4.2 * len(result.tables), 1.5 + 0.5 * longest)
+    panels = picture.subplots(1, len(result.tables), sharey=True, squeeze=False)[0]
+    for axes, table in zip(panels, result.tables, strict=True):
+        _bars(axes, table)
+    if "rouge" in result.tables[0].measures:
+        handles, labels = panels[0].get_legend_handles_labels()
+        style = {"frameon": False, "fontsize": RC["small"], "labelcolor": INK}
+        picture.legend(handles, labels, loc="outside lower right", ncols=len(labels), **style)
+    picture.suptitle(result.title, x=0.01, ha="left", size=RC["title"], color=INK)
+    return png(picture)
+
+
+def _bars(axes: Axes, table: ResultTable) -> None:
+    """Measures are bars; the average of them, where it is one of them, is a tick across."""
+    bars = [name for name in table.measures if name != "rouge"]
+    places = np.arange(len(table.rows))[::-1]
+    height = 0.8 / len(bars)
+    for index, name in enumerate(bars):
+        shift = (len(bars) - 1) / 2 - index
+        means, errors = _numbers(table.rows, name)
+        color, label = COLORS.get(name, INK), HEADINGS[name][0]
+        style: dict[str, Any] = {"ecolor": FAINT, "capsize": 2, "color": color, "label": label}
+        axes.barh(places + shift * height, means, 0.9 * height, xerr=errors, **style)
+    if "rouge" in table.measures:
+        means, _ = _numbers(table.rows, "rouge")
+        axes.errorbar(means, places, 0.4, color=INK, lw=2, ls="none", label="average")
+    axes.set_yticks(places, [row.name for row in table.rows])
+    axes.set_xlim(left=0)
+    axes.set_xlabel("ROUGE F x 100" if len(bars) > 1 else f"{HEADINGS[bars[0]][0]}, %")
+    axes.set_title(table.title, loc="left", size=RC["size"], color=INK)
+    tidy(axes)
+    axes.grid(axis="x", color="#e6e6e6", lw=0.6)
+
+
+def _numbers(rows: Sequence[Row], measure: str) -> tuple[list[float], list[float]]:
+    """Means, and errors that are 0 where there are none."""
+    scores = [row.scores[measure] for row in rows]
+    return [score.mean for score in scores], [score.error or 0.0 for score in scores]

@@ -1,0 +1,108 @@
+"""The items that are evaluated on: bundled, published, or the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from asarm.evaluation.blocks import CHECKOUT
+from asarm.evaluation.prose.formats import (
+    Items,
+    Records,
+    passages_of_records,
+    questions_of_records,
+    read_items,
+)
+from asarm.evaluation.prose.heldout import held_out_stories
+
+FOLDER = "eval_datasets"
+STORIES_FILE = "cloze_test_val__spring2016.csv"
+
+
+@dataclass(frozen=True)
+class OnHub:
+    """A published set: its file's name, its name and split on the hub, and how that is read."""
+
+    file: str
+    name: str
+    split: str
+    read: Callable[[Records], Items]
+
+
+ON_HUB = {
+    "lambada": OnHub("lambada_test_plain_text.txt", "cimec/lambada", "test", passages_of_records),
+    "hellaswag": OnHub(
+        "hellaswag_val_full.txt.bz2", "Rowan/hellaswag", "validation", questions_of_records
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Prose:
+    """Items of one kind.
+
+    Attributes:
+        name: what they are called in titles.
+        kind: "stories", "lambada" or "hellaswag".
+        items: all of them.
+    """
+
+    name: str
+    kind: str
+    items: Items
+
+
+def load_prose(dataset: str | None = None) -> Prose:
+    """The items of a name or of a file, see `InfillProseConfig.dataset`.
+
+    Raises:
+        ValueError: they cannot be had (says where to get and where to put them), or are damaged.
+    """
+    if dataset is None:
+        dataset = "rocstories" if find(STORIES_FILE) else "heldout"
+    if dataset == "heldout":
+        return Prose("held-out prose", "stories", held_out_stories())
+    if dataset == "rocstories":
+        return Prose("ROCStories", *read_items(_stories_file()))
+    if dataset in ON_HUB:
+        path = find(ON_HUB[dataset].file)
+        name = {"lambada": "LAMBADA", "hellaswag": "HellaSwag"}[dataset]
+        return Prose(name, *read_items(path)) if path else Prose(name, dataset, _fetch(dataset))
+    if not Path(dataset).expanduser().is_file():
+        names = ", ".join(["rocstories", "heldout", *ON_HUB])
+        raise ValueError(f"dataset is {dataset!r}; expected {names}, or an existing file")
+    return Prose(Path(dataset).name, *read_items(dataset))
+
+
+def find(file: str) -> Path | None:
+    """The file in `eval_datasets/` of the checkout or of the current directory, if it is there."""
+    paths = (folder / FOLDER / file for folder in (CHECKOUT, Path()))
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _stories_file() -> Path:
+    path = find(STORIES_FILE)
+    if path is None:
+        raise ValueError(
+            f"cannot find {STORIES_FILE} (ROCStories cloze, validation, spring 2016): ask its "
+            f"authors for it (https://cs.rochester.edu/nlp/rocstories) and put it into "
+            f"{CHECKOUT / FOLDER}"
+        )
+    return path
+
+
+def _fetch(dataset: str) -> Items:
+    """The items from the hub."""
+    import datasets  # here: it takes seconds, and only this needs it
+
+    hub = ON_HUB[dataset]
+    try:
+        rows = datasets.load_dataset(hub.name, split=hub.split)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ValueError(
+            f"cannot get {hub.name} from the hub ({reason}); check the network, or put "
+            f"{hub.file} into {CHECKOUT / FOLDER} (its README.md says where from)"
+        ) from None
+    return hub.read((f"{hub.name} row {n}", dict(row)) for n, row in enumerate(rows, start=1))

@@ -1,0 +1,160 @@
+"""The trials of the study: which blanks of which blocks are filled, and by which variants.
+
+A trial is one block of text with one split into prompt and blanks. Everything random is keyed by
+(run seed, item), so that neither batches nor interruptions nor processes change a trial.
+
+Shapes: B batch, L length, N blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from asarm.evaluation.config import DecodingConfig
+from asarm.evaluation.items import Record
+from asarm.order import Order
+from asarm.sampling import METHODS
+from asarm.schedule import keyed_generator, keyed_seed
+
+ORDERS = ("random_split", "left_to_right", "random_permutation")
+
+
+class Variant(NamedTuple):
+    """A model and a method with its settings: one row of the table."""
+
+    model: str
+    method: str
+    steps: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The method's."""
+        return self.method if self.steps is None else f"{self.method} {self.steps}"
+
+
+def names(variants: Iterable[Variant]) -> dict[Variant, str]:
+    """What each is called in tables and figures: by its model too, where there are several."""
+    found = list(variants)
+    models = list(dict.fromkeys(variant.model for variant in found))
+    if len(models) == 1:
+        return {variant: variant.name for variant in found}
+    shown = short_names(models)
+    return {variant: f"{variant.name}, {shown[variant.model]}" for variant in found}
+
+
+def short_names(models: Sequence[str]) -> dict[str, str]:
+    """Models by the last parts of their names, as many as tell them apart."""
+    parts = [PurePath(model).parts for model in models]
+    for count in range(1, max(map(len, parts), default=0)):
+        short = ["/".join(found[-count:]) for found in parts]
+        if len(set(short)) == len(models):
+            return dict(zip(models, short, strict=True))
+    return {model: model for model in models}
+
+
+def model_names(config: DecodingConfig) -> list[str]:
+    """The models of the study, each once; its own is the first."""
+    own = config.model if config.revision is None else f"{config.model}@{config.revision}"
+    return list(dict.fromkeys([own, *config.compare]))
+
+
+def name_and_revision(model: str) -> tuple[str, str | None]:
+    """What "name@revision" says; a folder may have such a name itself."""
+    name, at, revision = model.rpartition("@")
+    return (name, revision) if at and not Path(model).exists() else (model, None)
+
+
+def variants(config: DecodingConfig) -> list[Variant]:
+    """What the study compares, each once.
+
+    Raises:
+        ValueError: an unknown method or order, or a number outside its range.
+    """
+    check(config)
+    num_targets = int(trial_order(config, [0]).num_targets)
+    steps = [count for count in config.parallel_steps if count <= num_targets]
+    found = [
+        Variant(model, method, count)
+        for model in model_names(config)
+        for method in config.method
+        for count in (steps if method == "parallel" else [None])
+    ]
+    return list(dict.fromkeys(found))
+
+
+def check(config: DecodingConfig) -> None:
+    """ValueError, in a line that names the setting, where a setting cannot be."""
+    unknown = [method for method in config.method if method not in METHODS]
+    if unknown or not config.method:
+        given = f"holds {unknown[0]!r}" if unknown else "is empty"
+        raise ValueError(f"method {given}; expected some of {', '.join(METHODS)}")
+    if config.order not in ORDERS:
+        raise ValueError(f"order is {config.order!r}; expected one of {', '.join(ORDERS)}")
+    numbers = ("num_trials", "batch_size", "k", "max_items")
+    given_numbers = {name: getattr(config, name) for name in numbers}
+    given_numbers["parallel_steps"] = min(config.parallel_steps, default=None)
+    for name, value in given_numbers.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name} is {value}; expected at least 1")
+
+
+def trial_order(config: DecodingConfig, items: Iterable[int]) -> Order:
+    """The split and the order of each item, (B, L); every protocol has as many prompts."""
+    seeds = [keyed_seed(config.seed, "split", item) for item in items]
+    split = Order.random_split(config.length, config.prompt_share, batch=len(seeds), seed=seeds)
+    num_prompt = int(split.num_prompt[0])
+    if config.order == "left_to_right":
+        return Order.left_to_right(config.length, num_prompt)[[0] * len(seeds)]
+    if config.order == "random_permutation":
+        return Order.random_permutation(config.length, num_prompt, batch=len(seeds), seed=seeds)
+    return split
+
+
+def describe(blocks: Tensor, config: DecodingConfig) -> str:
+    """What lies ahead, in a line or two."""
+    num_targets = int(trial_order(config, [0]).num_targets)
+    lines = [f"{config.num_trials} trials: {num_targets} of {config.length} tokens blank"]
+    if config.num_trials > len(blocks):
+        again = "they come again with other blanks"
+        lines.append(f"the text has {len(blocks)} blocks of {config.length} tokens: {again}")
+    return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Items that are decoded together."""
+
+    items: list[int]
+    input_ids: Tensor  # (B, L), 0 where blank
+    order: Order
+    seeds: list[int]
+
+
+def item_batches(config: DecodingConfig) -> list[list[int]]:
+    """The items of each batch: by index, whatever is done already and whoever does it."""
+    size, end = config.batch_size, config.num_trials
+    return [list(range(start, min(start + size, end))) for start in range(0, end, size)]
+
+
+def batch_of(items: Sequence[int], blocks: Tensor, config: DecodingConfig) -> Batch:
+    """Some items, from blocks (N, L) in a random order, again and again.
+
+    The blanks hold nothing that a sampler could peek at.
+    """
+    generator = keyed_generator(config.seed, "blocks")
+    shuffled = torch.randperm(len(blocks), generator=generator)
+    order = trial_order(config, items)
+    input_ids = blocks[shuffled[[item % len(blocks) for item in items]]]
+    seeds = [keyed_seed(config.seed, "sample", item) for item in items]
+    return Batch(list(items), input_ids.masked_fill(order.is_target, 0), order, seeds)
+
+
+def key(record: Record) -> tuple[int, Variant]:
+    """What a record is about: trial and variant."""
+    return record["item"], Variant(record["model"], record["method"], record["steps"])
