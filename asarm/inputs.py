@@ -41,6 +41,10 @@ def check_inputs(
                 f"{allowed.tables.shape[1]} tokens; expected {tuple(input_ids.shape)} and "
                 f"{model.vocab_size}"
             )
+        others = allowed.tables.clone()
+        others[:, model.mask_token_id : model.mask_token_id + 1] = False
+        if not others.any(1).all():
+            raise ValueError("a kind of positions may hold nothing but <mask>; allow another token")
     outside = read & ((input_ids < 0) | (input_ids >= model.vocab_size))
     if outside.any():
         b, position = outside.nonzero()[0].tolist()

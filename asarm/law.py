@@ -27,6 +27,11 @@ class Allowed:
     kinds: Tensor
 
     def __post_init__(self) -> None:
+        if self.tables.ndim != 2 or self.kinds.ndim != 2:
+            raise ValueError(
+                f"allowed has tables of shape {tuple(self.tables.shape)} and kinds of "
+                f"{tuple(self.kinds.shape)}; expected (kinds, vocabulary) and (batch, length)"
+            )
         if not self.tables.any(1).all():
             raise ValueError("a kind of positions may hold no token; allow at least one")
         if self.kinds.min() < 0 or self.kinds.max() >= len(self.tables):

@@ -103,9 +103,12 @@ class Run:
     def read(self, name: str) -> list[dict[str, Any]]:
         """The records of a file of JSON lines, without a last line that was never finished."""
         path = self.folder / name
-        if not path.exists():
+        try:
+            lines = path.read_bytes().split(b"\n")[
+                :-1
+            ]  # behind the last line end: nothing, or torn
+        except FileNotFoundError:
             return []
-        lines = path.read_bytes().split(b"\n")[:-1]  # behind the last line end: nothing, or torn
         try:
             return [json.loads(line) for line in lines]
         except ValueError:
@@ -179,7 +182,7 @@ class Run:
                 shutil.rmtree(self.folder / name, ignore_errors=True)
             files = [p for p in self.folder.iterdir() if p.is_file() and p.suffix != ".lock"]
             for path in sorted(files, key=lambda path: path.name == CONFIG):  # it goes last
-                path.unlink()
+                path.unlink(missing_ok=True)
 
     @contextmanager
     def _writing(self, name: str) -> Iterator[Path]:

@@ -229,6 +229,7 @@ def test_parallel_has_the_law_of_allowed_tokens_only_with_a_call_for_every_targe
         ),
         ("assd", 0.3, {"k": 2}),
         ("onepass", 0.3, {"k": 2}),
+        ("ngram", 0.3, {"k": 2}),
     ],
 )
 def test_lossy_samplers_never_give_what_is_not_allowed_either(method, slack, call):

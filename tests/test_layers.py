@@ -120,7 +120,13 @@ def test_the_package_and_its_configs_load_no_torch():
     assert not loaded & {"torch", "transformers", "datasets"}
 
 
-@pytest.mark.parametrize("script", ["speculative_decoding.py", "train.py"])
+@pytest.mark.parametrize(
+    "script",
+    [
+        *("speculative_decoding.py", "train.py", "gap_lengths.py"),
+        *("infill_nlp.py", "infill_code.py", "report.py"),
+    ],
+)
 def test_help_loads_no_torch(script):
     loaded = modules_loaded_by(ROOT / "scripts" / script, "--help")
     assert "asarm" in loaded

@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerBase
 from asarm.codec import Codec
 from asarm.text import decode, encode
 
-INDENTATION = re.compile(r" \s|\t")
+INDENTATION = re.compile(r" {4}|\t")
 PARTIAL = "\ufffd"  # in the text of a piece that ends inside a character
 
 
@@ -87,6 +87,8 @@ def _exact_part(codec: Codec, text: str, *, before: str | None, is_last: bool) -
     is_lines = before is not None and before.endswith("\n") and text[:1] not in ("", "\n")
     line_end = "\n" if is_lines or (before is not None and INDENTATION.match(text)) else ""
     ids = encode(codec.tokenizer, line_end + text)
+    if line_end and not is_lines and decode(codec.tokenizer, ids[:1]) == line_end:
+        line_end, ids = "", ids[1:]  # it would be a piece of its own, which the text has not
     end = start = Edge(codec.fillable)
     if before is not None and (line_end or text[:1] == "\n"):
         piece = decode(codec.tokenizer, ids[:1])

@@ -129,7 +129,7 @@ def importance_evidence(
         seeds = [keyed_seed(seed, "length", c, f) for c, f in part]
         drawn = sample(model, ids, order, allowed=allowed, seed=seeds)
         onward = left_to_right(order, len(template.parts[0].ids))
-        joint = log_prob(model, drawn.tokens.to(ids.device), onward, allowed=allowed)
+        joint = log_prob(model, drawn.tokens.to(ids.device), onward)
         found = joint.double().sum(1) - drawn.log_probs.double().sum(1)
         num_rows += int(drawn.rows.sum() + (order.length + onward.num_targets).sum())
         for (c, f), weight in zip(part, found.tolist(), strict=True):

@@ -142,8 +142,8 @@ class Template:
         allowed: dict[int, Tensor] = {}
         for part, size, (start, end) in zip(self.parts[1:], sizes, self.edges(), strict=True):
             tables = [self.codec.fillable] * size
-            tables[0] = start.pieces
-            tables[-1] = end.pieces if size > 1 else start.pieces & end.pieces
+            tables[-1] = end.pieces
+            tables[0] = start.pieces  # a single piece is drawn only where the end asks nothing
             allowed |= {len(ids) + i: table for i, table in enumerate(tables)}
             ids += [0] * size + part.ids[end.is_extra :]
         return ids, allowed

@@ -108,10 +108,9 @@ class RejectionCoupling:
         """How many drafts stand, (B,)."""
         token = drafts.tokens[..., None]  # (B, K, 1)
         steps = torch.arange(token.shape[1], device=token.device)
-        keep = self.slack + accept_prob(
-            drafts.probs.gather(2, token)[..., 0],
-            target_probs[:, : len(steps)].gather(2, token)[..., 0],
-        )
+        target = target_probs[:, : len(steps)].gather(2, token)[..., 0]
+        keep = self.slack + accept_prob(drafts.probs.gather(2, token)[..., 0], target)
+        keep = keep.where(target > 0, 0)  # slack lets nothing in that the target law excludes
         is_draft = steps < drafts.count[:, None]
         kept = self.randomness.bernoulli(keep, start[:, None] + steps, round, is_draft)
         return prefix_length(kept & is_draft)
