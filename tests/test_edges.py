@@ -73,6 +73,7 @@ def test_edges_ask_for_what_is_shared_and_for_nothing_special(problem):
             assert torch.equal(edge.pieces, CODEC.fillable)
     assert not start.is_extra
     is_lines = before.endswith("\n") and after[:1] not in ("", "\n")
+    assert end.is_extra == (is_lines or end.shared != "")  # else it would be a piece of nothing
     if is_lines:
         assert end.is_extra
         assert all("\n" in PIECES[i] for i in end.pieces.nonzero()[:, 0])

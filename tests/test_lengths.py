@@ -268,7 +268,7 @@ def test_which_lengths_are_drawn_hangs_on_the_seed():
 
 def choose(text, asked, model=None, **options):
     template = Template.of(CODEC, split_at_marker(text, "___"), closed=options.pop("closed", True))
-    return choose_lengths(model, template, asked, **options)
+    return choose_lengths(model, template, asked, **{"evidence": "direct", **options})
 
 
 def tell(monkeypatch, says):

@@ -84,7 +84,7 @@ def choose_lengths(
     template: Template,
     asked: Sequence[Range],
     *,
-    evidence: str = "direct",
+    evidence: str = "importance",
 ) -> LengthChoice:
     """The lengths of a text's gaps, each asked for as a range (low, high); low = high is given.
 

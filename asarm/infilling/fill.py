@@ -113,7 +113,7 @@ def infill(
     blank: str = "___",
     spans: Sequence[Any] | None = None,
     length: Any = "auto",
-    evidence: str = "direct",
+    evidence: str = "importance",
     num_samples: int = 1,
     best_of: int | None = None,
     seed: int | Sequence[int] = 0,
@@ -141,7 +141,8 @@ def infill(
         length: of a blank in tokens: a number, a range (low, high) that its posterior chooses
             from, or "auto", which is (1, 32). A list has one of these for each blank of a text;
             for several texts a list has one, or a list of them, for each text.
-        evidence: of unknown lengths, "direct" or "importance".
+        evidence: of unknown lengths: "importance", which knows more, or "direct", which is several
+            times faster; see `asarm.infilling.length`.
         num_samples: candidates for each text; fewer where drawings coincide.
         best_of: drawings, the best `num_samples` of which are given; `num_samples` if None.
         seed: text i uses seed + i, or its own where one int per text is given.
@@ -186,7 +187,7 @@ def fill_templates(
     asked: Sequence[Sequence[Range]],
     *,
     seeds: Sequence[int],
-    evidence: str = "direct",
+    evidence: str = "importance",
     num_samples: int = 1,
     num_drawings: int = 1,
     batch_size: int = 16,

@@ -27,7 +27,7 @@ from asarm.rows import Backbone, ContentRows, QueryRows
 from asarm.sampling import sample
 from asarm.schedule import keyed_seed
 
-POWERS = {"direct": 0.25, "importance": 0.25}  # of the evidence of each estimator
+POWERS = {"direct": 0.2, "importance": 0.15}  # of the evidence of each estimator
 
 
 class Evidence(NamedTuple):
@@ -100,7 +100,7 @@ def importance_evidence(
     template: Template,
     lengths: Tensor,
     *,
-    num_fills: int = 4,
+    num_fills: int = 2,
     seed: int = 0,
     batch_size: int = 16,
 ) -> Evidence:
@@ -119,6 +119,8 @@ def importance_evidence(
         seed: of the draws.
         batch_size: fillings drawn together.
     """
+    if not any(part.ids for part in template.parts[1:]):
+        return Evidence(torch.zeros(len(lengths), dtype=torch.float64), 0)  # nothing follows
     jobs = [(c, f) for c in range(len(lengths)) for f in range(num_fills)]
     weights = torch.zeros(len(lengths), num_fills, dtype=torch.float64)
     num_rows = 0

@@ -29,7 +29,7 @@ class GapLengthsConfig:
     overwrite: bool = False
     max_items: int = 100
     longest: int = 32
-    num_fills: int = 4
+    num_fills: int = 2
     whitespace_map: bool = False
     seed: int = 0
     device: str | None = None
