@@ -80,8 +80,11 @@ def test_edges_ask_for_what_is_shared_and_for_nothing_special(problem):
 
 
 @pytest.mark.parametrize("before", ["left", "a (", "é", "x_", ""])
-def test_text_that_goes_on_with_a_word_shares_nothing(before):
-    ((start, end),) = Template.of(CODEC, [before, "y"]).edges()
+@pytest.mark.parametrize("after", ["y", " y", "\ty", ""])  # the tokenizer has no piece "\n\t"
+def test_text_without_a_piece_across_the_edge_shares_nothing(before, after):
+    template = Template.of(CODEC, [before, after])
+    ((start, end),) = template.edges()
+    assert template.parts[1].ids == encode(TOKENIZER, after)
     assert (start.shared, end.shared, end.is_extra) == ("", "", False)
     assert torch.equal(start.pieces, CODEC.fillable) and torch.equal(end.pieces, CODEC.fillable)
 
