@@ -11,6 +11,9 @@ from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
+from asarm.draft_head import CONFIG as CONFIG_OF_HEAD
+from asarm.draft_head import WEIGHTS as WEIGHTS_OF_HEAD
+from asarm.draft_head import load_draft_head
 from asarm.model import AnySubsetTransformer, without_progress_bar
 
 DEMO = Path(__file__).parent / "demo"
@@ -49,6 +52,10 @@ def load(
     if tokenizer.mask_token_id is not None:
         config.mask_token_id = tokenizer.mask_token_id
     model = _load_weights(name_or_path, source, where, config, dtype)
+    weights = _find(source, WEIGHTS_OF_HEAD, where)
+    if weights is not None and _find(source, CONFIG_OF_HEAD, where) is not None:
+        head = load_draft_head(Path(weights).parent, model)
+        model.set_draft_head(head.to(device, model.dtype).eval().requires_grad_(False))
     return model.to(device).eval(), tokenizer
 
 

@@ -24,6 +24,7 @@ from transformers.activations import ACT2FN
 from transformers.utils import logging
 
 from asarm.attention import Dropout, Geometry, attend, round_share
+from asarm.draft_head import DraftHead, fingerprint, save_draft_head
 from asarm.rows import ContentRows, QueryRows
 
 XLNET_MASK_TOKEN_ID = 6  # <mask>, where a checkpoint names none
@@ -250,6 +251,7 @@ class AnySubsetTransformer(PreTrainedModel):
         self.transformer = Stack(config)
         self.lm_loss = nn.Linear(config.d_model, config.vocab_size)
         self.post_init()
+        self._draft_head: tuple[DraftHead, ...] = ()  # in a tuple: not one of the model's weights
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -290,6 +292,22 @@ class AnySubsetTransformer(PreTrainedModel):
             layer.rel_attn.seg_embed.requires_grad_(False)
         return loaded
 
+    @property
+    def draft_head(self) -> DraftHead | None:
+        """The head that drafts for this model, if it has one."""
+        return self._draft_head[0] if self._draft_head else None
+
+    def set_draft_head(self, head: DraftHead | None) -> None:
+        """Have a head draft for this model; it is saved beside the weights, not among them."""
+        self._draft_head = () if head is None else (head,)
+
+    def _apply(self, fn, recurse=True):
+        """Whatever moves or casts the weights does so to the head's."""
+        super()._apply(fn, recurse)
+        if self.draft_head is not None:
+            self.draft_head._apply(fn, recurse)
+        return self
+
     def set_dropout(self, share: float) -> None:
         """Drop another share of the activations in training."""
         self.config.dropout = share
@@ -328,6 +346,9 @@ class AnySubsetTransformer(PreTrainedModel):
             super().save_pretrained(save_directory, **kwargs)
         self.config.architectures = ["XLNetLMHeadModel"]  # what others shall load it as
         self.config.save_pretrained(save_directory)
+        if self.draft_head is not None:
+            self.draft_head.config.backbone = fingerprint(self)
+            save_draft_head(self.draft_head, save_directory)
 
 
 def distance_encoding(length: int, width: int, clamp_len: int = -1) -> Tensor:

@@ -1,5 +1,6 @@
 """Under the Gumbel coupling every lossless sampler gives the same text; and the random numbers."""
 
+from copy import deepcopy
 from functools import cache
 
 import pytest
@@ -11,6 +12,7 @@ from transformers import XLNetConfig
 from asarm import AnySubsetTransformer, Order, load, sample
 from asarm.corpus import held_out_documents
 from asarm.density import joint_rows
+from asarm.draft_head import DraftHead, DraftHeadConfig
 from asarm.law import Allowed, Law
 from asarm.loading import DEMO
 from asarm.sampling.randomness import HashedRandomness, Purpose
@@ -33,6 +35,27 @@ def demo():
     ids = torch.tensor(encode(tokenizer, text)[: 8 * 40]).view(8, 40)
     _, order = mixed_batch([40, 36, 32, 40, 28, 40, 24, 38], [2, 0, 8, 20, 2, 1, 4, 3], 60)
     return model, ids, Order.from_mask(order.is_target, order.length)  # neighbours depend most
+
+
+def with_a_head(problem, hidden=16, rank=6):
+    """The same weights, and a head that nothing has taught; its drafts are bad."""
+    model, ids, order = problem()
+    model = deepcopy(model)
+    head = DraftHead(DraftHeadConfig(model.config.d_model, hidden=hidden, rank=rank))
+    randomize(head, seed=1, std=0.2)
+    model.set_draft_head(head.to(model.dtype).requires_grad_(False))
+    return model, ids, order
+
+
+@cache
+def small_with_a_head():
+    return with_a_head(small)
+
+
+@cache
+def demo_with_a_head():
+    """That of the demo, if it has one."""
+    return demo() if demo()[0].draft_head is not None else with_a_head(demo)
 
 
 @cache
@@ -64,6 +87,21 @@ def test_same_text_from_a_small_random_model(method, k):
 @pytest.mark.parametrize(("method", "k"), METHODS)
 def test_same_text_from_the_demo(method, k):
     same_text(demo, method, k)
+
+
+DRAFTING = [(method, k) for method, k in METHODS if method != "ngram"]
+
+
+@pytest.mark.parametrize(("method", "k"), DRAFTING)
+def test_same_text_from_a_head_as_from_no_head(method, k):
+    same_text(small_with_a_head, method, k)
+    assert torch.equal(expected(small_with_a_head), expected(small))
+
+
+@pytest.mark.skipif(not WEIGHTS.exists(), reason="the demo model is not trained yet")
+@pytest.mark.parametrize(("method", "k"), [("assd", 5), ("onepass", 2), ("onepass", 5)])
+def test_same_text_from_a_head_behind_the_demo(method, k):
+    same_text(demo_with_a_head, method, k)
 
 
 @cache

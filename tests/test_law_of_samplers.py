@@ -7,18 +7,22 @@ from functools import cache
 
 import pytest
 import torch
-from fakes import ConditionalTable
+from fakes import ConditionalTable, randomize, small_model
 
 from asarm import Order
+from asarm.density import joint_log_probs
+from asarm.draft_head import DraftHead, DraftHeadConfig, Seen
 from asarm.law import Allowed, Law
 from asarm.sampling import decode
 from asarm.sampling.decoding import Decoding
-from asarm.sampling.verify import RejectionCoupling
+from asarm.sampling.draft import head_draft, neighbours
+from asarm.sampling.randomness import Purpose
+from asarm.sampling.verify import BlockCoupling, Drafts, RejectionCoupling
 
 LENGTH = 6
 IDS = torch.tensor([[2, 0, 1, 1, 2, 0]])  # what is given where a position is prompt
 LOSSLESS = ("sequential", "assd", "ngram", "onepass")
-METHODS = [("sequential", None), *((method, k) for method in LOSSLESS[1:] for k in (1, 2))]
+METHODS = [("sequential", None), *((method, k) for method in LOSSLESS[1:] for k in (1, 2, 3))]
 
 # order, num_prompt, length: 4 targets each
 ORDERS = {
@@ -87,7 +91,16 @@ def allowed_tokens(model, batch):
 
 
 def output_law(
-    model, order, method, *, slack=0.0, restricted=False, draft_temperature=None, call=None, **law
+    model,
+    order,
+    method,
+    *,
+    coupling=BlockCoupling,
+    slack=0.0,
+    restricted=False,
+    draft_temperature=None,
+    call=None,
+    **law,
 ):
     """Probability of every text that a sampler can give, over all its paths: rows of a batch."""
     law = Law(model.mask_token_id, **law)
@@ -95,10 +108,10 @@ def output_law(
     probability, scripts = Counter(), [[]]
     while scripts:
         randomness = EnumeratingRandomness(scripts)
-        coupling = RejectionCoupling(randomness, slack)
+        verifying = RejectionCoupling(randomness, slack) if slack else coupling(randomness)
         ids, orders = IDS.expand(len(scripts), -1), order[[0] * len(scripts)]
         allowed = allowed_tokens(model, len(ids)) if restricted else None
-        decoding = Decoding(model, ids, orders, law, draft_law, coupling, allowed=allowed)
+        decoding = Decoding(model, ids, orders, law, draft_law, verifying, allowed=allowed)
         decode(decoding, method, **(call or {}))
         assert (decoding.nfe <= order.num_targets).all()
         texts = decoding.by_position()[0].tolist()
@@ -152,11 +165,22 @@ def expected_law(fake, order, options, targets=4, restricted=False):
     return sequential_joint(FAKES[fake], make_order(order, targets), restricted, **options)
 
 
-def error(fake, order, options, method, *, targets=4, slack=0.0, restricted=False, **call):
+def error(
+    fake,
+    order,
+    options,
+    method,
+    *,
+    targets=4,
+    slack=0.0,
+    restricted=False,
+    coupling=BlockCoupling,
+    **call,
+):
     """How far the law of a sampler is from the sequential joint, at the worst text."""
     expected = expected_law(fake, order, options, targets, restricted)
     asked = make_order(order, targets)
-    how = {"slack": slack, "restricted": restricted, "call": call}
+    how = {"slack": slack, "restricted": restricted, "coupling": coupling, "call": call}
     found = output_law(FAKES[fake], asked, method, **how, **OPTIONS[options])
     assert sum(expected.values()) == pytest.approx(1, abs=1e-9)
     assert sum(found.values()) == pytest.approx(1, abs=1e-9)
@@ -240,3 +264,174 @@ def test_lossy_samplers_never_give_what_is_not_allowed_either(method, slack, cal
         targets = asked.is_target[0].nonzero()[:, 0].tolist()
         assert all(text[i] in KEPT[KINDS[i]] - {3} for text in found for i in targets)
         assert sum(found.values()) == pytest.approx(1, abs=1e-9)
+
+
+# --- drafts that depend on one another ---
+
+OFFSETS = torch.tensor([-1, 1])
+DRAFTING = [(method, k) for method in ("assd", "onepass") for k in (1, 2, 3)]
+COUPLINGS = pytest.mark.parametrize("coupling", [RejectionCoupling, BlockCoupling])
+
+
+class TableDraft:
+    """Changes the row's law at random by what stands on either side, and then `twists` it.
+
+    As a head does it: a neighbour that was committed since, or drafted just now, counts.
+    """
+
+    def __init__(self, twist=lambda law: law, seed: int = 0):
+        rng = torch.Generator().manual_seed(seed)
+        self.table = 2 * torch.randn(LENGTH, 12, 12, 4, generator=rng, dtype=torch.float64)
+        self.twist = twist
+
+    def __call__(self, decoding, hidden, start, limit, count):
+        logits = decoding.model.logits(hidden)
+        tokens, probs = [decoding.tokens[:, :0]], [logits[:, :0]]
+        for step in range(hidden.shape[1]):
+            is_draft = step < count
+            rank = torch.where(is_draft, start + step, decoding.size)[:, None]
+            beside, seen = neighbours(decoding, rank, limit[:, None], OFFSETS)
+            left, right = (4 * seen + beside.where(seen == Seen.BY_HEAD, 0)).unbind(1)
+            change = self.table[decoding.positions.gather(1, rank)[:, 0], left, right]
+            scores = logits[:, step] + change[:, : logits.shape[-1]]
+            law = self.twist(decoding.draft_probs(scores[:, None], rank))
+            token = decoding.coupling.draw(
+                law, rank, Purpose.DRAFT, decoding.round, is_draft[:, None]
+            )
+            decoding.tokens.scatter_(1, rank, token)
+            tokens.append(token)
+            probs.append(law)
+        return Drafts(torch.cat(tokens, dim=1), torch.cat(probs, dim=1), count)
+
+
+def without_its_best(law):
+    """Nothing where the law has most, unless that is all."""
+    cut = law.scatter(-1, law.argmax(-1, keepdim=True), 0)
+    total = cut.sum(-1, keepdim=True)
+    return torch.where(total > 0, cut / total, law)
+
+
+def sure_of_its_worst(law):
+    """The least probable token of those that can be, and no other."""
+    worst = law.where(law > 0, 2).argmin(-1, keepdim=True)
+    return torch.zeros_like(law).scatter(-1, worst, 1)
+
+
+def sure_of_what_cannot_be(law):
+    """A token that the law excludes, where there is one."""
+    return torch.zeros_like(law).scatter(-1, law.argmin(-1, keepdim=True), 1)
+
+
+TWISTS = {
+    "dependent": lambda law: law,
+    "zeros": without_its_best,
+    "sure and wrong": sure_of_its_worst,
+    "impossible": sure_of_what_cannot_be,
+}
+
+
+@COUPLINGS
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize(("method", "k"), DRAFTING)
+def test_dependent_drafts(method, k, options, coupling):
+    """Four targets, and three where three drafts may take every filter's outcomes."""
+    how = {"targets": 3 if k == 3 else 4, "coupling": coupling, "draft": TableDraft()}
+    assert error("no mask", "permuted", options, method, k=k, **how) < 1e-9
+
+
+@COUPLINGS
+@pytest.mark.parametrize("order", ["ascending", "backwards", "padded", "empty prompt"])
+@pytest.mark.parametrize(("method", "k"), [("assd", 3), ("onepass", 2)])
+def test_dependent_drafts_in_other_orders(method, k, order, coupling):
+    how = {"coupling": coupling, "draft": TableDraft(seed=1)}
+    assert error("no mask", order, "plain", method, k=k, **how) < 1e-9
+
+
+@COUPLINGS
+@pytest.mark.parametrize("twist", [name for name in TWISTS if name != "dependent"])
+@pytest.mark.parametrize("options", ["plain", "all"])
+@pytest.mark.parametrize(("method", "k"), [("assd", 3), ("onepass", 1), ("onepass", 2)])
+def test_drafts_with_zeros_and_drafts_that_are_wrong(method, k, options, twist, coupling):
+    how = {"coupling": coupling, "draft": TableDraft(TWISTS[twist])}
+    assert error("no mask", "ascending", options, method, k=k, **how) < 1e-9
+
+
+@COUPLINGS
+@pytest.mark.parametrize("twist", TWISTS)
+@pytest.mark.parametrize("fake", FAKES)
+@pytest.mark.parametrize(("method", "k"), [("assd", 3), ("onepass", 2), ("onepass", 3)])
+def test_dependent_drafts_of_allowed_tokens(method, k, fake, twist, coupling):
+    how = {"restricted": True, "coupling": coupling, "draft": TableDraft(TWISTS[twist])}
+    assert error(fake, "permuted", "draft_temperature", method, k=k, **how) < 1e-9
+
+
+def test_the_drafts_of_the_table_do_depend_on_one_another():
+    """Or the tests above would say nothing: two left neighbours, two laws, and both far off."""
+    asked = make_order("ascending")
+    recorded = []
+
+    def watching(law):
+        recorded.append(law[:, 0])
+        return law
+
+    call = {"k": 2, "draft": TableDraft(watching)}
+    output_law(FAKES["no mask"], asked, "assd", call=call)
+    output_law(FAKES["no mask"], asked, "onepass", call=call)
+    laws = torch.cat(recorded).round(decimals=9).unique(dim=0)
+    assert len(laws) > 30
+
+
+# --- the learned head, with random weights ---
+
+
+@cache
+def headed_model():
+    """A network of a few hundred weights with a head that nothing has taught."""
+    sizes = {"vocab_size": 3, "d_model": 8, "n_layer": 1, "n_head": 2, "d_inner": 8}
+    model = small_model(**sizes)
+    config = DraftHeadConfig(8, hidden=6, rank=3, temperatures=[0.7, 1.6])
+    head = DraftHead(config).double().requires_grad_(False)
+    randomize(head, seed=5, std=1.0)
+    model.set_draft_head(head)
+    return model
+
+
+@cache
+def law_of_the_network(order, targets, options):
+    """Probability of every text: the joint density of each, in one call without a cache."""
+    model, asked = headed_model(), make_order(order, targets)
+    options = {name: value for name, value in OPTIONS[options].items() if "draft" not in name}
+    places = asked.is_target[0].nonzero()[:, 0]
+    fillings = torch.cartesian_prod(*[torch.arange(3)] * targets)
+    ids = IDS.expand(len(fillings), -1).clone()
+    ids[:, places] = fillings
+    law = Law(model.mask_token_id, **options)
+    log_probs = joint_log_probs(model, ids, asked[[0] * len(ids)], law).sum(1)
+    weights = zip(ids.tolist(), log_probs.exp().tolist(), strict=True)
+    return {tuple(text): weight for text, weight in weights}
+
+
+def error_of_head(order, options, method, k, coupling, targets=3, draft=None):
+    expected = law_of_the_network(order, targets, options)
+    model, asked = headed_model(), make_order(order, targets)
+    call = {"k": k, "draft": draft or head_draft(model)}
+    how = {"coupling": coupling, "call": call}
+    with torch.inference_mode():
+        found = output_law(model, asked, method, **how, **OPTIONS[options])
+    assert sum(expected.values()) == pytest.approx(1, abs=1e-9)
+    assert sum(found.values()) == pytest.approx(1, abs=1e-9)
+    return max(abs(found[text] - expected.get(text, 0)) for text in found | expected)
+
+
+@COUPLINGS
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize(("method", "k"), DRAFTING)
+def test_a_head_that_learned_nothing(method, k, options, coupling):
+    assert error_of_head("ascending", options, method, k, coupling) < 1e-9
+
+
+@COUPLINGS
+@pytest.mark.parametrize("order", [name for name in ORDERS if name != "ascending"])
+@pytest.mark.parametrize(("method", "k"), [("assd", 3), ("onepass", 2)])
+def test_a_head_in_other_orders(method, k, order, coupling):
+    assert error_of_head(order, "plain", method, k, coupling) < 1e-9

@@ -1,6 +1,7 @@
 """What a run starts from: settings that cannot be are refused, and weights are what was asked."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from asarm.training.setup import (
     accumulation,
     check_config,
     new_model,
+    new_objective,
     new_optimizer,
     start_model,
 )
@@ -55,6 +57,9 @@ REFUSED = [
             "eval_steps",
             "keep_checkpoints",
             "max_bad_steps",
+            "head_hidden",
+            "head_rank",
+            "head_starts",
         )
         for value in (0, -3)
     ],
@@ -62,6 +67,18 @@ REFUSED = [
         ({name: value}, rf"^{name} is {value}; expected between 0 and 1$")
         for name in ("start_mask_rate", "min_mask_rate", "max_mask_rate")
         for value in (0.0, 1.0, -0.1, 1.5, float("nan"))
+    ],
+    ({"learn": "head"}, "^learn is 'head'; expected one of model, draft_head, both$"),
+    (
+        {"learn": "draft_head"},
+        "^learn is 'draft_head' and model 'scratch'; give the model that the head drafts for$",
+    ),
+    *[
+        (
+            {"learn": learn, "model": "demo", "objective": "parallel"},
+            f"^learn is '{learn}' with the parallel objective; a draft head serves joint ones$",
+        )
+        for learn in ("draft_head", "both")
     ],
     ({"objective": "exact"}, "^objective is 'exact'; expected one of joint, parallel$"),
     (
@@ -122,6 +139,9 @@ def test_what_cannot_be_trained_is_refused(settings, message):
         {"orders": {"ascending": 0.0, "span": 2.0}},
         {"adam_betas": [0.0, 0.99]},
         {"loss_scale": "snr"},
+        {"learn": "draft_head", "model": "demo"},
+        {"learn": "both"},
+        {"learn": "both", "loss_scale": "snr"},
     ],
     ids=str,
 )
@@ -279,3 +299,56 @@ def test_matrices_decay_and_biases_norms_and_the_blank_do_not(n_head):
         assert re.search(r"word_embedding|rel_attn\.[qkvor]$|layer_[12]\.weight$", name), name
     for name in others:
         assert re.search(r"bias|layer_norm|mask_emb", name), name
+
+
+# --- what learns ---
+
+
+def parts(config):
+    """A new model that has or lacks a head, and the objective's weights that are trained."""
+    model, _ = start_model(config)
+    objective = new_objective(model, config)
+    trained = {name for name, p in objective.named_parameters() if p.requires_grad}
+    return model, objective, trained
+
+
+@pytest.fixture
+def folder(tmp_path):
+    model, tokenizer = start_model(TrainingConfig(**TINY))
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    return str(tmp_path)
+
+
+def test_a_head_learns_behind_a_frozen_model(folder):
+    config = TrainingConfig(model=folder, learn="draft_head", head_hidden=12, head_rank=5, seed=1)
+    model, objective, trained = parts(config)
+    assert trained == {f"head.{name}" for name, _ in model.draft_head.named_parameters()}
+    head = model.draft_head.config
+    assert (head.d_model, head.hidden, head.rank) == (TINY["d_model"], 12, 5)
+    _, names = names_of_groups(objective, config)
+    assert sorted(sum(names, [])) == sorted(trained)
+    assert set(names[1]) == {"head.row.bias", "head.down.bias"}  # do not decay
+    again, _, _ = parts(config)
+    other, _, _ = parts(replace(config, seed=2))
+    weights = [m.draft_head.neighbours for m in (model, again, other)]
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+
+
+def test_both_learn_and_what_is_never_used_does_not(folder):
+    model, objective, trained = parts(TrainingConfig(model=folder, learn="both"))
+    frozen = {name for name, _ in objective.named_parameters()} - trained
+    assert {name.rsplit(".", 1)[1] for name in frozen} == NEVER_USED
+    assert "head.up" in trained and "model.transformer.mask_emb" in trained
+    assert parts(TrainingConfig(**TINY, learn="both"))[0].draft_head is not None  # from scratch
+
+
+def test_the_head_of_a_model_is_taught_on_and_dropped_where_the_model_learns_alone(folder):
+    model, _, _ = parts(TrainingConfig(model=folder, learn="draft_head", head_hidden=12))
+    torch.nn.init.normal_(model.draft_head.up)
+    model.save_pretrained(folder)
+    again, _, _ = parts(TrainingConfig(model=folder, learn="draft_head", head_hidden=99))
+    assert torch.equal(again.draft_head.up, model.draft_head.up)
+    assert again.draft_head.config.hidden == 12 and again.draft_head.training
+    alone, _, trained = parts(TrainingConfig(model=folder))
+    assert alone.draft_head is None and "model.lm_loss.bias" in trained

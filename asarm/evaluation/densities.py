@@ -13,6 +13,9 @@ from torch import Tensor
 
 from asarm.data import Batch
 from asarm.density import log_prob
+from asarm.draft_head import DraftHead
+from asarm.draft_objective import draft_log_probs, draw_starts
+from asarm.model import AnySubsetTransformer
 from asarm.rows import Backbone
 from asarm.schedule import ascending_orders
 
@@ -43,6 +46,35 @@ def block_bits(
             found[0, part, column] = bits
             found[1, part, column] = order.num_targets.double()
     return found
+
+
+@torch.no_grad()
+def draft_sums(
+    model: AnySubsetTransformer,
+    head: DraftHead,
+    blocks: Batch,
+    indices: Sequence[int],
+    *,
+    rates: Sequence[float] = RATES,
+    num_starts: int = 8,
+    batch_size: int = 16,
+) -> Tensor:
+    """Sum of -log p of draft rows under a model's head, in nats, and their number: (2,) float64.
+
+    Splits and starts depend on the block's index and the rate only.
+    """
+    sums = torch.zeros(2, dtype=torch.float64)
+    for column, rate in enumerate(rates):
+        for start in range(0, len(indices), batch_size):
+            part = list(indices[start : start + batch_size])
+            lengths = blocks.lengths[part]
+            order = ascending_orders(lengths, rate, seed=0, step=column, indices=part)
+            starts = draw_starts(order, num_starts, seed=0, step=column, indices=part)
+            ids = blocks.input_ids[part, : int(lengths.max())].to(model.device)
+            order, starts = order.to(model.device), starts.to(model.device)
+            log_probs, is_row = draft_log_probs(model, head, ids, order, starts)
+            sums += torch.tensor([-float(log_probs.double().sum()), float(is_row.sum())])
+    return sums
 
 
 def bits_per_token(found: Tensor) -> list[float]:

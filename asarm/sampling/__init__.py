@@ -14,14 +14,15 @@ from asarm.order import Order, per_sequence_seeds
 from asarm.rows import Backbone
 from asarm.sampling import samplers
 from asarm.sampling.decoding import Decoding
+from asarm.sampling.draft import Draft, head_draft, self_draft
 from asarm.sampling.randomness import HashedRandomness, signed
 from asarm.sampling.result import Round, SampleResult
-from asarm.sampling.verify import GumbelCoupling, RejectionCoupling
+from asarm.sampling.verify import BlockCoupling, Coupling, GumbelCoupling, RejectionCoupling
 
 __all__ = ["METHODS", "Round", "SampleResult", "sample"]
 
 METHODS = ("sequential", "assd", "ngram", "onepass", "parallel")
-COUPLINGS = ("rejection", "gumbel")
+COUPLINGS = ("block", "rejection", "gumbel")
 DEFAULT_K = {"assd": 4, "ngram": 1, "onepass": 1}  # fastest a token on a CPU at demo size
 
 
@@ -38,6 +39,7 @@ def sample(
     top_p: float | None = None,
     acceptance_slack: float = 0.0,
     coupling: str = "rejection",
+    draft: str | Draft | None = None,
     steps: int | None = None,
     by: str = "order",
     allowed: Allowed | None = None,
@@ -65,8 +67,11 @@ def sample(
         top_k: keep the k most probable tokens of both laws.
         top_p: keep the most probable tokens that together reach this share, in both laws.
         acceptance_slack: added to the probability of accepting a draft; above 0 it is lossy.
-        coupling: "rejection", which accepts most; or "gumbel", with which every lossless method,
-            k and batch gives the same text.
+        coupling: "rejection", one draft after the other (the paper's); "block", which accepts more
+            (arXiv 2403.10444); or "gumbel", with which every lossless method, k and batch gives
+            the same text.
+        draft: what drafts for assd and onepass: "self", the network's own rows; "head", the learned
+            head of the model; any `Draft`; the head if None and the model has one.
         steps: network calls of "parallel".
         by: which targets "parallel" fills first: by "order" or by "confidence".
         allowed: which tokens each position may hold, a filter of the target law; any if None.
@@ -91,32 +96,36 @@ def sample(
             order.to(model.device),
             law=Law(model.mask_token_id, temperature, top_k, top_p),
             draft_law=Law(model.mask_token_id, draft_temperature, top_k, top_p),
-            coupling=GumbelCoupling(randomness)
-            if coupling == "gumbel"
-            else RejectionCoupling(randomness, acceptance_slack),
+            coupling=_coupling(coupling, randomness, acceptance_slack),
             allowed=allowed and allowed.to(model.device),
             trace=trace,
             on_commit=bar.update,
         )
-        decode(decoding, method, k=k, steps=steps, by=by)
+        decode(decoding, method, k=k, draft=_draft(draft, model), steps=steps, by=by)
     lossless = method != "parallel" and acceptance_slack == 0
     return _result(decoding, k=k, lossless=lossless)
 
 
 @torch.inference_mode()
 def decode(
-    decoding: Decoding, method: str, *, k: int | None = None, steps: int | None = None, by: str = ""
+    decoding: Decoding,
+    method: str,
+    *,
+    k: int | None = None,
+    draft: Draft = self_draft,
+    steps: int | None = None,
+    by: str = "",
 ) -> None:
     """Run a sampler to the end."""
     match method:
         case "sequential":
             samplers.sequential(decoding)
         case "assd":
-            samplers.assd(decoding, k or 1)
+            samplers.assd(decoding, k or 1, draft)
         case "ngram":
             samplers.ngram(decoding, k or 1)
         case "onepass":
-            samplers.onepass(decoding, k or 1)
+            samplers.onepass(decoding, k or 1, draft)
         case "parallel":
             samplers.parallel(decoding, steps or 1, by)
             decoding.score_jointly()
@@ -141,7 +150,7 @@ def _check_options(
         raise ValueError(f"steps is {steps}; method 'parallel' needs at least 1 network call")
     if method != "parallel" and steps is not None:
         raise ValueError(f"steps is {steps}; only method 'parallel' has a number of steps")
-    if acceptance_slack < 0 or (acceptance_slack > 0 and coupling != "rejection"):
+    if acceptance_slack < 0 or (acceptance_slack > 0 and coupling == "gumbel"):
         raise ValueError(
             f"acceptance_slack is {acceptance_slack} with coupling {coupling!r}; "
             "expected at least 0, and above 0 with coupling 'rejection' only"
@@ -149,6 +158,27 @@ def _check_options(
     if draft_temperature is not None and not draft_temperature > 0:
         raise ValueError(f"draft_temperature is {draft_temperature}; expected above 0, or None")
     return (k or DEFAULT_K[method]) if method in DEFAULT_K else None
+
+
+def _coupling(name: str, randomness: HashedRandomness, slack: float) -> Coupling:
+    match name:
+        case "block" if slack == 0:
+            return BlockCoupling(randomness)
+        case "block" | "rejection":
+            return RejectionCoupling(randomness, slack)
+    return GumbelCoupling(randomness)
+
+
+def _draft(draft: str | Draft | None, model: Backbone) -> Draft:
+    """What drafts for a model."""
+    if callable(draft):
+        return draft
+    if draft is not None:
+        _one_of("draft", draft, ("self", "head"))
+    head = getattr(model, "draft_head", None)
+    if draft == "head" and head is None:
+        raise ValueError("draft is 'head', and the model has no draft head; train one, or 'self'")
+    return self_draft if head is None or draft == "self" else head_draft(model)
 
 
 def _one_of(name: str, value: str, valid: Sequence[str]) -> None:

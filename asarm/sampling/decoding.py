@@ -108,9 +108,9 @@ class Decoding:
         """Target laws (B, K, V) of the tokens at ranks (B, K), from hidden states (B, K, C)."""
         return self.law.probs(self.model.logits(hidden), self._allowed_at(ranks))
 
-    def draft_probs(self, hidden: Tensor, ranks: Tensor) -> Tensor:
-        """Draft laws (B, K, V) of the tokens at ranks (B, K), from hidden states (B, K, C)."""
-        return self.draft_law.probs(self.model.logits(hidden), self._allowed_at(ranks))
+    def draft_probs(self, logits: Tensor, ranks: Tensor) -> Tensor:
+        """Draft laws (B, K, V) of the tokens at ranks (B, K), from logits (B, K, V)."""
+        return self.draft_law.probs(logits, self._allowed_at(ranks))
 
     def _allowed_at(self, ranks: Tensor) -> Tensor | None:
         """Which tokens the ranks (B, K) may hold; ranks beyond the last are padding."""

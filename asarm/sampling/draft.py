@@ -1,4 +1,4 @@
-"""Where drafts come from: the network itself, or the bigrams of the sequence.
+"""Where drafts come from: the network itself, a learned head behind it, or the text's bigrams.
 
 A draft's law may depend on anything known when it is drawn, earlier drafts of the same round
 included: verification keeps the target law whatever it is.
@@ -8,23 +8,109 @@ Shapes: B batch, L length, K drafts of a round, C model width, V vocabulary.
 
 from __future__ import annotations
 
+from typing import Any, Protocol
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from asarm.draft_head import DraftHead, Seen
 from asarm.sampling.decoding import Decoding
 from asarm.sampling.randomness import Purpose
 from asarm.sampling.verify import Drafts
 
 
-def self_draft(decoding: Decoding, hidden: Tensor, start: Tensor, count: Tensor) -> Drafts:
+class Draft(Protocol):
+    """Proposes tokens from the hidden states of a network call that did not know them."""
+
+    def __call__(
+        self, decoding: Decoding, hidden: Tensor, start: Tensor, limit: Tensor, count: Tensor
+    ) -> Drafts:
+        """Drafts for `count` (B,) ranks from `start` (B,) on.
+
+        Args:
+            decoding: the batch; what is committed or drafted already is in its tokens.
+            hidden: (B, K, C) of the rows at these ranks.
+            limit: (B,) how many ranks these rows saw.
+        """
+
+
+def self_draft(
+    decoding: Decoding, hidden: Tensor, start: Tensor, limit: Tensor, count: Tensor
+) -> Drafts:
     """Draw each draft from the network's own law, as if the drafts beside it were unknown."""
     steps = torch.arange(hidden.shape[1], device=hidden.device)
     ranks = start[:, None] + steps
-    probs = decoding.draft_probs(hidden, ranks)  # (B, K, V)
+    probs = decoding.draft_probs(decoding.model.logits(hidden), ranks)  # (B, K, V)
     tokens = decoding.coupling.draw(
         probs, ranks, Purpose.DRAFT, decoding.round, steps < count[:, None]
     )
     return Drafts(tokens, probs, count)
+
+
+class HeadDraft:
+    """Draws each draft from the row's law, changed by a head that sees the tokens beside it.
+
+    Args:
+        head: the learned head.
+        embedding: (V, C) of tokens, the backbone's.
+        output: (V, C) from hidden states to logits, the backbone's.
+    """
+
+    def __init__(self, head: DraftHead, embedding: Tensor, output: Tensor):
+        self.head, self.embedding = head, embedding
+        self.offsets = torch.tensor(head.config.offsets, device=output.device)
+        self.table = (output @ head.up).T.contiguous()  # (K, V): codes to changes of logits
+
+    def __call__(
+        self, decoding: Decoding, hidden: Tensor, start: Tensor, limit: Tensor, count: Tensor
+    ) -> Drafts:
+        logits = decoding.model.logits(hidden)  # (B, K, V)
+        rows = self.head.row(hidden)
+        tokens, probs = [decoding.tokens[:, :0]], [logits[:, :0].to(decoding.dtype)]
+        for step in range(hidden.shape[1]):
+            is_draft = step < count
+            rank = torch.where(is_draft, start + step, decoding.size)[:, None]  # (B, 1)
+            beside, seen = neighbours(decoding, rank, limit[:, None], self.offsets)
+            code = self.head.code(rows[:, step], F.embedding(beside, self.embedding), seen)
+            changed = logits[:, step] + code @ self.table
+            law = decoding.draft_probs(
+                changed[:, None] / self.head.temperature(step + 1), rank
+            )  # (B, 1, V)
+            token = decoding.coupling.draw(
+                law, rank, Purpose.DRAFT, decoding.round, is_draft[:, None]
+            )
+            decoding.tokens.scatter_(1, rank, token)
+            tokens.append(token)
+            probs.append(law)
+        return Drafts(torch.cat(tokens, dim=1), torch.cat(probs, dim=1), count)
+
+
+def head_draft(model: Any) -> HeadDraft:
+    """The draft of a model that has a head; what it needs is made once for the same weights."""
+    head = model.draft_head
+    embedding, output = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    state = [(w.data_ptr(), w._version) for w in (embedding, output, head.up)]
+    made = getattr(head, "made", None)
+    if made is None or made[0] != state:
+        with torch.no_grad():
+            head.made = made = (state, HeadDraft(head, embedding, output))
+    return made[1]
+
+
+def neighbours(
+    decoding: Decoding, rank: Tensor, limit: Tensor, offsets: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The tokens (B, N) at offsets (N,) from a rank's (B, 1) position, and what is known of them.
+
+    Below `limit` (B, 1) the network's row saw them; below `rank` they are committed or drafted.
+    """
+    positions = decoding.positions.gather(1, rank) + offsets  # (B, N)
+    is_inside = (positions >= 0) & (positions < decoding.size)
+    ranks = decoding.rank.gather(1, positions.clamp(0, decoding.size - 1))
+    seen = torch.where(ranks < limit, Seen.BY_ROW, Seen.BY_HEAD)
+    seen = torch.where(is_inside & (ranks < rank), seen, Seen.NOT)
+    return decoding.tokens.gather(1, ranks), seen
 
 
 def ngram_draft(decoding: Decoding, start: Tensor, count: Tensor) -> Drafts:

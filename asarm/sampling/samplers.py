@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from asarm.sampling.decoding import Decoding
-from asarm.sampling.draft import ngram_draft, no_drafts, self_draft
+from asarm.sampling.draft import Draft, ngram_draft, no_drafts, self_draft
 from asarm.sampling.randomness import Purpose
 from asarm.sampling.verify import Drafts
 
@@ -25,7 +25,7 @@ def sequential(decoding: Decoding) -> None:
         decoding.settle(no_drafts(decoding), decoding.target_probs(hidden, ranks))
 
 
-def assd(decoding: Decoding, k: int) -> None:
+def assd(decoding: Decoding, k: int, draft: Draft = self_draft) -> None:
     """Any-subset speculative decoding: algorithm 1 of Guo & Ermon 2025.
 
     Two calls a round: up to k rows that see what is known, the first of which is exact; then the
@@ -37,7 +37,8 @@ def assd(decoding: Decoding, k: int) -> None:
         ranks, is_row = start[:, None] + steps, steps < count[:, None]
         hidden = decoding.call(ranks, start[:, None].expand_as(ranks), is_row, start)
         exact = exact_draft(decoding, hidden[:, :1])
-        drafts = self_draft(decoding, hidden[:, 1:], start + 1, (count - 1).clamp(min=0))
+        decoding.write(start, exact.tokens, exact.count)
+        drafts = draft(decoding, hidden[:, 1:], start + 1, start, (count - 1).clamp(min=0))
         drafts, target_probs = join(exact, drafts), exact.probs
         decoding.write(start, drafts.tokens, drafts.count)
         if len(steps) > 1:
@@ -61,7 +62,7 @@ def ngram(decoding: Decoding, k: int) -> None:
         decoding.settle(drafts, decoding.target_probs(hidden, ranks))
 
 
-def onepass(decoding: Decoding, k: int) -> None:
+def onepass(decoding: Decoding, k: int, draft: Draft = self_draft) -> None:
     """Verify and draft in the same call: for every possible number a of drafts that stand, the
     call carries the next drafts' rows, which see the accepted ones but not the token after them.
     """
@@ -77,7 +78,7 @@ def onepass(decoding: Decoding, k: int) -> None:
         count = decoding.left.clamp(max=k)
         width = int(count.max())
         hidden = hidden[batch, accepted, 1 : 1 + width]  # (B, K, C)
-        drafts = self_draft(decoding, hidden, decoding.known, count)
+        drafts = draft(decoding, hidden, decoding.known, known + accepted, count)
 
 
 def verify_and_draft(decoding: Decoding, drafts: Drafts, k: int) -> Tensor:

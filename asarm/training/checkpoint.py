@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model, save_file
 from transformers import PreTrainedTokenizerBase
 
+from asarm.draft_head import WEIGHTS
 from asarm.model import AnySubsetTransformer
 
 STATE, OPTIMIZER, CHECKSUMS = "state.json", "optimizer.safetensors", "checksums.json"
@@ -129,6 +130,8 @@ class Checkpoints:
     ) -> None:
         """Put weights and the optimizer's memory back."""
         load_model(model, self.path(step) / "model" / "model.safetensors")
+        if model.draft_head is not None:
+            load_model(model.draft_head, self.path(step) / "model" / WEIGHTS)
         found: dict[int, dict[str, torch.Tensor]] = {}
         for name, tensor in load_file(self.path(step) / OPTIMIZER).items():
             index, _, key = name.partition(".")

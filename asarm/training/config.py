@@ -37,6 +37,11 @@ class TrainingConfig(DataConfig):
         clip_norm: the gradient's norm is cut to this.
         objective: joint (exact), or parallel (targets do not see one another).
         prompt_attention: of the parallel objective: full, prompt or causal.
+        learn: what does: model, draft_head (a head that drafts for a model that stays as it is), or
+            both.
+        head_hidden: width of a new draft head.
+        head_rank: rank of the change that it makes to a hidden state.
+        head_starts: places in a sequence from which a draft head drafts in training.
         loss_scale: of the joint objective: none, mask_rate or snr.
         orders: weights of the kinds of order: ascending, permuted, span.
         start_mask_rate: share of positions that are targets, at the first step.
@@ -78,6 +83,10 @@ class TrainingConfig(DataConfig):
     clip_norm: float = 1.0
     objective: str = "joint"
     prompt_attention: str = "full"
+    learn: str = "model"
+    head_hidden: int = 256
+    head_rank: int = 64
+    head_starts: int = 24
     loss_scale: str = "none"
     orders: dict[str, float] = field(default_factory=lambda: {"ascending": 1.0})
     start_mask_rate: float = 0.15

@@ -7,6 +7,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 
 from asarm.data.retry import first_line, is_network_trouble
+from asarm.draft_head import CONFIG as CONFIG_OF_HEAD
 from asarm.model import AnySubsetTransformer
 from asarm.run import Run
 from asarm.training.card import card
@@ -14,7 +15,10 @@ from asarm.training.config import TrainingConfig
 from asarm.training.watch import EVALUATIONS
 
 # what belongs to the model, of all that lies in a run's folder
-MODEL_FILES = ("README.md", "config.json", "*.safetensors", "tokenizer*", "special_tokens_map.json")
+MODEL_FILES = (
+    *("README.md", "config.json", "*.safetensors", "tokenizer*", "special_tokens_map.json"),
+    CONFIG_OF_HEAD,
+)
 
 
 def export(

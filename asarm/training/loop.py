@@ -25,7 +25,6 @@ from transformers import PreTrainedTokenizerBase
 
 from asarm.data import Batch, BlockSource, DataUnavailable, is_finite, open_blocks, prepare_blocks
 from asarm.model import AnySubsetTransformer
-from asarm.objective import Objective
 from asarm.run import Run, shown
 from asarm.training.checkpoint import Checkpoints, Progress
 from asarm.training.config import TrainingConfig
@@ -35,6 +34,7 @@ from asarm.training.interrupt import StopSignal, sole_run, stop_signals
 from asarm.training.setup import (
     batch_sizes,
     check_config,
+    new_objective,
     new_optimizer,
     remarks,
     start_model,
@@ -124,12 +124,10 @@ class Trainer:
         self.blocks, self.stop = blocks, stop
         self.checkpoints = Checkpoints(run.folder / CHECKPOINTS, keep=config.keep_checkpoints)
         self.model, self.tokenizer = model.to(accelerator.device), tokenizer
-        objective = Objective(
-            model, loss_scale=config.loss_scale, prompt_attention=config.prompt_attention
-        )
+        objective = new_objective(model, config).to(accelerator.device)
         self.objective = accelerator.prepare_model(objective)
         self.bf16 = uses_bf16(config, accelerator.device)
-        self.optimizer = new_optimizer(model, config)
+        self.optimizer = new_optimizer(objective, config)
         self.watch = Watch(run, config, accelerator, blocks.held_out)
         self.progress = Progress(num_processes=accelerator.num_processes)
         self.saved_step: int | None = None

@@ -8,9 +8,11 @@ from importlib.util import find_spec
 import torch
 from transformers import PreTrainedTokenizerBase, XLNetConfig
 
+from asarm.draft_head import DraftHead, DraftHeadConfig
+from asarm.draft_objective import DraftObjective
 from asarm.loading import load, load_tokenizer
 from asarm.model import AnySubsetTransformer
-from asarm.objective import LOSS_SCALES, PROMPT_ATTENTION
+from asarm.objective import LOSS_SCALES, PROMPT_ATTENTION, Objective
 from asarm.schedule import check_kinds
 from asarm.training.config import TrainingConfig
 
@@ -19,6 +21,7 @@ LEAST = {
     **dict.fromkeys(("global_batch_size", "batch_size", "max_steps", "log_steps"), 1),
     **dict.fromkeys(("save_steps", "eval_steps", "keep_checkpoints", "max_bad_steps"), 1),
     **dict.fromkeys(("d_model", "n_layer", "n_head", "d_inner"), 1),
+    **dict.fromkeys(("head_hidden", "head_rank", "head_starts"), 1),
     **dict.fromkeys(("warmup_steps", "mask_warmup_steps", "weight_decay"), 0),
     "eval_num_decodes": 0,
 }
@@ -27,6 +30,7 @@ WARMUPS = {
     "mask_warmup_steps": "the final window of mask rates",
 }
 OBJECTIVES = ("joint", "parallel")
+LEARNERS = ("model", "draft_head", "both")
 TRACKERS = ("tensorboard", "wandb")
 
 
@@ -38,6 +42,7 @@ def check_config(config: TrainingConfig, num_processes: int) -> None:
     """
     for name, allowed in (
         ("objective", OBJECTIVES),
+        ("learn", LEARNERS),
         ("prompt_attention", PROMPT_ATTENTION),
         ("loss_scale", LOSS_SCALES),
     ):
@@ -59,6 +64,14 @@ def check_config(config: TrainingConfig, num_processes: int) -> None:
     if config.loss_scale != "none" and config.objective == "parallel":
         raise ValueError(
             f"loss_scale is {config.loss_scale!r}; the parallel objective has none: take 'none'"
+        )
+    if config.learn != "model" and config.objective == "parallel":
+        raise ValueError(
+            f"learn is {config.learn!r} with the parallel objective; a draft head serves joint ones"
+        )
+    if config.learn == "draft_head" and config.model == "scratch":
+        raise ValueError(
+            "learn is 'draft_head' and model 'scratch'; give the model that the head drafts for"
         )
     check_kinds(config.orders)
     check_size(config)
@@ -150,7 +163,38 @@ def start_model(config: TrainingConfig) -> tuple[AnySubsetTransformer, PreTraine
     if config.compile:
         for layer in model.transformer.layers():
             layer.compile(dynamic=True)
+    model.set_draft_head(start_head(model, config))
     return model.train(), tokenizer
+
+
+def start_head(model: AnySubsetTransformer, config: TrainingConfig) -> DraftHead | None:
+    """The draft head to train, that of the model or a new one; none where the model alone learns.
+
+    A head that is not trained beside its model would not fit it any more.
+    """
+    if config.learn == "model":
+        return None
+    if config.learn == "draft_head":
+        model.requires_grad_(False)
+    head = model.draft_head
+    if head is None:
+        torch.manual_seed(config.seed)
+        head = DraftHead(
+            DraftHeadConfig(model.config.d_model, hidden=config.head_hidden, rank=config.head_rank)
+        )
+    return head.float().requires_grad_(True).train()
+
+
+def new_objective(
+    model: AnySubsetTransformer, config: TrainingConfig
+) -> Objective | DraftObjective:
+    """What is minimised."""
+    if model.draft_head is None:
+        return Objective(
+            model, loss_scale=config.loss_scale, prompt_attention=config.prompt_attention
+        )
+    joint = config.loss_scale if config.learn == "both" else None
+    return DraftObjective(model, model.draft_head, loss_scale=joint)
 
 
 def new_model(tokenizer: PreTrainedTokenizerBase, config: TrainingConfig) -> AnySubsetTransformer:
@@ -173,9 +217,9 @@ def new_model(tokenizer: PreTrainedTokenizerBase, config: TrainingConfig) -> Any
     )
 
 
-def new_optimizer(model: AnySubsetTransformer, config: TrainingConfig) -> torch.optim.AdamW:
+def new_optimizer(objective: torch.nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
     """AdamW; matrices decay, biases, norms and the blank do not."""
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    trained = {name: p for name, p in objective.named_parameters() if p.requires_grad}
     matrices = [p for name, p in trained.items() if not NO_MATRIX.search(name)]
     others = [p for name, p in trained.items() if NO_MATRIX.search(name)]
     groups = [

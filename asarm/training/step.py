@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from asarm.data import Batch
-from asarm.objective import Objective
+from asarm.draft_objective import draw_starts
 from asarm.order import Order
 from asarm.schedule import (
     draw_kinds,
@@ -98,7 +98,8 @@ def accumulate(
 def micro_batch(
     input_ids: Tensor, lengths: Tensor, part: Tensor, plan: Plan, config: TrainingConfig
 ) -> tuple:
-    """Arguments of the objective for some sequences: ids (B, L), their orders, what is visible."""
+    """Arguments of the objective for some sequences: ids (B, L), their orders, what is visible, or
+    where a head drafts."""
     indices = part.tolist()
     kinds = [plan.kinds[i] for i in indices]
     input_ids = input_ids[:, : int(lengths.max())]
@@ -111,12 +112,18 @@ def micro_batch(
         step=plan.step,
         indices=indices,
     )
-    return (input_ids, drawn, None) if isinstance(drawn, Order) else (input_ids, *drawn)
+    if not isinstance(drawn, Order):
+        return input_ids, *drawn
+    if config.learn == "model":
+        return input_ids, drawn, None
+    count = config.head_starts
+    starts = draw_starts(drawn, count, seed=config.seed, step=plan.step, indices=indices)
+    return input_ids, drawn, starts
 
 
 @torch.no_grad()
 def apply_gradients(
-    objective: Objective,
+    objective: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
     loss: Tensor,
     plan: Plan,

@@ -13,7 +13,8 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from asarm.data import HeldOut
-from asarm.evaluation.densities import RATES, bits_per_token, block_bits
+from asarm.draft_head import DraftHead
+from asarm.evaluation.densities import RATES, bits_per_token, block_bits, draft_sums
 from asarm.evaluation.example import BLANK, printable, segments
 from asarm.evaluation.judge import Judge, load_judge
 from asarm.model import AnySubsetTransformer
@@ -114,8 +115,12 @@ class Watch:
         found = accelerator.reduce(found.to(accelerator.device), reduction="sum").cpu()
         bits = bits_per_token(found)
         loss = mean(bits) * math.log(2)
+        figures: dict[str, Any] = {}
+        if (head := model.draft_head) is not None:
+            figures = {"draft_loss": self._draft_loss(model, head, mine)}
+            loss = figures["draft_loss"] if self.config.learn == "draft_head" else loss
         if self.is_main:
-            record = {"step": step, "loss": loss}
+            record = {"step": step, "loss": loss, **figures}
             for rate, value in zip(RATES, bits, strict=True):
                 record[f"bits_per_token_{rate}"] = value
                 record[f"bits_per_byte_{rate}"] = value / self.held_out.bytes_per_token
@@ -127,6 +132,13 @@ class Watch:
         model.train()
         self.clock, self.last_step = perf_counter(), step
         return loss
+
+    def _draft_loss(self, model: AnySubsetTransformer, head: DraftHead, mine: range) -> float:
+        """Mean -log p of held-out tokens under the draft head, nats a token, over the rates."""
+        blocks, size = self.held_out.blocks, self.config.batch_size
+        found = draft_sums(model, head, blocks, mine, batch_size=size)
+        found = self.accelerator.reduce(found.to(self.accelerator.device), reduction="sum")
+        return float(found[0] / found[1])
 
     def _fill_texts(
         self, model: AnySubsetTransformer, tokenizer: PreTrainedTokenizerBase, step: int

@@ -1,0 +1,144 @@
+"""A small learned head that drafts with the neighbours of a token in view.
+
+A draft row knows its position and all that was committed when the network was called, but neither
+the token that was committed since nor the drafts beside it. The head sees the tokens that stand at
+some offsets from the row's position by the time it is drafted, and moves the row's hidden state
+before the logits are read. It runs behind the network, on rows that are there anyway; the law of
+what is sampled does not depend on it.
+
+Shapes: R rows, N neighbours, C model width, K rank, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from enum import IntEnum
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+WEIGHTS, CONFIG = "draft_head.safetensors", "draft_head.json"
+OFFSETS = (-1, -2, 1)
+
+
+class Seen(IntEnum):
+    """What a row and the head know of a neighbour."""
+
+    NOT = 0  # not decoded yet, or beyond the text
+    BY_ROW = 1  # the network's row saw it: nothing new
+    BY_HEAD = 2  # committed or drafted since
+
+
+@dataclass
+class DraftHeadConfig:
+    """What a head is made of.
+
+    Args:
+        d_model: width of the backbone.
+        hidden: width of the head.
+        rank: of the change that it makes to a hidden state.
+        offsets: positions, from that of the row, whose tokens it sees.
+        temperatures: of the draft law at each lag, the first token after the known ones being lag
+            1; the last one serves all lags beyond; fitted on held-out text.
+        backbone: `fingerprint` of the weights that it was trained behind.
+    """
+
+    d_model: int
+    hidden: int = 256
+    rank: int = 64
+    offsets: list[int] = field(default_factory=lambda: list(OFFSETS))
+    temperatures: list[float] = field(default_factory=lambda: [1.0])
+    backbone: list[float] = field(default_factory=list)
+
+
+class DraftHead(nn.Module):
+    """From a row's hidden state and its neighbours to the change of that hidden state."""
+
+    def __init__(self, config: DraftHeadConfig):
+        super().__init__()
+        self.config = config
+        width, hidden, num_neighbours = config.d_model, config.hidden, len(config.offsets)
+        self.row = nn.Linear(width, hidden)
+        self.neighbours = nn.Parameter(torch.empty(num_neighbours, hidden, width))
+        self.known = nn.Parameter(torch.zeros(len(Seen), num_neighbours, hidden))
+        self.down = nn.Linear(hidden, config.rank)
+        self.up = nn.Parameter(torch.zeros(width, config.rank))  # at first it changes nothing
+        nn.init.normal_(self.neighbours, std=width**-0.5)
+
+    def forward(self, hidden: Tensor, embedded: Tensor, seen: Tensor) -> Tensor:
+        """The change (R, C) of hidden states (R, C).
+
+        Args:
+            hidden: of the rows, as the network gave them.
+            embedded: (R, N, C) embeddings of the neighbours.
+            seen: (R, N) what is known of each, see `Seen`.
+        """
+        return self.code(self.row(hidden), embedded, seen) @ self.up.T
+
+    def code(self, row: Tensor, embedded: Tensor, seen: Tensor) -> Tensor:
+        """The low-rank code (R, K) of the change, from `self.row` of the hidden states (R, H)."""
+        is_new = (seen == Seen.BY_HEAD)[..., None]
+        by_neighbour = torch.einsum("rnc,nhc->rh", embedded * is_new, self.neighbours)
+        places = torch.arange(seen.shape[1], device=seen.device)
+        known = self.known[seen, places].sum(1)
+        return self.down(F.gelu(row + by_neighbour + known))
+
+    def temperature(self, lag: int) -> float:
+        """Of the draft law of the so manieth token after the known ones, from 1 on."""
+        return self.config.temperatures[min(lag, len(self.config.temperatures)) - 1]
+
+
+@torch.no_grad()
+def fingerprint(backbone: nn.Module) -> list[float]:
+    """The middle entry of each of a backbone's weights: no two models have the same."""
+    entries = [weight.flatten()[weight.numel() // 2] for _, weight in _weights(backbone)]
+    return [float(f"{float(entry):.3g}") for entry in entries]
+
+
+def fits(head: DraftHead, backbone: nn.Module) -> bool:
+    """Whether a head was trained behind these weights, as far as bfloat16 can tell."""
+    ours, theirs = torch.tensor(fingerprint(backbone)), torch.tensor(head.config.backbone)
+    return ours.shape == theirs.shape and torch.allclose(ours, theirs, rtol=0.01, atol=1e-4)
+
+
+def _weights(backbone: nn.Module) -> list[tuple[str, Tensor]]:
+    return sorted(backbone.named_parameters())
+
+
+def save_draft_head(head: DraftHead, folder: str | Path) -> None:
+    """Write a head into its backbone's folder: its weights, and what it is made of."""
+    weights = {name: weight.contiguous() for name, weight in head.state_dict().items()}
+    save_file(weights, str(Path(folder, WEIGHTS)))
+    Path(folder, CONFIG).write_text(json.dumps(asdict(head.config), indent=2) + "\n")
+
+
+def load_draft_head(folder: str | Path, backbone: nn.Module) -> DraftHead:
+    """The head in a model's folder.
+
+    Raises:
+        ValueError: it was trained behind other weights, or its files do not fit one another.
+    """
+    try:
+        config = DraftHeadConfig(**json.loads(Path(folder, CONFIG).read_text(encoding="utf-8")))
+        head = DraftHead(config)
+        head.load_state_dict(load_file(str(Path(folder, WEIGHTS))))
+    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"the draft head in {folder} cannot be read ({reason}); train it anew, or remove "
+            f"{WEIGHTS} and {CONFIG}"
+        ) from None
+    for name, weight in head.named_parameters():
+        if not weight.isfinite().all():
+            raise ValueError(f"weight {name} of the draft head in {folder} holds NaN or infinity")
+    if not fits(head, backbone):
+        raise ValueError(
+            f"the draft head in {folder} was trained behind other weights than those beside it; "
+            f"train it anew, or remove {WEIGHTS}"
+        )
+    return head

@@ -1,0 +1,302 @@
+"""Training a draft head: on the rows that sampling asks, behind weights that stay as they are."""
+
+import json
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from fakes import mixed_batch, randomize, small_model
+from kills import outcome, run_to_the_end, tiny
+from safetensors.torch import load_file
+
+from asarm import Order, load, sample
+from asarm.data import Batch
+from asarm.draft_head import CONFIG, WEIGHTS, DraftHead, DraftHeadConfig, fits
+from asarm.draft_objective import LAGS, DraftObjective, draft_log_probs, draw_starts
+from asarm.evaluation.densities import RATES, draft_sums
+from asarm.sampling.draft import head_draft
+from asarm.training import export, loop, setup, step
+from asarm.training.loop import train
+
+HEAD = {"learn": "draft_head", "head_hidden": 16, "head_rank": 8, "head_starts": 6}
+
+
+def headed(seed=3):
+    model = small_model(seed=seed, std=0.4)
+    head = DraftHead(DraftHeadConfig(32, hidden=16, rank=6)).double()
+    randomize(head, seed=5, std=0.4)
+    model.set_draft_head(head)
+    return model
+
+
+def batch():
+    return mixed_batch([24, 20, 24, 9, 2, 17], [1, 0, 12, 3, 1, 2], 60)
+
+
+# --- what is learned is what is asked in sampling ---
+
+
+class Recording:
+    """Drafts by the head, and notes after each round what it saw and which laws it drew from."""
+
+    def __init__(self, model):
+        self.draft, self.rounds = head_draft(model), []
+
+    def __call__(self, decoding, hidden, start, limit, count):
+        drafts = self.draft(decoding, hidden, start, limit, count)
+        decoding.write(start, drafts.tokens, drafts.count)
+        by_position = decoding.tokens.gather(1, decoding.rank)
+        self.rounds.append((by_position, start.clone(), limit.clone(), drafts))
+        return drafts
+
+
+@pytest.mark.parametrize("coupling", ["block", "gumbel"])
+@pytest.mark.parametrize(("method", "k"), [("onepass", 1), ("onepass", 5), ("assd", 5)])
+@torch.no_grad()
+def test_teacher_forcing_gives_the_laws_that_drafts_were_drawn_from(method, k, coupling):
+    """Rows, neighbours and lags of a training step are those of every round of a sampler."""
+    model, (ids, order) = headed(), batch()
+    recording = Recording(model)
+    sample(model, ids, order, method=method, k=k, coupling=coupling, draft=recording)
+    compared = 0
+    for tokens, start, limit, drafts in recording.rounds:
+        log_probs, is_row = draft_log_probs(model, model.draft_head, tokens, order, limit[:, None])
+        assert log_probs.shape == is_row.shape == (len(ids), LAGS)
+        own = drafts.probs.gather(2, drafts.tokens[..., None])[..., 0].log()
+        for b, count in enumerate(drafts.count.tolist()):
+            if count:
+                assert is_row[b, :count].all() and start[b] == limit[b] + 1
+                torch.testing.assert_close(log_probs[b, :count], own[b, :count])
+                compared += count
+    assert compared > 40
+
+
+def test_log_probs_are_those_of_one_row_at_a_time():
+    """Whatever other starts and batch mates there are; and 0 where no rank is left."""
+    model, (ids, order) = headed(), batch()
+    starts = draw_starts(order, 5, seed=0, step=0, indices=list(range(len(ids))))
+    log_probs, is_row = draft_log_probs(model, model.draft_head, ids, order, starts)
+    expected = starts.repeat_interleave(LAGS, 1) + 1 + torch.arange(LAGS).repeat(5)
+    assert torch.equal(is_row, expected < order.length[:, None])
+    assert not log_probs[~is_row].any() and (log_probs[is_row] < 0).all()
+    for b in range(len(ids)):
+        for s in range(5):
+            arguments = ids[[b]], order[[b]], starts[[b]][:, [s]]
+            alone, _ = draft_log_probs(model, model.draft_head, *arguments)
+            torch.testing.assert_close(alone[0], log_probs[b, s * LAGS : (s + 1) * LAGS])
+
+
+def test_starts_depend_on_seed_step_and_place_alone_and_leave_a_rank_behind():
+    order = Order(torch.arange(12).expand(3, -1), [1, 9, 11])
+    starts = draw_starts(order, 200, seed=0, step=4, indices=[5, 6, 7])
+    assert [sorted(set(row)) for row in starts.tolist()] == [[*range(1, 11)], [9, 10], [11]]
+    assert torch.equal(draw_starts(order[[1]], 200, seed=0, step=4, indices=[6])[0], starts[1])
+    for other in ({"seed": 1}, {"step": 5}, {"indices": [8, 9, 10]}):
+        key = {"seed": 0, "step": 4, "indices": [5, 6, 7]} | other
+        assert not torch.equal(draw_starts(order, 200, **key), starts)
+
+
+def test_a_sequence_of_one_target_has_no_draft_and_no_loss():
+    model = headed()
+    ids, order = torch.randint(7, 60, (2, 6)), Order(torch.arange(6).expand(2, -1), [5, 5])
+    starts = draw_starts(order, 3, seed=0, step=0, indices=[0, 1])
+    objective = DraftObjective(model, model.draft_head)
+    assert objective(ids, order, starts).item() == 0
+
+
+def test_draft_sums_are_the_same_however_the_work_is_shared():
+    model, rng = headed(), torch.Generator().manual_seed(0)
+    ids = torch.randint(7, 60, (5, 16), generator=rng)
+    blocks = Batch(ids, torch.tensor([16, 9, 16, 2, 16]), [f"block {i}" for i in range(5)])
+    whole = draft_sums(model, model.draft_head, blocks, range(5), batch_size=5)
+    parts = [draft_sums(model, model.draft_head, blocks, [i], batch_size=1) for i in range(5)]
+    torch.testing.assert_close(sum(parts), whole)
+    assert whole[1] > 8 * len(RATES) and whole[0] > whole[1]
+
+
+# --- runs ---
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory):
+    """The config of a short run of a model alone, which is finished."""
+    config = tiny(tmp_path_factory.mktemp("backbone"), eval_steps=12, save_steps=12)
+    assert train(config).is_finished
+    return config
+
+
+def head_run(backbone, folder, **changes):
+    changes = {**HEAD, "eval_steps": 4, "save_steps": 2, "dropout": None, **changes}
+    return replace(backbone, model=backbone.output_dir, output_dir=str(folder / "run"), **changes)
+
+
+@pytest.fixture(scope="module")
+def finished(backbone, tmp_path_factory):
+    """A run that taught a head, to its end."""
+    config = head_run(backbone, tmp_path_factory.mktemp("head"))
+    assert train(config).is_finished
+    return config
+
+
+def records(config, name="evaluations.jsonl"):
+    return [json.loads(line) for line in Path(config.output_dir, name).read_text().splitlines()]
+
+
+def weights_of(config):
+    return load_file(Path(config.output_dir) / "model.safetensors")
+
+
+def differing(ours, theirs):
+    assert ours.keys() == theirs.keys()
+    return [name for name in ours if not torch.equal(ours[name], theirs[name])]
+
+
+def everything(config):
+    head = load_file(Path(config.output_dir) / WEIGHTS)
+    return outcome(Path(config.output_dir)) | {name: w.tolist() for name, w in head.items()}
+
+
+def test_the_backbone_is_frozen_bit_for_bit_and_the_head_learned(backbone, finished):
+    assert not differing(weights_of(backbone), weights_of(finished))
+    model, _ = load(finished.output_dir)
+    assert fits(model.draft_head, model)
+    assert (model.draft_head.config.hidden, model.draft_head.config.rank) == (16, 8)
+    assert all(weight.any() for weight in model.draft_head.parameters())
+    lines = records(finished)
+    assert lines[-1]["draft_loss"] < lines[0]["draft_loss"] - 0.1
+    for line in lines:
+        assert line["loss"] == line["draft_loss"]  # by which the best checkpoint is chosen
+        assert line["bits_per_token_0.95"] == lines[0]["bits_per_token_0.95"]
+
+
+@pytest.mark.parametrize("stops", [[1], [5, 9]])
+def test_an_interrupted_run_ends_as_one_that_was_not(finished, tmp_path, monkeypatch, stops):
+    config = replace(finished, output_dir=str(tmp_path / "run"))
+    log = loop.Watch.log
+    for last in stops:
+        with monkeypatch.context() as patch:
+
+            def stopping(self, plan, *rest, last=last):
+                log(self, plan, *rest)
+                if plan.step == last:
+                    os.kill(os.getpid(), signal.SIGTERM)
+
+            patch.setattr(loop.Watch, "log", stopping)
+            assert train(config).step == last + 1
+    assert train(config).is_finished
+    assert everything(config) == everything(finished)
+
+
+def test_both_learn_where_both_are_to(backbone, finished, tmp_path):
+    """From the head that there is; what is never used stays frozen, as without a head."""
+    config = head_run(
+        replace(backbone, output_dir=finished.output_dir), tmp_path, learn="both", max_steps=3
+    )
+    model, _ = setup.start_model(config)
+    frozen = {name.rsplit(".", 1)[1] for name, p in model.named_parameters() if not p.requires_grad}
+    assert frozen == {"r_s_bias", "seg_embed"}
+    before = load_file(Path(finished.output_dir) / WEIGHTS)
+    assert not differing(before, dict(model.draft_head.state_dict()))
+    assert train(config).is_finished
+    changed = differing(weights_of(config), weights_of(finished))
+    assert {n for n in weights_of(config) if n not in changed} == {
+        name for name, p in model.named_parameters() if not p.requires_grad
+    }
+    after = load_file(Path(config.output_dir) / WEIGHTS)
+    assert set(differing(before, after)) == set(before)
+    assert records(config)[-1]["loss"] != records(config)[-1]["draft_loss"]
+    model, _ = load(config.output_dir)
+    assert fits(model.draft_head, model)
+
+
+def test_a_model_that_learns_alone_drops_the_head(finished, tmp_path):
+    config = head_run(finished, tmp_path, learn="model", max_steps=1)
+    assert setup.start_model(config)[0].draft_head is None
+    train(config)
+    assert not list(Path(config.output_dir).glob("**/draft_head*"))
+    assert "draft_loss" not in records(config)[-1]
+    assert load(config.output_dir)[0].draft_head is None
+
+
+@pytest.mark.parametrize("learn", ["draft_head", "both"])
+def test_two_processes_learn_what_one_learns(backbone, tmp_path, learn):
+    found = []
+    for processes in (1, 2):
+        config = head_run(
+            backbone,
+            tmp_path,
+            **{"learn": learn, "dropout": 0.0, "max_steps": 3, "eval_num_decodes": 0},
+        )
+        config = replace(config, output_dir=str(tmp_path / f"{processes}"))
+        run_to_the_end(config, processes)
+        found.append([line["loss"] for line in records(config, "metrics.jsonl")])
+        found.append([line["draft_loss"] for line in records(config)])
+    assert len(found[0]) == 3
+    assert found[2] == pytest.approx(found[0], rel=1e-5)
+    assert found[3] == pytest.approx(found[1], rel=1e-5)
+
+
+def test_a_head_learns_in_bfloat16(backbone, tmp_path):
+    config = head_run(backbone, tmp_path, bf16=True, max_steps=6)
+    train(config)
+    assert not differing(weights_of(backbone), weights_of(config))
+    lines = records(config)
+    assert lines[-1]["draft_loss"] < lines[0]["draft_loss"]
+
+
+@pytest.mark.parametrize("learn", ["draft_head", "both"])
+def test_the_cut_into_micro_batches_changes_no_gradient(backbone, tmp_path, learn):
+    def gradients(size):
+        config = head_run(backbone, tmp_path, learn=learn, dropout=0.0, batch_size=size)
+        model, tokenizer = setup.start_model(config)
+        plan = step.plan_step(3, config, 1)
+        options = {"seed": 0, "global_batch_size": 8}
+        blocks = loop.open_blocks(config, tokenizer, **options).next_batch(plan.indices(0))
+        objective = setup.new_objective(model.double(), config)
+        with torch.no_grad():  # a new head has gradients for one of its weights only
+            objective.head.up.normal_(generator=torch.Generator().manual_seed(0))
+        accelerator = loop.new_accelerator(config)
+        losses = step.accumulate(objective, blocks, plan, config, accelerator, bf16=False)
+        found = {n: p.grad for n, p in objective.named_parameters() if p.grad is not None}
+        return losses.sum(), found
+
+    loss, expected = gradients(2)
+    only_head = all(name.startswith("head.") for name in expected)
+    assert only_head == (learn == "draft_head") and {"head.up", "head.known"} <= set(expected)
+    for size in (1, 8):
+        torch.testing.assert_close(gradients(size), (loss, expected))
+
+
+def test_the_loss_that_is_logged_is_that_of_the_draft_rows(backbone, tmp_path):
+    config = head_run(backbone, tmp_path, dropout=0.0, max_steps=1, eval_num_decodes=0)
+    model, tokenizer = setup.start_model(config)
+    options = {"seed": 0, "global_batch_size": 8}
+    blocks = loop.open_blocks(config, tokenizer, **options).next_batch(range(8))
+    plan = step.plan_step(0, config, 1)
+    ids, order, starts = step.micro_batch(
+        blocks.input_ids, blocks.lengths, torch.arange(8), plan, config
+    )
+    model.eval()
+    log_probs, is_row = draft_log_probs(model, model.draft_head, ids, order, starts)
+    expected = -(log_probs.sum(1) / is_row.sum(1)).mean()
+    train(config)
+    (line,) = records(config, "metrics.jsonl")
+    assert line["loss"] == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_a_head_goes_to_the_hub_whole(finished, monkeypatch):
+    uploads = []
+
+    class Hub:
+        def create_repo(self, name, **options):
+            pass
+
+        def upload_folder(self, *, allow_patterns, folder_path, **options):
+            uploads.extend(p.name for pattern in allow_patterns for p in folder_path.glob(pattern))
+
+    monkeypatch.setattr(export, "HfApi", Hub)
+    train(replace(finished, push_to_hub="someone/something"))
+    assert {WEIGHTS, CONFIG, "model.safetensors", "config.json"} <= set(uploads)
