@@ -254,7 +254,7 @@ def test_wrong_text_is_one_line(run, tmp_path, content, says):
         (["--k=0"], "k is 0"),
         (["--k=two"], "k is 'two'; expected int or null"),
         (["--temperature=0"], "temperature is 0"),
-        (["--coupling=gumball"], "coupling is 'gumball'; expected one of rejection, gumbel"),
+        (["--coupling=gumball"], "coupling is 'gumball'; expected one of block, rejection, gumbel"),
         (["--model=/no/such/model"], "/no/such/model"),
         (["--dtype=float12"], "float12"),
         (["--device=tpu9"], "tpu9"),

@@ -16,6 +16,7 @@ from transformers import XLNetLMHeadModel
 from asarm import load, log_prob
 from asarm.data import DataUnavailable
 from asarm.data.packed import PackedBlocks
+from asarm.objective import Objective
 from asarm.schedule import joint_orders
 from asarm.training import export, loop, setup, step, watch
 from asarm.training.checkpoint import CHECKSUMS, Checkpoints
@@ -31,6 +32,7 @@ SIGTERM = signal.SIGTERM
 
 # the table of presets: start, lowest, highest mask rate; global batch; sequences; learning rate;
 # warm-up of masks and of the learning rate
+OURS = ("demo", "draft_head", "smoke")
 PUBLISHED = {
     "nlp": (0.15, 0.85, 0.99, 32, 24, 1e-5, 5000),
     "nlp_continue": (0.90, 0.90, 0.99, 384, 120, 1.2e-4, 5000),
@@ -93,11 +95,11 @@ def test_presets_are_as_published(name):
 
 def test_presets_name_what_they_reproduce_and_hold_differences_only():
     defaults = vars(TrainingConfig())
-    assert {path.stem for path in PRESETS} == {*PUBLISHED, "demo", "smoke"}
+    assert {path.stem for path in PRESETS} == {*PUBLISHED, *OURS}
     for path in PRESETS:
         text = path.read_text(encoding="utf-8")
         assert text.startswith("# ")
-        assert "arXiv" in text.splitlines()[0] or path.stem in ("demo", "smoke", "nlp_continue")
+        assert "arXiv" in text.splitlines()[0] or path.stem in (*OURS, "nlp_continue")
         settings = yaml.safe_load(text)
         same = {name for name, value in settings.items() if defaults[name] == value}
         assert same <= SAID_ANYWAY, path
@@ -257,7 +259,7 @@ def test_the_cut_into_micro_batches_changes_no_gradient(tmp_path, objective, bat
         blocks = loop.open_blocks(config, tokenizer, **options)
         batch = blocks.next_batch(plan.indices(0))
         accelerator = loop.new_accelerator(config)
-        objective_ = loop.Objective(model.double())
+        objective_ = Objective(model.double())
         losses = step.accumulate(objective_, batch, plan, config, accelerator, bf16=False)
         return losses.sum(), {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
 

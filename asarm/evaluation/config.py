@@ -32,7 +32,8 @@ class DecodingConfig:
         temperature: of the law that is sampled.
         draft_temperature: of the drafts alone, the law stays as it is; `temperature` if null.
         acceptance_slack: added to the probability of accepting a draft; above 0 it is lossy.
-        coupling: rejection, or gumbel (every lossless method gives the same text).
+        coupling: rejection, block (drafts are verified jointly) or gumbel (every lossless method
+            gives the same text).
         whitespace_map: read line ends, tabs and double spaces as the published models for code do.
         seed: of blocks, splits and samples.
         judge: a causal language model (hub name or folder, "@revision" behind it or not) whose
