@@ -43,8 +43,6 @@ class DraftHeadConfig:
         hidden: width of the head.
         rank: of the change that it makes to a hidden state.
         offsets: positions, from that of the row, whose tokens it sees.
-        temperatures: of the draft law at each lag, the first token after the known ones being lag
-            1; the last one serves all lags beyond; fitted on held-out text.
         backbone: `fingerprint` of the weights that it was trained behind.
     """
 
@@ -52,7 +50,6 @@ class DraftHeadConfig:
     hidden: int = 256
     rank: int = 64
     offsets: list[int] = field(default_factory=lambda: list(OFFSETS))
-    temperatures: list[float] = field(default_factory=lambda: [1.0])
     backbone: list[float] = field(default_factory=list)
 
 
@@ -78,19 +75,22 @@ class DraftHead(nn.Module):
             embedded: (R, N, C) embeddings of the neighbours.
             seen: (R, N) what is known of each, see `Seen`.
         """
-        return self.code(self.row(hidden), embedded, seen) @ self.up.T
+        return self.code(self.inner(hidden, seen), embedded, seen == Seen.BY_HEAD) @ self.up.T
 
-    def code(self, row: Tensor, embedded: Tensor, seen: Tensor) -> Tensor:
-        """The low-rank code (R, K) of the change, from `self.row` of the hidden states (R, H)."""
-        is_new = (seen == Seen.BY_HEAD)[..., None]
-        by_neighbour = torch.einsum("rnc,nhc->rh", embedded * is_new, self.neighbours)
-        places = torch.arange(seen.shape[1], device=seen.device)
-        known = self.known[seen, places].sum(1)
-        return self.down(F.gelu(row + by_neighbour + known))
+    def inner(self, hidden: Tensor, seen: Tensor) -> Tensor:
+        """What does not depend on which tokens the neighbours are, (..., H)."""
+        places = torch.arange(seen.shape[-1], device=seen.device)
+        return self.row(hidden) + self.known[seen, places].sum(-2)
 
-    def temperature(self, lag: int) -> float:
-        """Of the draft law of the so manieth token after the known ones, from 1 on."""
-        return self.config.temperatures[min(lag, len(self.config.temperatures)) - 1]
+    def code(self, inner: Tensor, embedded: Tensor, is_new: Tensor) -> Tensor:
+        """The low-rank code (R, K) of the change, from `inner` (R, H).
+
+        Args:
+            embedded: (R, N, C) embeddings of the neighbours.
+            is_new: (R, N) whether the row itself did not see it.
+        """
+        by_neighbour = torch.einsum("rnc,nhc->rh", embedded * is_new[..., None], self.neighbours)
+        return self.down(F.gelu(inner + by_neighbour))
 
 
 @torch.no_grad()
@@ -115,6 +115,12 @@ def save_draft_head(head: DraftHead, folder: str | Path) -> None:
     weights = {name: weight.contiguous() for name, weight in head.state_dict().items()}
     save_file(weights, str(Path(folder, WEIGHTS)))
     Path(folder, CONFIG).write_text(json.dumps(asdict(head.config), indent=2) + "\n")
+
+
+def remove_draft_head(folder: str | Path) -> None:
+    """Leave a folder without a head."""
+    for name in (WEIGHTS, CONFIG):
+        Path(folder, name).unlink(missing_ok=True)
 
 
 def load_draft_head(folder: str | Path, backbone: nn.Module) -> DraftHead:

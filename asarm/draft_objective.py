@@ -5,6 +5,8 @@ Shapes: B batch, L length, S starts of a sequence, K lags, R rows, C model width
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
@@ -17,7 +19,24 @@ from asarm.order import Order
 from asarm.rows import QueryRows
 from asarm.schedule import keyed_generator
 
-LAGS = 8  # ranks ahead, of the rows that a head learns from
+LAGS = 12  # ranks ahead, of the rows that a head learns from
+
+
+class DraftLaws(NamedTuple):
+    """Laws (R, V) of drafts and of the network itself, and which of (B, S K) rows they are of."""
+
+    draft: Tensor
+    target: Tensor
+    is_row: Tensor
+
+    def rejected(self) -> Tensor:
+        """Probability (B, S K) that a draft is rejected, given that those before it stand.
+
+        The total variation of its law and the target's (arXiv 2211.17192, corollary 3.6); 0 where
+        there is no row.
+        """
+        rejected = 1 - torch.minimum(self.draft, self.target).sum(1)
+        return rejected.new_zeros(self.is_row.shape).masked_scatter(self.is_row, rejected)
 
 
 class DraftObjective(nn.Module):
@@ -36,10 +55,11 @@ class DraftObjective(nn.Module):
         self.model, self.head, self.loss_scale = model, head, loss_scale
 
     def forward(self, input_ids: Tensor, order: Order, starts: Tensor) -> Tensor:
-        """Mean over sequences of the mean over draft rows of -log p(token), in nats; and the joint
-        loss of the backbone."""
-        log_probs, is_row = draft_log_probs(self.model, self.head, input_ids, order, starts)
-        loss = -(log_probs.sum(1) / is_row.sum(1).clamp(min=1)).mean()  # one target: no draft row
+        """Mean over sequences of the mean share of drafts that are rejected; and the joint loss of
+        the backbone."""
+        laws = draft_laws(self.model, self.head, input_ids, order, starts)
+        num_rows = laws.is_row.sum(1).clamp(min=1)  # one target: no draft row
+        loss = (laws.rejected().sum(1) / num_rows).mean()
         if self.loss_scale is not None:
             loss = loss + joint_loss(self.model, input_ids, order, loss_scale=self.loss_scale)
         return loss
@@ -58,14 +78,14 @@ def draw_starts(order: Order, count: int, *, seed: int, step: int, indices: list
     return torch.stack(starts)
 
 
-def draft_log_probs(
+def draft_laws(
     model: AnySubsetTransformer, head: DraftHead, input_ids: Tensor, order: Order, starts: Tensor
-) -> tuple[Tensor, Tensor]:
-    """log p (B, R) under the head's law of the tokens 1 to `LAGS` ranks after each start.
+) -> DraftLaws:
+    """The laws of the tokens 1 to `LAGS` ranks after each start: by the head, and the target's.
 
-    The rows see what is below the start; the head sees the tokens in between as well, as if they
-    had been committed or drafted. With it, which of them (B, R) are rows: none lies beyond the last
-    rank, and log p is 0 there.
+    The rows that the head is behind see what is below the start; the head sees the tokens in
+    between as well, as if they had been committed or drafted. The target law knows all that is
+    below the rank; nothing is learned through it. No row lies beyond the last rank.
 
     Args:
         model: the backbone.
@@ -79,15 +99,23 @@ def draft_log_probs(
     is_row = ranks < order.length[:, None]
     ranks, limits = torch.where(is_row, ranks, 0), torch.where(is_row, limits, 0)
     positions = order.order.gather(1, ranks)  # (B, S K)
-    content, _ = joint_rows(input_ids, order)
-    hidden = model(content, QueryRows(positions, limits))[is_row]  # (R, C)
+    content, targets = joint_rows(input_ids, order)
+    query = QueryRows(
+        torch.cat([positions, targets.positions], dim=1),
+        torch.cat([limits, targets.limits], dim=1),
+    )
+    found = model(content, query)
+    hidden, exact = found.split([ranks.shape[1], targets.positions.shape[1]], dim=1)
+    hidden = hidden[is_row]  # (R, C)
+    nth = (ranks - order.num_prompt[:, None]).clamp(min=0)  # target of its sequence
+    exact = exact.gather(1, nth[..., None].expand(-1, -1, exact.shape[2]))[is_row]
     tokens, seen = known_neighbours(input_ids, order, positions, ranks, limits, head)
     embedded = model.get_input_embeddings()(tokens[is_row])
     changed = hidden + head(hidden, embedded, seen[is_row])
     law = Law(model.mask_token_id)
-    laws = law.log_probs(model.logits(changed))
-    found = laws.gather(1, input_ids.gather(1, positions)[is_row][:, None])[:, 0]
-    return found.new_zeros(is_row.shape).masked_scatter(is_row, found), is_row
+    with torch.no_grad():
+        target = law.probs(model.logits(exact))
+    return DraftLaws(law.probs(model.logits(changed)), target, is_row)
 
 
 def known_neighbours(

@@ -24,7 +24,7 @@ from transformers.activations import ACT2FN
 from transformers.utils import logging
 
 from asarm.attention import Dropout, Geometry, attend, round_share
-from asarm.draft_head import DraftHead, fingerprint, save_draft_head
+from asarm.draft_head import DraftHead, fingerprint, remove_draft_head, save_draft_head
 from asarm.rows import ContentRows, QueryRows
 
 XLNET_MASK_TOKEN_ID = 6  # <mask>, where a checkpoint names none
@@ -340,13 +340,19 @@ class AnySubsetTransformer(PreTrainedModel):
         return self.lm_loss(hidden)
 
     def save_pretrained(self, save_directory: str | Path, **kwargs) -> None:
-        """Write an ordinary XLNet folder: safetensors, and the mask token in the config."""
+        """Write an ordinary XLNet folder: safetensors, and the mask token in the config.
+
+        The draft head goes beside the weights; one that lies there already and is not this model's
+        is removed.
+        """
         self.config.mask_token_id = self.mask_token_id
         with without_progress_bar():
             super().save_pretrained(save_directory, **kwargs)
         self.config.architectures = ["XLNetLMHeadModel"]  # what others shall load it as
         self.config.save_pretrained(save_directory)
-        if self.draft_head is not None:
+        if self.draft_head is None:
+            remove_draft_head(save_directory)
+        else:
             self.draft_head.config.backbone = fingerprint(self)
             save_draft_head(self.draft_head, save_directory)
 

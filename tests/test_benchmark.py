@@ -220,6 +220,8 @@ def test_tiny_run_writes_every_row(tmp_path):
         (1.2, True),
         (0.7, True),
         *[(1, False)] * 3,
+        *[(0.5, True), (0.33, True), *[(1, False)] * 4],  # of a draft head
+        (0.05, True),
         *in_training,
     ]
     assert len({figure["what"] for figure in report["figures"]}) == len(demands)
@@ -231,5 +233,22 @@ def test_tiny_run_writes_every_row(tmp_path):
     assert runs == {(share, method) for share in (0.95, 0.5) for method in methods}
     assert all(0 < cost["nfe"] <= 1 for cost in report["costs"])
     lines = (tmp_path / "benchmark.md").read_text().splitlines()
-    assert sum(line.startswith("|") for line in lines) == 4 + len(demands) + len(report["costs"])
-    assert lines[-1].startswith("Fastest k: assd ")
+    num_parts = len({(part["target_share"], part["part"]) for part in report["parts"]})
+    num_rows = len(demands) + len(report["costs"]) + num_parts
+    assert sum(line.startswith("|") for line in lines) == 6 + num_rows
+    assert any(line.startswith("Fastest k: assd by the head ") for line in lines)
+    assert {(cost["method"], cost["draft"]) for cost in report["costs"]} == {
+        ("sequential", None),
+        ("ngram", None),
+        *((method, draft) for method in ("assd", "onepass") for draft in ("head", "self")),
+    }
+    assert {part["part"] for part in report["parts"]} == {
+        "self, rejection",
+        "self, block",
+        "head, left neighbour alone, block",
+        "head, rejection",
+        "head, block",
+    }
+    assert {point["draft"] for point in report["acceptance"]} == {"self", "head"}
+    assert all(0 <= point["stand"] <= 1 for point in report["acceptance"])
+    assert (tmp_path / "acceptance_by_lag.png").read_bytes().startswith(b"\x89PNG")

@@ -212,12 +212,14 @@ def test_slack_is_added_draft_by_draft_whatever_the_coupling(method, k):
     assert not block.lossless and block.accepted.sum() > 0
 
 
-def test_block_is_taken_where_it_is_asked_for():
+def test_block_is_what_is_taken_where_nothing_is_said():
     ids, order = mixed_batch([20, 20, 20, 20], [2, 1, 3, 4], 60)
     model = small_model(std=0.3)
     call = {"method": "onepass", "k": 4}
+    plain = sample(model, ids, order, **call)
     block, one_by_one = (
         sample(model, ids, order, coupling=coupling, **call) for coupling in ("block", "rejection")
     )
+    assert torch.equal(plain.tokens, block.tokens)
     assert not torch.equal(block.tokens, one_by_one.tokens)
     assert block.lossless and (block.nfe <= order.num_targets).all()

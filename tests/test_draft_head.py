@@ -2,7 +2,6 @@
 
 import json
 from copy import deepcopy
-from dataclasses import replace
 
 import pytest
 import torch
@@ -72,9 +71,10 @@ def test_neighbours_are_known_by_the_row_by_the_head_or_not(data):
     order = Order(torch.tensor([rows]), num_prompt, length)
     decoding = Decoding(table, ids, order, law, law, coupling)
     decoding.tokens[0, :size] = ids[0, rows]
-    found, seen = neighbours(
-        decoding, torch.tensor([[rank]]), torch.tensor([[limit]]), torch.tensor(offsets)
+    beside, seen = neighbours(
+        decoding, torch.tensor([[rank]]), torch.tensor([limit]), torch.tensor(offsets)
     )
+    found, seen = decoding.tokens[0, beside[0]], seen[0]
     for column, offset in enumerate(offsets):
         position = rows[rank] + offset
         before = rows.index(position) if 0 <= position < size else size
@@ -101,14 +101,6 @@ def test_the_code_of_a_row_holds_what_the_head_alone_saw():
                 inner = inner + head.neighbours[place] @ embedded[row, place]
         expected = head.up @ head.down(torch.nn.functional.gelu(inner))
         torch.testing.assert_close(changed[row], expected)
-
-
-def test_temperatures_are_those_of_the_lag_and_the_last_one_serves_all_beyond():
-    head = DraftHead(DraftHeadConfig(8, temperatures=[0.5, 2.0, 3.0]))
-    assert [head.temperature(lag) for lag in (1, 2, 3, 4, 9)] == [0.5, 2.0, 3.0, 3.0, 3.0]
-
-
-# --- heads that change nothing ---
 
 
 @pytest.mark.parametrize("coupling", COUPLINGS)
@@ -218,28 +210,6 @@ def test_what_is_kept_of_a_head_follows_its_weights():
     assert trace(fresh) == trace(model)
 
 
-def test_temperatures_by_lag_divide_the_logits_of_the_head():
-    """A cold head always takes its best token, so its drafts are those of top_k = 1."""
-    model, (ids, order) = headed(seed=3), mixed_batch([24], [1], 60)
-    laws = []
-
-    class Watching:
-        def __call__(self, *arguments):
-            drafts = head_draft(model)(*arguments)
-            laws.append(drafts.probs[:, : int(drafts.count[0])])
-            return drafts
-
-    for temperatures in ([1.0], [1e-6, 1.0]):
-        model.draft_head.config = replace(model.draft_head.config, temperatures=temperatures)
-        sample(model, ids, order, method="onepass", k=3, draft=Watching())
-        largest = [law.max(-1).values[0] for law in laws if law.shape[1] == 3]
-        first = torch.stack([found[0] for found in largest])
-        others = torch.stack([found[1:] for found in largest])
-        assert (first > 0.999).all() == (temperatures[0] < 1)
-        assert (others < 0.999).any()
-        laws.clear()
-
-
 # --- devices and dtypes ---
 
 
@@ -283,9 +253,7 @@ def folder(tmp_path_factory):
     """A model folder with a head, of the tokenizer's vocabulary, in float32."""
     path = tmp_path_factory.mktemp("model")
     tokenizer = load_tokenizer()
-    model = headed(
-        head={"temperatures": [0.9, 1.1]}, vocab_size=len(tokenizer), dtype=torch.float32
-    )
+    model = headed(vocab_size=len(tokenizer), dtype=torch.float32)
     model.save_pretrained(path)
     tokenizer.save_pretrained(path)
     return path
@@ -297,6 +265,14 @@ def copied(folder, tmp_path):
     for file in folder.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     return tmp_path
+
+
+def test_a_model_without_a_head_leaves_none_of_another_behind(copied):
+    model, _ = load(copied)
+    model.set_draft_head(None)
+    model.save_pretrained(copied)
+    assert not {WEIGHTS, CONFIG} & {file.name for file in copied.iterdir()}
+    assert load(copied)[0].draft_head is None
 
 
 def message_of(call):
@@ -314,12 +290,11 @@ def test_what_is_saved_is_what_is_loaded(folder, tmp_path):
         hidden=16,
         rank=6,
         offsets=OFFSETS,
-        temperatures=[0.9, 1.1],
         backbone=head.config.backbone,
     )
     assert fits(head, model) and not head.training
     assert not any(weight.requires_grad for weight in head.parameters())
-    expected = new_head(model, temperatures=[0.9, 1.1]).state_dict()
+    expected = new_head(model).state_dict()
     assert head.state_dict().keys() == expected.keys()
     for name, weight in head.state_dict().items():
         assert torch.equal(weight, expected[name]), name
@@ -363,6 +338,7 @@ def test_a_rounded_model_is_saved_with_its_head_and_loaded_again(folder, tmp_pat
 @pytest.mark.parametrize("what", ["other", "larger", "trained on"])
 def test_a_head_of_other_weights_is_refused_by_name(copied, what):
     model, _ = load(copied)
+    files = {name: (copied / name).read_bytes() for name in (WEIGHTS, CONFIG)}
     if what == "trained on":
         with torch.no_grad():
             for weight in model.parameters():
@@ -372,6 +348,8 @@ def test_a_head_of_other_weights_is_refused_by_name(copied, what):
         model = small_model(seed=1, dtype=torch.float32, vocab_size=model.vocab_size, **sizes)
     model.set_draft_head(None)  # or its own would be saved with it
     model.save_pretrained(copied)
+    for name, content in files.items():
+        (copied / name).write_bytes(content)
     said = message_of(lambda: load(copied))
     assert said.startswith(f"the draft head in {copied} was trained behind other weights")
     assert WEIGHTS in said

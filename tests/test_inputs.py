@@ -151,7 +151,10 @@ def test_shape_and_dtype_of_ids(model, ids, says):
         ({"method": "parallel", "steps": 2, "by": "luck"}, "'luck'.*order, confidence"),
         ({"steps": 2}, "steps is 2.*only method 'parallel'"),
         ({"acceptance_slack": -0.1}, "acceptance_slack is -0.1.*at least 0"),
-        ({"acceptance_slack": 0.1, "coupling": "gumbel"}, "acceptance_slack is 0.1.*rejection"),
+        (
+            {"acceptance_slack": 0.1, "coupling": "gumbel"},
+            "acceptance_slack is 0.1.*0 with coupling 'gumbel'",
+        ),
         ({"seed": [1, 2, 3]}, "seed holds 3 values.*2"),
     ],
     ids=str,

@@ -193,6 +193,12 @@ def test_four_targets(method, k, options):
     assert error("no mask", "permuted", options, method, k=k) < 1e-9
 
 
+@pytest.mark.parametrize("options", ["plain", "all"])
+@pytest.mark.parametrize(("k", "stride"), [(1, 2), (2, 2), (3, 2), (3, 9)])
+def test_rows_that_saw_fewer_of_the_drafts(k, stride, options):
+    assert error("no mask", "permuted", options, "onepass", k=k, stride=stride) < 1e-9
+
+
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("method", LOSSLESS[1:])
 def test_three_targets_three_drafts(method, options):
@@ -290,8 +296,9 @@ class TableDraft:
         for step in range(hidden.shape[1]):
             is_draft = step < count
             rank = torch.where(is_draft, start + step, decoding.size)[:, None]
-            beside, seen = neighbours(decoding, rank, limit[:, None], OFFSETS)
-            left, right = (4 * seen + beside.where(seen == Seen.BY_HEAD, 0)).unbind(1)
+            ranks, seen = neighbours(decoding, rank, limit, OFFSETS)
+            beside = decoding.tokens.gather(1, ranks[:, 0]).where(seen[:, 0] == Seen.BY_HEAD, 0)
+            left, right = (4 * seen[:, 0] + beside).unbind(1)
             change = self.table[decoding.positions.gather(1, rank)[:, 0], left, right]
             scores = logits[:, step] + change[:, : logits.shape[-1]]
             law = self.twist(decoding.draft_probs(scores[:, None], rank))
@@ -340,6 +347,13 @@ def test_dependent_drafts(method, k, options, coupling):
 
 
 @COUPLINGS
+@pytest.mark.parametrize(("k", "stride"), [(2, 2), (2, 9)])
+def test_dependent_drafts_of_rows_that_saw_fewer(k, stride, coupling):
+    how = {"stride": stride, "coupling": coupling, "draft": TableDraft()}
+    assert error("no mask", "permuted", "plain", "onepass", k=k, **how) < 1e-9
+
+
+@COUPLINGS
 @pytest.mark.parametrize("order", ["ascending", "backwards", "padded", "empty prompt"])
 @pytest.mark.parametrize(("method", "k"), [("assd", 3), ("onepass", 2)])
 def test_dependent_drafts_in_other_orders(method, k, order, coupling):
@@ -366,19 +380,20 @@ def test_dependent_drafts_of_allowed_tokens(method, k, fake, twist, coupling):
 
 
 def test_the_drafts_of_the_table_do_depend_on_one_another():
-    """Or the tests above would say nothing: two left neighbours, two laws, and both far off."""
-    asked = make_order("ascending")
-    recorded = []
+    """Or the tests above would say nothing: one row, and a law for each token drafted beside it."""
+    draft, laws = TableDraft(), []
 
-    def watching(law):
-        recorded.append(law[:, 0])
-        return law
+    def watching(decoding, *arguments):
+        drafts = draft(decoding, *arguments)
+        if decoding.round == 0:  # all paths have the same rows there
+            laws.append(drafts.probs)
+        return drafts
 
-    call = {"k": 2, "draft": TableDraft(watching)}
-    output_law(FAKES["no mask"], asked, "assd", call=call)
-    output_law(FAKES["no mask"], asked, "onepass", call=call)
-    laws = torch.cat(recorded).round(decimals=9).unique(dim=0)
-    assert len(laws) > 30
+    output_law(FAKES["no mask"], make_order("backwards"), "assd", call={"k": 3, "draft": watching})
+    for step in (0, 1):
+        one_row = torch.cat(laws)[:, step].round(decimals=9).unique(dim=0)
+        assert len(one_row) == 3
+        assert torch.cdist(one_row, one_row, p=1).max() > 0.2
 
 
 # --- the learned head, with random weights ---
@@ -389,7 +404,7 @@ def headed_model():
     """A network of a few hundred weights with a head that nothing has taught."""
     sizes = {"vocab_size": 3, "d_model": 8, "n_layer": 1, "n_head": 2, "d_inner": 8}
     model = small_model(**sizes)
-    config = DraftHeadConfig(8, hidden=6, rank=3, temperatures=[0.7, 1.6])
+    config = DraftHeadConfig(8, hidden=6, rank=3)
     head = DraftHead(config).double().requires_grad_(False)
     randomize(head, seed=5, std=1.0)
     model.set_draft_head(head)

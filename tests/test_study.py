@@ -187,6 +187,8 @@ def test_another_seed_is_another_split_and_another_sample(blocks):
         ({"prompt_share": 1.5}, "prompt_share is 1.5"),
         ({"max_items": 0}, "max_items is 0"),
         ({"order": "rtl"}, "order is 'rtl'; expected one of random_split, left_to_right"),
+        ({"drafts": ["heads"]}, "drafts holds 'heads'; expected some of head, self"),
+        ({"drafts": []}, "drafts is empty"),
     ],
 )
 def test_wrong_settings_are_refused_before_anything_is_loaded(change, says):
@@ -196,7 +198,10 @@ def test_wrong_settings_are_refused_before_anything_is_loaded(change, says):
 
 def test_variants_are_unique_and_no_more_steps_than_blanks():
     config = replace(CONFIG, method=["parallel", "assd", "assd"], parallel_steps=[9, 10, 9])
-    assert variants(config) == [Variant("demo", "parallel", 9), Variant("demo", "assd")]
+    parallel, own = Variant("demo", "parallel", 9), Variant("demo", "assd", draft="self")
+    assert variants(config) == [parallel, own]
+    assert variants(config, heads=["demo"]) == [parallel, own._replace(draft="head"), own]
+    assert variants(replace(config, drafts=["head"])) == [parallel]
 
 
 def test_models_are_compared_on_the_same_blanks(tokenizer, blocks, model):

@@ -189,6 +189,7 @@ def of_run(settings: AnimateSettings, folder: Path) -> Decoding:
     options = {
         **{name: record[name] for name in ("method", "k", "steps")},
         **{name: getattr(told, name) for name in ("temperature", "draft_temperature", "coupling")},
+        "draft": key(record)[1].draft,
         "acceptance_slack": told.acceptance_slack if record["method"] in DRAFTING else 0.0,
         "seed": [record["seed"]],
     }

@@ -32,8 +32,10 @@ class DecodingConfig:
         temperature: of the law that is sampled.
         draft_temperature: of the drafts alone, the law stays as it is; `temperature` if null.
         acceptance_slack: added to the probability of accepting a draft; above 0 it is lossy.
-        coupling: rejection, block (drafts are verified jointly) or gumbel (every lossless method
-            gives the same text).
+        coupling: block (keeps the most drafts), rejection (one draft after the other, the paper's),
+            or gumbel (every lossless method gives the same text).
+        drafts: what drafts for assd and onepass, each in turn: head (the model's learned draft
+            head), self (the network's own rows). What a model lacks is left out.
         whitespace_map: read line ends, tabs and double spaces as the published models for code do.
         seed: of blocks, splits and samples.
         judge: a causal language model (hub name or folder, "@revision" behind it or not) whose
@@ -64,7 +66,8 @@ class DecodingConfig:
     temperature: float = 1.0
     draft_temperature: float | None = None
     acceptance_slack: float = 0.0
-    coupling: str = "rejection"
+    coupling: str = "block"
+    drafts: list[str] = field(default_factory=lambda: ["head", "self"])
     whitespace_map: bool = False
     seed: int = 0
     judge: str | None = None

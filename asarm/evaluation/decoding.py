@@ -80,11 +80,13 @@ class Decoding:
 
         Raises:
             ValueError: a setting that cannot be, something that cannot be had, models of different
-                tokenizers, or a folder that holds something else.
+                tokenizers, drafts that none can make, or a folder that holds something else.
         """
         trials.check(config)
         shelf, share = shelf or Shelf(), share or Share()
         models, tokenizer = _load_models(config, shelf)
+        if not trials.variants(config, trials.headed(models)):
+            raise ValueError(f"drafts is {config.drafts}, and no model has a draft head; add self")
         blocks = shelf.get(
             load_blocks,
             tokenizer,
@@ -98,6 +100,11 @@ class Decoding:
         run = open_run(config, share, may_change=("judge",))
         return cls(config, share, run, models, tokenizer, blocks, referee)
 
+    @property
+    def variants(self) -> list[trials.Variant]:
+        """What is compared: the rows of the table."""
+        return trials.variants(self.config, trials.headed(self.models))
+
     def describe(self) -> str:
         """What lies ahead, in a line or two."""
         return trials.describe(self.blocks, self.config)
@@ -108,7 +115,7 @@ class Decoding:
         done, batches = samples.records(), self.share.of(trials.item_batches(self.config))
         own = {item for items in batches for item in items}
         filled = [record for record in done if record["item"] in own]
-        total = len(own) * len(trials.variants(self.config))
+        total = len(own) * len(self.variants)
         new = decode_trials(
             self.models, self.tokenizer, self.blocks, self.config, done=filled, share=self.share
         )
@@ -124,7 +131,7 @@ class Decoding:
     def result(self) -> DecodingResult | None:
         """All of it in numbers; None where other processes still work on it."""
         ledger, scores = self._ledgers()
-        planned = range(len(trials.variants(self.config)))
+        planned = range(len(self.variants))
         samples = ledger.merge([(i, v) for i in range(self.config.num_trials) for v in planned])
         if samples is None:
             return None
@@ -145,10 +152,15 @@ class Decoding:
 
     def _ledgers(self) -> tuple[Ledger, Ledger]:
         """Samples in the order of trials and variants, and scores."""
-        place = {variant: n for n, variant in enumerate(trials.variants(self.config))}
+        place = {variant: n for n, variant in enumerate(self.variants)}
 
         def key(record: Record) -> tuple[int, int]:
             item, variant = trials.key(record)
+            if variant not in place:
+                raise ValueError(
+                    f"{self.run.folder} holds texts by {variant.name} with drafts of a head that "
+                    f"{variant.model} has no more; put it back, or --overwrite"
+                )
             return item, place[variant]
 
         samples = Ledger(self.run, SAMPLES, key, self.share)

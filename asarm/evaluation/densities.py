@@ -14,7 +14,7 @@ from torch import Tensor
 from asarm.data import Batch
 from asarm.density import log_prob
 from asarm.draft_head import DraftHead
-from asarm.draft_objective import draft_log_probs, draw_starts
+from asarm.draft_objective import draft_laws, draw_starts
 from asarm.model import AnySubsetTransformer
 from asarm.rows import Backbone
 from asarm.schedule import ascending_orders
@@ -49,7 +49,7 @@ def block_bits(
 
 
 @torch.no_grad()
-def draft_sums(
+def draft_rejections(
     model: AnySubsetTransformer,
     head: DraftHead,
     blocks: Batch,
@@ -59,7 +59,7 @@ def draft_sums(
     num_starts: int = 8,
     batch_size: int = 16,
 ) -> Tensor:
-    """Sum of -log p of draft rows under a model's head, in nats, and their number: (2,) float64.
+    """Drafts of a head that would be rejected, in expectation, and all of them: (2,) float64.
 
     Splits and starts depend on the block's index and the rate only.
     """
@@ -72,8 +72,9 @@ def draft_sums(
             starts = draw_starts(order, num_starts, seed=0, step=column, indices=part)
             ids = blocks.input_ids[part, : int(lengths.max())].to(model.device)
             order, starts = order.to(model.device), starts.to(model.device)
-            log_probs, is_row = draft_log_probs(model, head, ids, order, starts)
-            sums += torch.tensor([-float(log_probs.double().sum()), float(is_row.sum())])
+            laws = draft_laws(model, head, ids, order, starts)
+            rejected, number = laws.rejected().double().sum(), laws.is_row.sum()
+            sums += torch.tensor([float(rejected), float(number)])
     return sums
 
 

@@ -25,6 +25,7 @@ STYLES = {
     "onepass": ("#009E73", "^"),
     "parallel": ("#D55E00", "v"),
 }
+HEAD_STYLES = {"assd": ("#56B4E9", "P"), "onepass": ("#E69F00", "*")}
 HISTOGRAMS = {  # heading and whether the axis is logarithmic
     "nfe_per_target": ("network calls per blank", False),
     "seconds": ("seconds per text", True),
@@ -41,8 +42,9 @@ NUM_BINS = 28
 def quality_figure(summary: Summary, title: str) -> bytes:
     """Perplexity (the judge's, where there is one) against network calls a blank.
 
-    `parallel` is a curve over its numbers of steps, lossless samplers are points, and
-    sequential's mean ± standard error is a band. Other models than the first are hollow.
+    `parallel` is a curve over its numbers of steps, lossless samplers are points (those whose
+    drafts a learned head makes, of a kind of their own), and sequential's mean ± standard error is
+    a band. Other models than the first are hollow.
     """
     rows = summary["variants"]
     measure = quality_measure(rows)
@@ -71,6 +73,12 @@ def quality_figure(summary: Summary, title: str) -> bytes:
     line.set_in_layout(False)  # however long it is
     _legend(axes, below=len(models) > 1)
     return png(figure)
+
+
+def style(method: str, draft: str | None) -> tuple[str, str]:
+    """Colour and marker."""
+    styles = {**STYLES, **HEAD_STYLES} if draft == "head" else STYLES
+    return styles.get(method, (INK, "o"))
 
 
 def quality_measure(rows: Sequence[Summary]) -> str:
@@ -107,8 +115,9 @@ def _parallel_curve(
 
 
 def _point(axes: Axes, row: Summary, measure: str, *, hollow: bool = False) -> None:
-    color, marker = STYLES.get(row["method"], (INK, "o"))
+    color, marker = style(row["method"], row["draft"])
     drafted = "" if row["k"] is None else f", k = {row['k']}"
+    drafted += ", drafts by the head" if row["draft"] == "head" else ""
     nature = "lossless" if row["lossless"] else "lossy"
     x, y = row["nfe_per_target"], row[measure]
     axes.errorbar(
@@ -118,7 +127,7 @@ def _point(axes: Axes, row: Summary, measure: str, *, hollow: bool = False) -> N
         x["error"] or 0.0,
         color=color,
         marker=marker,
-        ms=9,
+        ms=13 if marker == "*" else 9,  # a star is smaller than it says
         mfc="white" if hollow else color,
         mec=color if hollow else "white",
         capsize=3,
@@ -170,7 +179,7 @@ def _ridges(axes: Axes, groups: dict[Variant, list[Record]], measure: str, is_lo
     values = {variant: _numbers(records, measure) for variant, records in groups.items()}
     edges = _bins(np.concatenate(list(values.values())), is_log)
     for row, (variant, numbers) in enumerate(values.items()):
-        color, _ = STYLES.get(variant.method, (INK, "o"))
+        color, _ = style(variant.method, variant.draft)
         base = float(len(values) - 1 - row)
         counts = np.histogram(numbers, edges)[0]
         height = base + 0.85 * counts / max(1, counts.max())

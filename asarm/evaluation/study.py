@@ -22,7 +22,7 @@ from asarm.evaluation.config import DecodingConfig
 from asarm.evaluation.items import Record, Share
 from asarm.evaluation.repetition import token_entropy
 from asarm.evaluation.spans import given_spans
-from asarm.evaluation.trials import Batch, Variant, batch_of, item_batches, key, variants
+from asarm.evaluation.trials import Batch, Variant, batch_of, headed, item_batches, key, variants
 from asarm.order import Order
 from asarm.rows import Backbone
 from asarm.sampling import SampleResult, sample
@@ -53,18 +53,20 @@ def decode_trials(
         share: this process's part of the batches.
     """
     found = {key(record) for record in done}
-    warm: set[tuple[str, str]] = set()
+    warm: set[tuple[str, str, str | None]] = set()
+    planned = variants(config, headed(models))
     text_of = decoder(tokenizer, config)
     for items in (share or Share()).of(item_batches(config)):
         batch = batch_of(items, blocks, config)
-        for variant in variants(config):
+        for variant in planned:
             missing = [item for item in items if (item, variant) not in found]
             if not missing:
                 continue
             model = models[variant.model]
-            if variant[:2] not in warm:  # first calls load kernels and fill tables
+            about = variant.model, variant.method, variant.draft
+            if about not in warm:  # first calls load kernels and fill tables
                 warm_up(model, batch, variant, config)
-                warm.add(variant[:2])
+                warm.add(about)
             result, seconds = timed_sample(model, batch, variant, config)
             for row, item in enumerate(items):
                 if item in missing:
@@ -109,6 +111,7 @@ def timed_sample(
             draft_temperature=config.draft_temperature,
             acceptance_slack=config.acceptance_slack if drafts else 0.0,
             coupling=config.coupling,
+            draft=variant.draft,
             seed=batch.seeds,
         )
 

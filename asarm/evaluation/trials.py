@@ -8,7 +8,7 @@ Shapes: B batch, L length, N blocks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import NamedTuple
@@ -19,10 +19,13 @@ from torch import Tensor
 from asarm.evaluation.config import DecodingConfig
 from asarm.evaluation.items import Record
 from asarm.order import Order
+from asarm.rows import Backbone
 from asarm.sampling import METHODS
 from asarm.schedule import keyed_generator, keyed_seed
 
 ORDERS = ("random_split", "left_to_right", "random_permutation")
+DRAFTS = ("head", "self")
+WITH_DRAFTS = ("assd", "onepass")  # methods that anything may draft for
 
 
 class Variant(NamedTuple):
@@ -31,21 +34,27 @@ class Variant(NamedTuple):
     model: str
     method: str
     steps: int | None = None
+    draft: str | None = None
 
     @property
     def name(self) -> str:
-        """The method's."""
+        """The method's, whatever drafts for it."""
         return self.method if self.steps is None else f"{self.method} {self.steps}"
 
 
 def names(variants: Iterable[Variant]) -> dict[Variant, str]:
-    """What each is called in tables and figures: by its model too, where there are several."""
+    """What each is called in tables and figures: by its model too, where there are several.
+
+    Self drafts are named where a head drafts for the same model and method as well.
+    """
     found = list(variants)
     models = list(dict.fromkeys(variant.model for variant in found))
+    with_head = {variant[:3] for variant in found if variant.draft == "head"}
+    called = {v: v.name + " self" * (v.draft == "self" and v[:3] in with_head) for v in found}
     if len(models) == 1:
-        return {variant: variant.name for variant in found}
+        return called
     shown = short_names(models)
-    return {variant: f"{variant.name}, {shown[variant.model]}" for variant in found}
+    return {variant: f"{name}, {shown[variant.model]}" for variant, name in called.items()}
 
 
 def short_names(models: Sequence[str]) -> dict[str, str]:
@@ -70,22 +79,40 @@ def name_and_revision(model: str) -> tuple[str, str | None]:
     return (name, revision) if at and not Path(model).exists() else (model, None)
 
 
-def variants(config: DecodingConfig) -> list[Variant]:
+def has_head(model: Backbone) -> bool:
+    """Whether it has a learned draft head."""
+    return getattr(model, "draft_head", None) is not None
+
+
+def headed(models: Mapping[str, Backbone]) -> set[str]:
+    """The names of those that have a draft head."""
+    return {name for name, model in models.items() if has_head(model)}
+
+
+def variants(config: DecodingConfig, heads: Collection[str] = ()) -> list[Variant]:
     """What the study compares, each once.
 
+    Args:
+        heads: the models that have a draft head.
+
     Raises:
-        ValueError: an unknown method or order, or a number outside its range.
+        ValueError: an unknown method, order or draft, or a number outside its range.
     """
     check(config)
     num_targets = int(trial_order(config, [0]).num_targets)
     steps = [count for count in config.parallel_steps if count <= num_targets]
     found = [
-        Variant(model, method, count)
+        Variant(model, method, count, draft)
         for model in model_names(config)
         for method in config.method
         for count in (steps if method == "parallel" else [None])
+        for draft in (_drafts(config, model in heads) if method in WITH_DRAFTS else [None])
     ]
     return list(dict.fromkeys(found))
+
+
+def _drafts(config: DecodingConfig, has_head: bool) -> list[str]:
+    return [draft for draft in config.drafts if draft != "head" or has_head]
 
 
 def check(config: DecodingConfig) -> None:
@@ -94,6 +121,10 @@ def check(config: DecodingConfig) -> None:
     if unknown or not config.method:
         given = f"holds {unknown[0]!r}" if unknown else "is empty"
         raise ValueError(f"method {given}; expected some of {', '.join(METHODS)}")
+    unknown = [draft for draft in config.drafts if draft not in DRAFTS]
+    if unknown or not config.drafts:
+        given = f"holds {unknown[0]!r}" if unknown else "is empty"
+        raise ValueError(f"drafts {given}; expected some of {', '.join(DRAFTS)}")
     if config.order not in ORDERS:
         raise ValueError(f"order is {config.order!r}; expected one of {', '.join(ORDERS)}")
     numbers = ("num_trials", "batch_size", "k", "max_items")
@@ -156,5 +187,7 @@ def batch_of(items: Sequence[int], blocks: Tensor, config: DecodingConfig) -> Ba
 
 
 def key(record: Record) -> tuple[int, Variant]:
-    """What a record is about: trial and variant."""
-    return record["item"], Variant(record["model"], record["method"], record["steps"])
+    """What a record is about: trial and variant. Records of earlier versions name no draft."""
+    method = record["method"]
+    draft = record.get("draft", "self" if method in WITH_DRAFTS else None)
+    return record["item"], Variant(record["model"], method, record["steps"], draft)

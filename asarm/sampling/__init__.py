@@ -38,8 +38,9 @@ def sample(
     top_k: int | None = None,
     top_p: float | None = None,
     acceptance_slack: float = 0.0,
-    coupling: str = "rejection",
+    coupling: str = "block",
     draft: str | Draft | None = None,
+    stride: int | None = None,
     steps: int | None = None,
     by: str = "order",
     allowed: Allowed | None = None,
@@ -67,11 +68,13 @@ def sample(
         top_k: keep the k most probable tokens of both laws.
         top_p: keep the most probable tokens that together reach this share, in both laws.
         acceptance_slack: added to the probability of accepting a draft; above 0 it is lossy.
-        coupling: "rejection", one draft after the other (the paper's); "block", which accepts more
-            (arXiv 2403.10444); or "gumbel", with which every lossless method, k and batch gives
+        coupling: "block", which accepts most (arXiv 2403.10444); "rejection", one draft after the
+            other (the paper's); or "gumbel", with which every lossless method, k and batch gives
             the same text.
         draft: what drafts for assd and onepass: "self", the network's own rows; "head", the learned
             head of the model; any `Draft`; the head if None and the model has one.
+        stride: of the numbers of drafts that may stand for which onepass prepares rows of their
+            own; more calls, fewer rows. If None, 1 up to k = 2, and k + 1 beyond.
         steps: network calls of "parallel".
         by: which targets "parallel" fills first: by "order" or by "confidence".
         allowed: which tokens each position may hold, a filter of the target law; any if None.
@@ -82,7 +85,7 @@ def sample(
     Raises:
         ValueError: an option or an input that cannot be served; the message says which.
     """
-    k = _check_options(method, k, steps, by, coupling, acceptance_slack, draft_temperature)
+    k = _check_options(method, k, steps, by, coupling, acceptance_slack, draft_temperature, stride)
     order = order.to(input_ids.device)
     is_read = order.rank < order.num_prompt[:, None]
     check_inputs(model, input_ids, order, read=is_read, allowed=allowed)
@@ -101,7 +104,7 @@ def sample(
             trace=trace,
             on_commit=bar.update,
         )
-        decode(decoding, method, k=k, draft=_draft(draft, model), steps=steps, by=by)
+        decode(decoding, method, k=k, draft=_draft(draft, model), stride=stride, steps=steps, by=by)
     lossless = method != "parallel" and acceptance_slack == 0
     return _result(decoding, k=k, lossless=lossless)
 
@@ -113,6 +116,7 @@ def decode(
     *,
     k: int | None = None,
     draft: Draft = self_draft,
+    stride: int | None = None,
     steps: int | None = None,
     by: str = "",
 ) -> None:
@@ -125,7 +129,8 @@ def decode(
         case "ngram":
             samplers.ngram(decoding, k or 1)
         case "onepass":
-            samplers.onepass(decoding, k or 1, draft)
+            k = k or 1
+            samplers.onepass(decoding, k, draft, stride or (1 if k <= 2 else k + 1))
         case "parallel":
             samplers.parallel(decoding, steps or 1, by)
             decoding.score_jointly()
@@ -139,6 +144,7 @@ def _check_options(
     coupling: str,
     acceptance_slack: float,
     draft_temperature: float | None,
+    stride: int | None,
 ) -> int | None:
     """The k that the method uses."""
     _one_of("method", method, METHODS)
@@ -146,6 +152,10 @@ def _check_options(
     _one_of("coupling", coupling, COUPLINGS)
     if k is not None and k < 1:
         raise ValueError(f"k is {k}; expected at least 1 draft a round")
+    if stride is not None and (stride < 1 or method != "onepass"):
+        raise ValueError(
+            f"stride is {stride} with method {method!r}; expected at least 1, for 'onepass' only"
+        )
     if method == "parallel" and (steps is None or steps < 1):
         raise ValueError(f"steps is {steps}; method 'parallel' needs at least 1 network call")
     if method != "parallel" and steps is not None:
@@ -153,7 +163,7 @@ def _check_options(
     if acceptance_slack < 0 or (acceptance_slack > 0 and coupling == "gumbel"):
         raise ValueError(
             f"acceptance_slack is {acceptance_slack} with coupling {coupling!r}; "
-            "expected at least 0, and above 0 with coupling 'rejection' only"
+            "expected at least 0, and 0 with coupling 'gumbel'"
         )
     if draft_temperature is not None and not draft_temperature > 0:
         raise ValueError(f"draft_temperature is {draft_temperature}; expected above 0, or None")

@@ -60,30 +60,33 @@ class HeadDraft:
     def __init__(self, head: DraftHead, embedding: Tensor, output: Tensor):
         self.head, self.embedding = head, embedding
         self.offsets = torch.tensor(head.config.offsets, device=output.device)
-        self.table = (output @ head.up).T.contiguous()  # (K, V): codes to changes of logits
+        self.table = (output @ head.up).T.contiguous()  # (rank, V): codes to changes of logits
 
     def __call__(
         self, decoding: Decoding, hidden: Tensor, start: Tensor, limit: Tensor, count: Tensor
     ) -> Drafts:
         logits = decoding.model.logits(hidden)  # (B, K, V)
-        rows = self.head.row(hidden)
-        tokens, probs = [decoding.tokens[:, :0]], [logits[:, :0].to(decoding.dtype)]
-        for step in range(hidden.shape[1]):
-            is_draft = step < count
-            rank = torch.where(is_draft, start + step, decoding.size)[:, None]  # (B, 1)
-            beside, seen = neighbours(decoding, rank, limit[:, None], self.offsets)
-            code = self.head.code(rows[:, step], F.embedding(beside, self.embedding), seen)
+        steps = torch.arange(hidden.shape[1], device=hidden.device)
+        is_draft = steps < count[:, None]
+        ranks = torch.where(is_draft, start[:, None] + steps, decoding.size)  # (B, K)
+        beside, seen = neighbours(decoding, ranks, limit, self.offsets)  # (B, K, N)
+        rows = self.head.inner(hidden, seen)  # (B, K, H)
+        is_new = seen == Seen.BY_HEAD
+        probs = []
+        for step in range(len(steps)):
+            tokens = decoding.tokens.gather(1, beside[:, step])  # (B, N)
+            embedded = F.embedding(tokens, self.embedding)
+            code = self.head.code(rows[:, step], embedded, is_new[:, step])
             changed = logits[:, step] + code @ self.table
-            law = decoding.draft_probs(
-                changed[:, None] / self.head.temperature(step + 1), rank
-            )  # (B, 1, V)
-            token = decoding.coupling.draw(
-                law, rank, Purpose.DRAFT, decoding.round, is_draft[:, None]
-            )
+            rank = ranks[:, step, None]
+            law = decoding.draft_probs(changed[:, None], rank)  # (B, 1, V)
+            needed = is_draft[:, step, None]
+            token = decoding.coupling.draw(law, rank, Purpose.DRAFT, decoding.round, needed)
             decoding.tokens.scatter_(1, rank, token)
-            tokens.append(token)
             probs.append(law)
-        return Drafts(torch.cat(tokens, dim=1), torch.cat(probs, dim=1), count)
+        drawn = decoding.tokens.gather(1, ranks)
+        laws = torch.cat(probs, dim=1) if probs else logits.to(decoding.dtype)
+        return Drafts(drawn, laws, count)
 
 
 def head_draft(model: Any) -> HeadDraft:
@@ -99,18 +102,19 @@ def head_draft(model: Any) -> HeadDraft:
 
 
 def neighbours(
-    decoding: Decoding, rank: Tensor, limit: Tensor, offsets: Tensor
+    decoding: Decoding, ranks: Tensor, limit: Tensor, offsets: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The tokens (B, N) at offsets (N,) from a rank's (B, 1) position, and what is known of them.
+    """The ranks (B, K, N) at offsets (N,) from the positions of ranks (B, K), and what is known of
+    them once it is their turn.
 
-    Below `limit` (B, 1) the network's row saw them; below `rank` they are committed or drafted.
+    Below `limit` (B,) the network's rows saw them; below their own, they are committed or drafted.
     """
-    positions = decoding.positions.gather(1, rank) + offsets  # (B, N)
+    positions = decoding.positions.gather(1, ranks)[..., None] + offsets  # (B, K, N)
     is_inside = (positions >= 0) & (positions < decoding.size)
-    ranks = decoding.rank.gather(1, positions.clamp(0, decoding.size - 1))
-    seen = torch.where(ranks < limit, Seen.BY_ROW, Seen.BY_HEAD)
-    seen = torch.where(is_inside & (ranks < rank), seen, Seen.NOT)
-    return decoding.tokens.gather(1, ranks), seen
+    flat = positions.clamp(0, decoding.size - 1).flatten(1)
+    beside = decoding.rank.gather(1, flat).view(positions.shape)
+    seen = torch.where(beside < limit[:, None, None], Seen.BY_ROW, Seen.BY_HEAD)
+    return beside, torch.where(is_inside & (beside < ranks[..., None]), seen, Seen.NOT)
 
 
 def ngram_draft(decoding: Decoding, start: Tensor, count: Tensor) -> Drafts:

@@ -8,6 +8,8 @@ Shapes: B batch, K drafts of a round, Q query rows, C model width, V vocabulary.
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -62,40 +64,46 @@ def ngram(decoding: Decoding, k: int) -> None:
         decoding.settle(drafts, decoding.target_probs(hidden, ranks))
 
 
-def onepass(decoding: Decoding, k: int, draft: Draft = self_draft) -> None:
-    """Verify and draft in the same call: for every possible number a of drafts that stand, the
-    call carries the next drafts' rows, which see the accepted ones but not the token after them.
+def onepass(decoding: Decoding, k: int, draft: Draft = self_draft, stride: int = 1) -> None:
+    """Verify and draft in the same call: it carries rows for the drafts of the next round too,
+    which see what is known now and, at most, the drafts that stand.
+
+    Their rows are prepared for every `stride`-th number of drafts that may stand. Where another
+    number stands, those of the next lower one serve, which see fewer of the accepted drafts.
     """
-    batch = torch.arange(len(decoding.known), device=decoding.known.device)
     drafts = no_drafts(decoding)
     while decoding.unfinished():
-        decoding.write(decoding.known, drafts.tokens, drafts.count)
-        hidden = verify_and_draft(decoding, drafts, k)  # (B, K + 1, 1 + k, C)
-        known = decoding.known
-        ranks = known[:, None] + torch.arange(hidden.shape[1], device=known.device)
-        decoding.settle(drafts, decoding.target_probs(hidden[:, :, 0], ranks))
-        accepted = (decoding.known - known - 1).clamp(min=0)
+        start, most = decoding.known, drafts.tokens.shape[1]
+        decoding.write(start, drafts.tokens, drafts.count)
+        above = onepass_rows(most, k, stride).to(start.device)  # (2, Q)
+        ranks, limits = start[:, None] + above[0], start[:, None] + above[1]
+        is_row = (above[1] <= drafts.count[:, None]) & (ranks < decoding.length[:, None])
+        hidden = decoding.call(ranks, limits, is_row, start + drafts.count)
+        verified = slice(most + 1)
+        decoding.settle(drafts, decoding.target_probs(hidden[:, verified], ranks[:, verified]))
+        accepted = (decoding.known - start - 1).clamp(min=0)
         count = decoding.left.clamp(max=k)
-        width = int(count.max())
-        hidden = hidden[batch, accepted, 1 : 1 + width]  # (B, K, C)
-        drafts = draft(decoding, hidden, decoding.known, known + accepted, count)
+        prepared = accepted - accepted % stride
+        first = most + 1 + prepared // stride * (stride - 1 + k) + accepted - prepared
+        rows = first[:, None] + torch.arange(int(count.max()), device=start.device)
+        hidden = hidden.gather(1, rows[..., None].expand(-1, -1, hidden.shape[2]))  # (B, K, C)
+        drafts = draft(decoding, hidden, decoding.known, start + prepared, count)
 
 
-def verify_and_draft(decoding: Decoding, drafts: Drafts, k: int) -> Tensor:
-    """Hidden states (B, K + 1, 1 + k, C): row (a, j) is for rank known + a + j and sees known + a.
+@cache
+def onepass_rows(most: int, k: int, stride: int) -> Tensor:
+    """Ranks and limits (2, Q), above what is known, of the rows of a call with `most` drafts.
 
-    Row (a, 0) verifies draft a, or follows the last; the others draft the ranks after it.
+    First those that verify the drafts and follow the last; then, for every stride-th number of
+    drafts that may stand, those of all ranks that can be among the k after the next token.
     """
-    device = decoding.known.device
-    most = torch.arange(drafts.tokens.shape[1] + 1, device=device)[:, None]
-    steps = torch.arange(1 + k, device=device)
-    limits = (decoding.known[:, None, None] + most).expand(-1, -1, 1 + k)
-    ranks = limits + steps
-    is_row = (most <= drafts.count[:, None, None]) & (ranks < decoding.length[:, None, None])
-    hidden = decoding.call(
-        ranks.flatten(1), limits.flatten(1), is_row.flatten(1), decoding.known + drafts.count
-    )
-    return hidden.unflatten(1, ranks.shape[1:])
+    verify = [(rank, rank) for rank in range(most + 1)]
+    draft = [
+        (rank, limit)
+        for limit in range(0, most + 1, stride)
+        for rank in range(limit + 1, min(limit + stride - 1, most) + k + 1)
+    ]
+    return torch.tensor([*verify, *draft]).T
 
 
 def parallel(decoding: Decoding, steps: int, by: str) -> None:

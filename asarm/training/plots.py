@@ -127,7 +127,16 @@ def _loss(axes: Axes, runs: Sequence[Curves]) -> None:
         settled.append(loss[int(BEGINNING * len(loss)) :])
     _limit(axes, settled)
     note = "   (faint: single steps; line: smoothed)" if raw else ""
-    _head(axes, "training loss", "nats", note)
+    _head(axes, "training loss", _unit_of_loss(runs), note)
+
+
+def _unit_of_loss(runs: Sequence[Curves]) -> str:
+    of_heads = [
+        all(line["loss"] == line.get("drafts_rejected") for line in run.evaluations)
+        for run in runs
+        if run.evaluations
+    ]
+    return "share of drafts rejected" if of_heads and all(of_heads) else "nats"
 
 
 def _mask_window(axes: Axes, runs: Sequence[Curves]) -> None:

@@ -164,7 +164,7 @@ def start_model(config: TrainingConfig) -> tuple[AnySubsetTransformer, PreTraine
         for layer in model.transformer.layers():
             layer.compile(dynamic=True)
     model.set_draft_head(start_head(model, config))
-    return model.train(), tokenizer
+    return model.train(config.learn != "draft_head"), tokenizer  # what is frozen drops nothing
 
 
 def start_head(model: AnySubsetTransformer, config: TrainingConfig) -> DraftHead | None:

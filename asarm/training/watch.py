@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from asarm.data import HeldOut
 from asarm.draft_head import DraftHead
-from asarm.evaluation.densities import RATES, bits_per_token, block_bits, draft_sums
+from asarm.evaluation.densities import RATES, bits_per_token, block_bits, draft_rejections
 from asarm.evaluation.example import BLANK, printable, segments
 from asarm.evaluation.judge import Judge, load_judge
 from asarm.model import AnySubsetTransformer
@@ -103,10 +103,12 @@ class Watch:
     def evaluate(
         self, model: AnySubsetTransformer, tokenizer: PreTrainedTokenizerBase, step: int
     ) -> float:
-        """Held-out joint densities, and filled texts; the mean loss over the rates, nats a token.
+        """Held-out joint densities, and filled texts; the mean loss over the rates, nats a token,
+        or the share of drafts rejected where a draft head learns.
 
         Blocks are shared out among the processes.
         """
+        was_training = model.training
         model.eval()
         accelerator, blocks = self.accelerator, self.held_out.blocks
         process, size = accelerator.process_index, len(blocks.lengths)
@@ -117,8 +119,8 @@ class Watch:
         loss = mean(bits) * math.log(2)
         figures: dict[str, Any] = {}
         if (head := model.draft_head) is not None:
-            figures = {"draft_loss": self._draft_loss(model, head, mine)}
-            loss = figures["draft_loss"] if self.config.learn == "draft_head" else loss
+            figures = {"drafts_rejected": self._drafts_rejected(model, head, mine)}
+            loss = figures["drafts_rejected"] if self.config.learn == "draft_head" else loss
         if self.is_main:
             record = {"step": step, "loss": loss, **figures}
             for rate, value in zip(RATES, bits, strict=True):
@@ -129,14 +131,14 @@ class Watch:
             held_out = {f"held_out/{k}": v for k, v in record.items() if k != "step"}
             accelerator.log(held_out, step=step)
         accelerator.wait_for_everyone()
-        model.train()
+        model.train(was_training)
         self.clock, self.last_step = perf_counter(), step
         return loss
 
-    def _draft_loss(self, model: AnySubsetTransformer, head: DraftHead, mine: range) -> float:
-        """Mean -log p of held-out tokens under the draft head, nats a token, over the rates."""
+    def _drafts_rejected(self, model: AnySubsetTransformer, head: DraftHead, mine: range) -> float:
+        """Expected share of drafts of held-out tokens that are rejected, over the rates."""
         blocks, size = self.held_out.blocks, self.config.batch_size
-        found = draft_sums(model, head, blocks, mine, batch_size=size)
+        found = draft_rejections(model, head, blocks, mine, batch_size=size)
         found = self.accelerator.reduce(found.to(self.accelerator.device), reduction="sum")
         return float(found[0] / found[1])
 

@@ -16,6 +16,7 @@ from asarm.order import Order
 from asarm.rows import Backbone
 from asarm.sampling import decode
 from asarm.sampling.decoding import Decoding
+from asarm.sampling.draft import Draft, self_draft
 from asarm.sampling.randomness import HashedRandomness
 from asarm.sampling.verify import RejectionCoupling
 
@@ -42,10 +43,11 @@ def first_rounds(
     *,
     k: int | None,
     num_rounds: int,
+    draft: Draft = self_draft,
 ) -> int:
     """Make the network calls of the first rounds; their number."""
     decoding = FirstRounds(model, input_ids, order, num_rounds=num_rounds)
-    decode(decoding, method, k=k)
+    decode(decoding, method, k=k, draft=draft)
     return int(decoding.nfe.max())
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-SECTIONS = ("base", "demo", "batch", "memory", "methods", "training")
+SECTIONS = ("base", "demo", "batch", "memory", "methods", "head", "training")
 SIZES = ("base", "demo", "tiny")
 
 
@@ -30,6 +30,7 @@ class BenchmarkConfig:
     base_size: str = "base"
     base_length: int = 512
     demo_size: str = "demo"
+    demo_model: str = "demo"
     demo_length: int = 256
     batch: int = 16
     memory_batches: list[int] = field(default_factory=lambda: [1, 8])
@@ -64,7 +65,7 @@ def parse(arguments: Sequence[str] | None = None) -> BenchmarkConfig:
     )
     flag = parser.add_argument
     flag("--sections", nargs="+", choices=SECTIONS, help="what to measure")
-    flag("--output_dir", help="where benchmark.json and benchmark.md go")
+    flag("--output_dir", help="where benchmark.json, benchmark.md and figures go")
     flag("--device", help="cpu or cuda")
     flag("--dtype", help="of the weights: float32, bfloat16 or float64")
     flag("--threads", type=positive, help="of torch; its own choice if None")
@@ -72,9 +73,10 @@ def parse(arguments: Sequence[str] | None = None) -> BenchmarkConfig:
     flag("--trials", type=positive, help="held-out texts that every method fills")
     flag("--ks", type=positive, nargs="+", help="drafts a round to try for every method")
     flag("--prompt_share", type=float, help="share of a text that stays visible")
-    flag("--base_size", choices=SIZES, help="network of base and memory, random weights")
+    flag("--base_size", choices=SIZES, help="network of base, memory and head, random weights")
     flag("--base_length", type=positive, help="tokens of its texts")
     flag("--demo_size", choices=SIZES, help="network of demo, batch and methods; demo is bundled")
+    flag("--demo_model", help="trained network of size demo: bundled (demo), a folder, a hub name")
     flag("--demo_length", type=positive, help="tokens of its texts")
     flag("--batch", type=positive, help="sequences at once, against one")
     flag("--memory_batches", type=positive, nargs=2, help="sequences at once, for memory")

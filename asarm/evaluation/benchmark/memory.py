@@ -14,8 +14,7 @@ from transformers import XLNetLMHeadModel
 from asarm.evaluation.benchmark.calls import first_rounds
 from asarm.evaluation.benchmark.config import BenchmarkConfig
 from asarm.evaluation.benchmark.models import network_config, random_ids
-from asarm.evaluation.benchmark.report import Figure
-from asarm.evaluation.benchmark.speed import PAPER_K
+from asarm.evaluation.benchmark.report import PAPER_K, Figure
 from asarm.evaluation.reference import RecomputingXLNet
 from asarm.loading import resolve_dtype
 from asarm.model import AnySubsetTransformer

@@ -5,39 +5,59 @@ from __future__ import annotations
 from functools import partial
 from statistics import mean, median, stdev
 
+from torch import Tensor
+
 from asarm.evaluation.benchmark.config import BenchmarkConfig
-from asarm.evaluation.benchmark.models import with_reference
-from asarm.evaluation.benchmark.report import Figure, MethodCost
+from asarm.evaluation.benchmark.drafts import measure_parts
+from asarm.evaluation.benchmark.models import is_trained, random_head, with_reference
+from asarm.evaluation.benchmark.report import Figure, MethodCost, Report
 from asarm.evaluation.benchmark.speed import held_out_blocks, warm_up
 from asarm.evaluation.benchmark.timing import alternate, ratio
+from asarm.evaluation.trials import WITH_DRAFTS, has_head
 from asarm.model import AnySubsetTransformer
 from asarm.order import Order
 from asarm.sampling import DEFAULT_K, SampleResult, sample
 
 PROMPT_SHARES = (0.05, 0.5)
+MOST_CALLS = (0.5, 0.33)  # per target with a draft head at its best k, at these shares
 
-Run = tuple[str, int | None]  # method and k
+Run = tuple[str, int | None, str | None]  # method, k and what drafts
 
 
-def method_costs(config: BenchmarkConfig) -> list[MethodCost]:
-    """The costs at 95% and at 50% targets, batch 1."""
+def measure_methods(report: Report, config: BenchmarkConfig) -> None:
+    """Put into the report what the methods cost at 95% and at 50% targets, and what they gain."""
     model, _ = with_reference(config.demo_size, config)
-    return [cost for share in PROMPT_SHARES for cost in costs_at(model, share, config)]
+    if not is_trained(config.demo_size, config):
+        model.set_draft_head(random_head(model, config.seed))
+    blocks = held_out_blocks(config, config.trials)
+    report.costs = [c for share in PROMPT_SHARES for c in costs_at(model, blocks, share, config)]
+    report.figures += default_figures(report.costs)
+    if not has_head(model):
+        print("skipped: the draft head (the model has none)", flush=True)
+        report.notes.append(
+            f"Model {config.demo_model} has no draft head: nothing to say about it."
+        )
+        return
+    report.figures += [*call_figures(report.costs), *time_figures(report.costs)]
+    for share in PROMPT_SHARES:
+        parts, acceptance = measure_parts(model, blocks, share, config)
+        report.parts += parts
+        report.acceptance += acceptance
 
 
 def costs_at(
-    model: AnySubsetTransformer, prompt_share: float, config: BenchmarkConfig
+    model: AnySubsetTransformer, blocks: Tensor, prompt_share: float, config: BenchmarkConfig
 ) -> list[MethodCost]:
-    """All methods and k fill the same texts, one after another."""
-    blocks = held_out_blocks(config, config.trials)
-    runs = runs_to_compare(config.ks)
+    """All methods and k fill the same texts, blocks (trials, L), one after another."""
+    runs = runs_to_compare(config.ks, ["head", "self"] if has_head(model) else ["self"])
     results: dict[Run, list[SampleResult]] = {run: [] for run in runs}
 
     def fill(run: Run, trial: int) -> int:
-        method, k = run
+        method, k, draft = run
         order = Order.random_split(config.demo_length, prompt_share, seed=trial)
         ids = blocks[trial : trial + 1]
-        results[run].append(sample(model, ids, order, method=method, k=k, seed=trial))
+        found = sample(model, ids, order, method=method, k=k, draft=draft, seed=trial)
+        results[run].append(found)
         return int(order.num_targets)
 
     warm_up([model], blocks[:1])
@@ -45,32 +65,36 @@ def costs_at(
     times = alternate(works, config.trials, config.device)
     order = Order.random_split(config.demo_length, prompt_share, seed=0)
     num_targets = int(order.num_targets)
+    best_draft = "head" if has_head(model) else "self"  # what `sample` takes by default
     costs = []
     for run in runs:
-        method, k = run
+        method, k, draft = run
         nfe = [int(result.nfe) / num_targets for result in results[run]]
         costs.append(
             MethodCost(
                 target_share=1 - prompt_share,
                 method=method,
                 k=k,
-                is_default=k == DEFAULT_K.get(method),
+                is_default=k == DEFAULT_K.get(method) and draft in (None, best_draft),
                 nfe=mean(nfe),
                 nfe_error=stdev(nfe) / len(nfe) ** 0.5 if len(nfe) > 1 else None,
                 rows=mean(int(result.rows) / num_targets for result in results[run]),
                 milliseconds=1000 * median(times[run]),
                 speed=ratio(times[runs[0]], times[run]),
+                draft=draft,
             )
         )
     return costs
 
 
-def runs_to_compare(ks: list[int]) -> list[Run]:
+def runs_to_compare(ks: list[int], drafts: list[str]) -> list[Run]:
     """Sequential first, then every other lossless method at `ks` and its default k."""
-    runs: list[Run] = [("sequential", None)]
+    runs: list[Run] = [("sequential", None, None)]
     for method, default in DEFAULT_K.items():
         least = 2 if method == "assd" else 1  # assd with k = 1 is sequential
-        runs += [(method, k) for k in sorted({*ks, default}) if k >= least]
+        own: list[str | None] = [*drafts] if method in WITH_DRAFTS else [None]
+        wanted = [k for k in sorted({*ks, default}) if k >= least]
+        runs += [(method, k, draft) for draft in own for k in wanted]
     return runs
 
 
@@ -87,3 +111,52 @@ def default_figures(costs: list[MethodCost]) -> list[Figure]:
         for c in costs
         if c.is_default and c.k is not None and c.target_share == 1 - PROMPT_SHARES[0]
     ]
+
+
+def call_figures(costs: list[MethodCost]) -> list[Figure]:
+    """Calls per target of what drafts with the head, at the best method and k."""
+    figures = []
+    for share, demand in zip(PROMPT_SHARES, MOST_CALLS, strict=True):
+        own = [c for c in costs if c.target_share == 1 - share]
+        head, own_rows = (
+            min((c for c in own if c.draft == draft), key=lambda c: c.nfe)
+            for draft in ("head", "self")
+        )
+        figures.append(
+            Figure(
+                f"drafts by the head, best k, {head.target_share:.0%} targets: network calls, "
+                "it / sequential",
+                head.nfe,
+                demand,
+                is_limit=True,
+                detail=f"{_named(head)}; without the head {own_rows.nfe:.3f}, {_named(own_rows)}",
+            )
+        )
+    return figures
+
+
+def time_figures(costs: list[MethodCost]) -> list[Figure]:
+    """Time per target without the head over that with it, each at its fastest k."""
+    figures = []
+    for share in PROMPT_SHARES:
+        for method in WITH_DRAFTS:
+            own = [c for c in costs if c.method == method and c.target_share == 1 - share]
+            head, own_rows = (
+                min((c for c in own if c.draft == draft), key=lambda c: c.milliseconds)
+                for draft in ("head", "self")
+            )
+            figures.append(
+                Figure(
+                    f"{method}, fastest k, {head.target_share:.0%} targets: time per target, "
+                    "without the head / with it",
+                    own_rows.milliseconds / head.milliseconds,
+                    1,
+                    detail=f"{own_rows.milliseconds:.2f} ms (k = {own_rows.k}) / "
+                    f"{head.milliseconds:.2f} ms (k = {head.k})",
+                )
+            )
+    return figures
+
+
+def _named(cost: MethodCost) -> str:
+    return f"{cost.method} k = {cost.k}"

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from transformers import XLNetConfig
 
+from asarm.draft_head import DraftHead, DraftHeadConfig
 from asarm.evaluation.benchmark.config import BenchmarkConfig
 from asarm.evaluation.reference import RecomputingXLNet
 from asarm.loading import DEMO, load, resolve_device, resolve_dtype
@@ -22,9 +23,9 @@ NETWORKS = {
 SPREAD = 6.0  # of random weights, x width^-0.5: with XLNet's own every draft is accepted
 
 
-def is_bundled(size: str) -> bool:
-    """Whether the network of this size is the trained one of the package."""
-    return size == "demo" and (DEMO / "model.safetensors").exists()
+def is_trained(size: str, config: BenchmarkConfig) -> bool:
+    """Whether the network of this size is a trained one: the package's, unless another is named."""
+    return size == "demo" and (config.demo_model != "demo" or (DEMO / "model.safetensors").exists())
 
 
 def network_config(size: str, spread: float = SPREAD) -> XLNetConfig:
@@ -41,15 +42,29 @@ def with_reference(
         ValueError: they do not.
     """
     device, dtype = resolve_device(config.device), resolve_dtype(config.dtype)
-    if is_bundled(size):
-        model, _ = load("demo", device=device)
+    if is_trained(size, config):
+        model, _ = load(config.demo_model, device=device)
     else:
-        torch.manual_seed(config.seed)
-        model = AnySubsetTransformer(network_config(size)).eval().to(device)
+        model = random_network(size, config)
     reference = RecomputingXLNet.of(model)
     check_same_text(model, reference)  # in float32: others round too much for equal tokens
     reference.xlnet.to(dtype)
     return model.to(dtype), reference
+
+
+def random_network(size: str, config: BenchmarkConfig) -> AnySubsetTransformer:
+    """A network of random weights, in float32."""
+    torch.manual_seed(config.seed)
+    network = AnySubsetTransformer(network_config(size)).eval()
+    return network.to(resolve_device(config.device))
+
+
+def random_head(model: AnySubsetTransformer, seed: int) -> DraftHead:
+    """A head of random weights for a model: what it changes is noise, what it costs is not."""
+    torch.manual_seed(seed)
+    head = DraftHead(DraftHeadConfig(model.config.d_model))
+    torch.nn.init.normal_(head.up, std=head.up.shape[1] ** -0.5)
+    return head.to(model.device, model.dtype).eval().requires_grad_(False)
 
 
 def check_same_text(model: Backbone, reference: Backbone) -> None:

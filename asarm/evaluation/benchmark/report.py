@@ -8,11 +8,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+PAPER_K = 5
+LAGS = "acceptance_by_lag.png"
 DEMAND = "demand (2 CPU cores, float32; of training: this device)"
 FIGURE_HEADS = ("measured in one run", "ratio", DEMAND, "met", "from")
 COST_HEADS = (
     "targets",
     "method",
+    "drafts",
     "k",
     "calls / target",
     "rows / target",
@@ -52,6 +55,29 @@ class MethodCost:
     rows: float  # per target
     milliseconds: float  # per target, median over texts
     speed: float  # sequential's time / this one's, median over texts
+    draft: str | None = None  # what drafts: "self" or "head", where there is a choice
+
+
+@dataclass(frozen=True)
+class PartCost:
+    """Calls per target with some of what lowers them, at one k and share of targets."""
+
+    target_share: float
+    part: str
+    k: int
+    nfe: float
+
+
+@dataclass(frozen=True)
+class LagAcceptance:
+    """How many of the drafts at one lag stand; the first token after the known ones is lag 1."""
+
+    target_share: float
+    draft: str
+    lag: int
+    drafts: int  # that were verified
+    stand: float  # share of them
+    stand_after: float | None  # share of those before which all stand, where there are any
 
 
 @dataclass
@@ -62,14 +88,21 @@ class Report:
     machine: dict[str, Any]
     figures: list[Figure] = field(default_factory=list)
     costs: list[MethodCost] = field(default_factory=list)
+    parts: list[PartCost] = field(default_factory=list)
+    acceptance: list[LagAcceptance] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def write(self, output_dir: str | Path) -> None:
-        """Write benchmark.json and benchmark.md."""
+        """Write benchmark.json, benchmark.md, and the figure that it shows."""
         folder = Path(output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         figures = [{**asdict(f), "verdict": f.verdict} for f in self.figures]
         content = {**asdict(self), "figures": figures}
         (folder / "benchmark.json").write_text(json.dumps(content, indent=1) + "\n")
+        if self.acceptance:
+            from asarm.evaluation.benchmark.lags import lag_figure  # matplotlib only where it draws
+
+            (folder / LAGS).write_bytes(lag_figure(self.acceptance))
         (folder / "benchmark.md").write_text(self.markdown())
 
     def markdown(self) -> str:
@@ -80,7 +113,11 @@ class Report:
         if self.costs:
             parts.append(table(COST_HEADS, map(_cost_cells, self.costs)))
             parts.append("Fastest k: " + "; ".join(fastest_k(self.costs)) + ".")
-        return "\n\n".join(parts) + "\n"
+        if self.parts:
+            parts.append(table(part_heads(), part_rows(self.parts)))
+        if self.acceptance:
+            parts.append(f"![share of drafts that stand, by lag]({LAGS})")
+        return "\n\n".join([*parts, *self.notes]) + "\n"
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -92,12 +129,29 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def fastest_k(costs: Sequence[MethodCost]) -> list[str]:
     """Per method, the k of least time per target: over all shares together, and at each."""
     found = []
-    for method in dict.fromkeys(c.method for c in costs if c.k is not None):
-        own = [c for c in costs if c.method == method]
+    for method, draft in dict.fromkeys((c.method, c.draft) for c in costs if c.k is not None):
+        own = [c for c in costs if (c.method, c.draft) == (method, draft)]
         shares = dict.fromkeys(c.target_share for c in own)
         best = [f"{_least([c for c in own if c.target_share == s])} at {s:.0%}" for s in shares]
-        found.append(f"{method} {_least(own)} ({', '.join(best)} targets)")
+        by = " by the head" if draft == "head" else ""
+        found.append(f"{method}{by} {_least(own)} ({', '.join(best)} targets)")
     return found
+
+
+def part_heads() -> tuple[str, ...]:
+    """Those of the table of what each part gained."""
+    return "targets", "onepass: drafts, verification", f"calls / target, k = {PAPER_K}", "best k"
+
+
+def part_rows(parts: Sequence[PartCost]) -> list[list[str]]:
+    """A row for each share of targets and part."""
+    rows = []
+    for share, part in dict.fromkeys((p.target_share, p.part) for p in parts):
+        own = [p for p in parts if (p.target_share, p.part) == (share, part)]
+        at_paper = next(f"{p.nfe:.3f}" for p in own if p.k == PAPER_K)
+        best = min(own, key=lambda p: p.nfe)
+        rows.append([f"{share:.0%}", part, at_paper, f"{best.nfe:.3f} (k = {best.k})"])
+    return rows
 
 
 def _least(costs: Sequence[MethodCost]) -> int | None:
@@ -118,4 +172,4 @@ def _cost_cells(c: MethodCost) -> list[str]:
     k = "" if c.k is None else f"{c.k}{' (default)' if c.is_default else ''}"
     nfe = f"{c.nfe:.3f}" + ("" if c.nfe_error is None else f" ± {c.nfe_error:.3f}")
     cells = [nfe, f"{c.rows:.2f}", f"{c.milliseconds:.2f}", f"{c.speed:.2f}x"]
-    return [f"{c.target_share:.0%}", c.method, k, *cells]
+    return [f"{c.target_share:.0%}", c.method, c.draft or "", k, *cells]

@@ -8,8 +8,9 @@ from dataclasses import asdict
 import torch
 
 from asarm.evaluation.benchmark.config import BenchmarkConfig
+from asarm.evaluation.benchmark.head import head_figures
 from asarm.evaluation.benchmark.memory import memory_figures
-from asarm.evaluation.benchmark.methods import default_figures, method_costs
+from asarm.evaluation.benchmark.methods import measure_methods
 from asarm.evaluation.benchmark.report import Figure, Report
 from asarm.evaluation.benchmark.speed import base_figures, batch_figures, demo_figures
 from asarm.evaluation.benchmark.timing import machine
@@ -20,6 +21,7 @@ MEASURE: dict[str, Callable[[BenchmarkConfig], list[Figure]]] = {
     "demo": demo_figures,
     "batch": batch_figures,
     "memory": memory_figures,
+    "head": head_figures,
     "training": training_figures,
 }
 
@@ -32,8 +34,7 @@ def run(config: BenchmarkConfig) -> Report:
     for section in config.sections:
         print(f"measuring: {section}", flush=True)
         if section == "methods":
-            report.costs = method_costs(config)
-            report.figures += default_figures(report.costs)
+            measure_methods(report, config)
         else:
             report.figures += MEASURE[section](config)
         report.write(config.output_dir)

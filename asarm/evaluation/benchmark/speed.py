@@ -15,8 +15,8 @@ from asarm.evaluation.benchmark.calls import (
     recorded_calls,
 )
 from asarm.evaluation.benchmark.config import BenchmarkConfig
-from asarm.evaluation.benchmark.models import is_bundled, random_ids, with_reference
-from asarm.evaluation.benchmark.report import Figure
+from asarm.evaluation.benchmark.models import is_trained, random_ids, with_reference
+from asarm.evaluation.benchmark.report import PAPER_K, Figure
 from asarm.evaluation.benchmark.timing import alternate, ratio
 from asarm.evaluation.blocks import load_blocks
 from asarm.evaluation.reference import RecomputingXLNet
@@ -26,7 +26,6 @@ from asarm.order import Order
 from asarm.rows import Backbone
 from asarm.sampling import sample
 
-PAPER_K = 5
 NUM_SHAPES = 40  # calls of a sequence whose products are timed
 KNOWN_SHARES = (0.35, 0.65, 0.95)  # where the reference is timed, besides the start
 
@@ -56,7 +55,8 @@ def time_per_call(
     orders = [Order.random_split(length, share, seed=seed) for share in shares]
 
     def call_ours(_: int) -> int:
-        return int(sample(ours, ids, orders[0], method=method, k=k, seed=seed).nfe)
+        # drafts of its own rows, as the original's are
+        return int(sample(ours, ids, orders[0], method=method, k=k, draft="self", seed=seed).nfe)
 
     def call_reference(_: int) -> int:
         return sum(first_rounds(reference, ids, o, method, k=k, num_rounds=1) for o in orders)
@@ -115,7 +115,7 @@ def demo_figures(config: BenchmarkConfig) -> list[Figure]:
     }
     warm_up([reference, ours], blocks[:1])
     times = alternate(works, config.repeats, config.device)
-    who = "the bundled model" if is_bundled(config.demo_size) else "random weights"
+    who = f"model {config.demo_model}" if is_trained(config.demo_size, config) else "random weights"
     return [
         Figure(
             f"{config.demo_size} size, L = {config.demo_length}: time per sequence, "
