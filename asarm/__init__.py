@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     from asarm.order import Order as Order
     from asarm.sampling import SampleResult as SampleResult
     from asarm.sampling import sample as sample
+    from asarm.sampling.calibration import calibrate as calibrate
 
 _HOMES = {
     "AnySubsetTransformer": "asarm.model",
     "Order": "asarm.order",
     "SampleResult": "asarm.sampling",
+    "calibrate": "asarm.sampling.calibration",
     "infill": "asarm.infilling",
     "load": "asarm.loading",
     "log_prob": "asarm.density",

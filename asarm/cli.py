@@ -119,7 +119,8 @@ def brief(message: str) -> str:
     key = re.search(r'Parser key "([^"]+)"', message)
     value = re.search(r"(?:Given value|Got value): *(.*)", message)
     if key and value:
-        expected = re.findall(r"<class '([\w.]+)'>", message.partition("Given value type")[0])
+        types = r"(?<=<class ')[\w.]+|(?<=Literal\[)'[^]]*'"
+        expected = re.findall(types, message.partition("Given value type")[0])
         kinds = " or ".join(dict.fromkeys("null" if e == "NoneType" else e for e in expected))
         return f"{key[1]} is {value[1].strip()!r}; expected {kinds or 'another value'}"
     return " ".join(message.split())

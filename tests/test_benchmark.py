@@ -220,6 +220,7 @@ def test_tiny_run_writes_every_row(tmp_path):
         (1.2, True),
         (0.7, True),
         *[(1, False)] * 3,
+        *[(1.05, True)] * 4,
         *[(0.5, True), (0.33, True), *[(1, False)] * 4],  # of a draft head
         (0.05, True),
         *in_training,

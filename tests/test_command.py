@@ -137,7 +137,7 @@ def test_what_is_no_length(given):
         (["infill", "--file", "nowhere.txt"], "nowhere.txt"),
         (["infill", TEXT, "--length", "long"], "length is 'long'"),
         (["infill", TEXT, "--length", "1,2,3"], "3 entries for 2 blanks"),
-        (["infill", TEXT, "--k", "many"], "k is 'many'; expected int or null"),
+        (["infill", TEXT, "--k", "many"], "k is 'many'; expected int or 'auto'"),
         (["infill", TEXT, "--json", "--method", "magic", "--length", "1"], "method is 'magic'"),
         (["infill", TEXT, "--num_samples", "0"], "num_samples is 0"),
         (["infill", TEXT, "--model", "./nowhere"], "./nowhere does not exist"),

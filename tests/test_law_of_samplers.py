@@ -14,8 +14,10 @@ from asarm.density import joint_log_probs
 from asarm.draft_head import DraftHead, DraftHeadConfig, Seen
 from asarm.law import Allowed, Law
 from asarm.sampling import decode
+from asarm.sampling.costs import GRID, Costs
 from asarm.sampling.decoding import Decoding
 from asarm.sampling.draft import head_draft, neighbours
+from asarm.sampling.draft_length import AutoLength
 from asarm.sampling.randomness import Purpose
 from asarm.sampling.verify import BlockCoupling, Drafts, RejectionCoupling
 
@@ -44,6 +46,7 @@ FAKES = {
     "no mask": ConditionalTable(length=LENGTH),
     "mask inside": ConditionalTable(length=LENGTH, vocab_size=4, mask_token_id=3, seed=1),
 }
+COUPLINGS = pytest.mark.parametrize("coupling", [RejectionCoupling, BlockCoupling])
 KINDS = [0, 1, 1, 0, 2, 2]  # of the positions; what is given at position 2 is not of its kind
 KEPT = [{0, 1, 2, 3}, {0, 2}, {1, 3}]  # the tokens of each kind, 3 being <mask> or beyond
 
@@ -112,7 +115,9 @@ def output_law(
         ids, orders = IDS.expand(len(scripts), -1), order[[0] * len(scripts)]
         allowed = allowed_tokens(model, len(ids)) if restricted else None
         decoding = Decoding(model, ids, orders, law, draft_law, verifying, allowed=allowed)
-        decode(decoding, method, **(call or {}))
+        call = call or {}
+        chosen = {"k": call["k"](decoding)} if callable(call.get("k")) else {}
+        decode(decoding, method, **{**call, **chosen})
         assert (decoding.nfe <= order.num_targets).all()
         texts = decoding.by_position()[0].tolist()
         for text, weight in zip(texts, randomness.probability, strict=True):
@@ -272,11 +277,45 @@ def test_lossy_samplers_never_give_what_is_not_allowed_either(method, slack, cal
         assert sum(found.values()) == pytest.approx(1, abs=1e-9)
 
 
+# --- as many drafts as pay ---
+
+
+class Capricious(AutoLength):
+    """1 to 3 drafts, by the share of the earlier ones that stood."""
+
+    def __init__(self, decoding):
+        super().__init__("onepass", Costs(1, 0, 0), decoding)
+        self.best = 1 + torch.arange(GRID) * 7 % 3
+        self.lengths = set()
+
+    def __call__(self, decoding):
+        found = super().__call__(decoding)
+        self.lengths |= set(found.tolist())
+        return found
+
+
+@COUPLINGS
+@pytest.mark.parametrize("options", ["plain", "draft_temperature", "all"])
+@pytest.mark.parametrize("order", ["permuted", "ascending", "empty prompt"])
+@pytest.mark.parametrize("method", LOSSLESS[1:])
+def test_as_many_drafts_as_earlier_ones_suggest(method, order, options, coupling, monkeypatch):
+    """The number of drafts follows from the fate of earlier ones, and changes no law."""
+    lengths = set()
+
+    def choosing(decoding):
+        chosen = Capricious(decoding)
+        chosen.lengths = lengths
+        return chosen
+
+    found = error("no mask", order, options, method, k=choosing, stride=9, coupling=coupling)
+    assert found < 1e-9
+    assert len(lengths) > 1
+
+
 # --- drafts that depend on one another ---
 
 OFFSETS = torch.tensor([-1, 1])
 DRAFTING = [(method, k) for method in ("assd", "onepass") for k in (1, 2, 3)]
-COUPLINGS = pytest.mark.parametrize("coupling", [RejectionCoupling, BlockCoupling])
 
 
 class TableDraft:

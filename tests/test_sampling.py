@@ -7,13 +7,15 @@ import torch
 from fakes import ConditionalTable, Uncached, mixed_batch, small_model
 
 from asarm import Order, sample
-from asarm.sampling import DEFAULT_K, METHODS
+from asarm.sampling import DRAFTING, METHODS
+from asarm.sampling.costs import COSTS
 from asarm.sampling.randomness import HashedRandomness
 
 LOSSLESS = METHODS[:-1]
 CALLS = [
     {"method": "sequential"},
-    *({"method": method, "k": k} for method in LOSSLESS[1:] for k in (1, 2, 5)),
+    *({"method": method, "k": k} for method in LOSSLESS[1:] for k in (1, 2, 5, "auto")),
+    {"method": "onepass", "k": 4, "stride": 2},
     {"method": "parallel", "steps": 3},
     {"method": "parallel", "steps": 3, "by": "confidence"},
 ]
@@ -169,10 +171,13 @@ class Counting(Uncached):
 
 
 def test_defaults_are_those_documented(model, problem):
-    assert sample(model, *problem).k == DEFAULT_K["onepass"]
-    same(sample(model, *problem), sample(model, *problem, method="onepass"))
-    for method in ("assd", "ngram"):
-        assert sample(model, *problem, method=method).k == DEFAULT_K[method]
+    same(sample(model, *problem), sample(model, *problem, method="onepass", coupling="block"))
+    for method in METHODS:
+        steps = 2 if method == "parallel" else None
+        found = sample(model, *problem, method=method, steps=steps)
+        drafts = method in DRAFTING
+        assert (found.k, found.costs) == (("auto", COSTS["cpu"]) if drafts else (None, None))
+    same(sample(model, *problem, k="auto", costs=COSTS["cpu"]), sample(model, *problem, k=None))
 
 
 @both_couplings

@@ -252,7 +252,7 @@ def test_wrong_text_is_one_line(run, tmp_path, content, says):
     [
         (["--method=asd"], "'asd'; expected some of sequential, assd, ngram, onepass, parallel"),
         (["--k=0"], "k is 0"),
-        (["--k=two"], "k is 'two'; expected int or null"),
+        (["--k=two"], "k is 'two'; expected int or 'auto'"),
         (["--temperature=0"], "temperature is 0"),
         (["--coupling=gumball"], "coupling is 'gumball'; expected one of block, rejection, gumbel"),
         (["--model=/no/such/model"], "/no/such/model"),

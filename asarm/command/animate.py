@@ -21,7 +21,6 @@ from asarm.evaluation.animation_drawing import gif
 from asarm.evaluation.config import DecodingConfig
 from asarm.evaluation.example import choose
 from asarm.evaluation.items import Record
-from asarm.evaluation.study import DRAFTING
 from asarm.evaluation.trials import Variant, key, name_and_revision, trial_order
 from asarm.infilling.ask import asked_lengths, templates_of
 from asarm.infilling.choice import choose_lengths
@@ -31,7 +30,7 @@ from asarm.loading import load
 from asarm.model import AnySubsetTransformer
 from asarm.order import Order
 from asarm.run import CONFIG, Run
-from asarm.sampling import sample
+from asarm.sampling import DRAFTING, sample
 
 SAMPLES = "samples.jsonl"
 FIELDS = {"item", "model", "method", "steps", "k", "seed", "prompt", "tokens"}
@@ -130,7 +129,7 @@ def find_decoding(settings: AnimateSettings) -> Decoding:
     return make(model, tokenizer, source, settings, options)
 
 
-def title_of(options: dict[str, Any], k: int | None) -> str:
+def title_of(options: dict[str, Any], k: int | str | None) -> str:
     """By what it was decoded, and that of its law which is not the model's own."""
     name = Variant("", options["method"], options["steps"]).name
     filters = ("temperature", "top_k", "top_p")

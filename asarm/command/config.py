@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import Field, dataclass, field, fields
-from typing import Any
+from typing import Any, Literal
 
 
 def positional(meaning: str) -> Any:
@@ -33,7 +33,7 @@ class Settings:
             auto, which is 1-32; for several blanks either one for all, or one each with commas
             between them.
         method: onepass, assd, ngram or sequential, which have the same law, or parallel.
-        k: most tokens drafted a round; the method's fastest on a CPU if null.
+        k: most tokens drafted a round; "auto" chooses them round by round.
         steps: network calls of "parallel".
         temperature: of the law that is sampled.
         top_k: keep the k most probable tokens.
@@ -49,7 +49,7 @@ class Settings:
     blank: str = "___"
     length: str = "auto"
     method: str | None = "onepass"
-    k: int | None = None
+    k: int | Literal["auto"] = "auto"
     steps: int | None = None
     temperature: float = 1.0
     top_k: int | None = None
@@ -93,7 +93,7 @@ class AnimateSettings(Settings):
         model: "demo" (bundled), a local folder, or a hub name; demo if null, and of a run its own.
         method: onepass, assd, ngram, sequential or parallel; onepass if null, and of a run its
             first one where it has no onepass.
-        k: most tokens drafted a round; each method's fastest on a CPU if null.
+        k: most tokens drafted a round; "auto" chooses them round by round.
         prompt_share: share of the tokens of a text without blanks that stay visible.
     """
 

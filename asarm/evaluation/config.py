@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 
 @dataclass
@@ -26,7 +27,7 @@ class DecodingConfig:
             prompt is the beginning) or random_permutation (a random prompt, the blanks in random
             order).
         method: sequential, assd, ngram, onepass and parallel, in any choice.
-        k: most tokens drafted a round; each method's fastest on a CPU if null.
+        k: most tokens drafted a round; "auto" chooses them round by round.
         parallel_steps: network calls of "parallel", one row of the table each; what exceeds the
             number of blanks is left out.
         temperature: of the law that is sampled.
@@ -61,7 +62,7 @@ class DecodingConfig:
     method: list[str] = field(
         default_factory=lambda: ["sequential", "assd", "ngram", "onepass", "parallel"]
     )
-    k: int | None = None
+    k: int | Literal["auto"] = "auto"
     parallel_steps: list[int] = field(default_factory=lambda: [4, 8, 16, 32, 64, 128])
     temperature: float = 1.0
     draft_temperature: float | None = None

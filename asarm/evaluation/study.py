@@ -25,12 +25,11 @@ from asarm.evaluation.spans import given_spans
 from asarm.evaluation.trials import Batch, Variant, batch_of, headed, item_batches, key, variants
 from asarm.order import Order
 from asarm.rows import Backbone
-from asarm.sampling import SampleResult, sample
+from asarm.sampling import DRAFTING, SampleResult, sample
 from asarm.text import decode
 
 Decode = Callable[[list[int]], str]
 Result = TypeVar("Result")
-DRAFTING = ("assd", "ngram", "onepass")
 WARM_UP_TARGETS = 8
 
 
@@ -105,7 +104,7 @@ def timed_sample(
             batch.input_ids,
             batch.order,
             method=variant.method,
-            k=config.k if drafts else None,
+            k=config.k,
             steps=variant.steps,
             temperature=config.temperature,
             draft_temperature=config.draft_temperature,

@@ -131,7 +131,7 @@ def check(config: DecodingConfig) -> None:
     given_numbers = {name: getattr(config, name) for name in numbers}
     given_numbers["parallel_steps"] = min(config.parallel_steps, default=None)
     for name, value in given_numbers.items():
-        if value is not None and value < 1:
+        if value not in (None, "auto") and value < 1:
             raise ValueError(f"{name} is {value}; expected at least 1")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -13,17 +14,20 @@ from asarm.law import Allowed, Law
 from asarm.order import Order, per_sequence_seeds
 from asarm.rows import Backbone
 from asarm.sampling import samplers
+from asarm.sampling.costs import COSTS, Costs
 from asarm.sampling.decoding import Decoding
 from asarm.sampling.draft import Draft, head_draft, self_draft
+from asarm.sampling.draft_length import AutoLength, DraftLength, FixedLength
 from asarm.sampling.randomness import HashedRandomness, signed
 from asarm.sampling.result import Round, SampleResult
 from asarm.sampling.verify import BlockCoupling, Coupling, GumbelCoupling, RejectionCoupling
 
-__all__ = ["METHODS", "Round", "SampleResult", "sample"]
+__all__ = ["DRAFTING", "METHODS", "Costs", "Round", "SampleResult", "sample"]
 
 METHODS = ("sequential", "assd", "ngram", "onepass", "parallel")
 COUPLINGS = ("block", "rejection", "gumbel")
-DEFAULT_K = {"assd": 4, "ngram": 1, "onepass": 1}  # fastest a token on a CPU at demo size
+DRAFTING = ("assd", "ngram", "onepass")  # methods that draft
+ONE_LIMIT = 2**30  # a stride with which onepass prepares rows that see what is known, and no others
 
 
 def sample(
@@ -32,7 +36,8 @@ def sample(
     order: Order,
     *,
     method: str = "onepass",
-    k: int | None = None,
+    k: int | Literal["auto"] | None = "auto",
+    costs: Costs | None = None,
     temperature: float = 1.0,
     draft_temperature: float | None = None,
     top_k: int | None = None,
@@ -61,8 +66,11 @@ def sample(
         method: "sequential", one target a call; "assd" and "ngram", algorithms 1 and 2 of
             arXiv 2504.20456; "onepass", which verifies and drafts in the same call; "parallel",
             the lossy comparator, which fills many targets a call as if they were independent.
-        k: most drafts of a round, the exact first token of assd included; where it is None,
-            the method's fastest on a CPU.
+        k: most drafts of a round, the exact first token of assd included; "auto" chooses them
+            round by round, from what was accepted so far and `costs`.
+        costs: for k = "auto", what calls, rows and drafts take; those of `asarm.calibrate` for a
+            model and device. If None, usual ones of the device's type: the same seed gives the
+            same text wherever costs are the same.
         temperature: of target and draft law alike.
         draft_temperature: of the draft law instead; changes the cost, never the law.
         top_k: keep the k most probable tokens of both laws.
@@ -74,7 +82,8 @@ def sample(
         draft: what drafts for assd and onepass: "self", the network's own rows; "head", the learned
             head of the model; any `Draft`; the head if None and the model has one.
         stride: of the numbers of drafts that may stand for which onepass prepares rows of their
-            own; more calls, fewer rows. If None, 1 up to k = 2, and k + 1 beyond.
+            own; the more, the more calls and the fewer rows. If None, 1 where k is 1 or 2, and
+            no number but 0 otherwise.
         steps: network calls of "parallel".
         by: which targets "parallel" fills first: by "order" or by "confidence".
         allowed: which tokens each position may hold, a filter of the target law; any if None.
@@ -85,7 +94,9 @@ def sample(
     Raises:
         ValueError: an option or an input that cannot be served; the message says which.
     """
-    k = _check_options(method, k, steps, by, coupling, acceptance_slack, draft_temperature, stride)
+    k = "auto" if k is None else k
+    _check_options(method, k, steps, by, coupling, acceptance_slack, draft_temperature, stride)
+    costs = costs or COSTS.get(model.device.type, COSTS["cuda"])
     order = order.to(input_ids.device)
     is_read = order.rank < order.num_prompt[:, None]
     check_inputs(model, input_ids, order, read=is_read, allowed=allowed)
@@ -104,9 +115,24 @@ def sample(
             trace=trace,
             on_commit=bar.update,
         )
-        decode(decoding, method, k=k, draft=_draft(draft, model), stride=stride, steps=steps, by=by)
-    lossless = method != "parallel" and acceptance_slack == 0
-    return _result(decoding, k=k, lossless=lossless)
+        length = AutoLength(method, costs, decoding) if k == "auto" else FixedLength(k)
+        if stride is None:
+            stride = 1 if k in (1, 2) else ONE_LIMIT
+        decode(
+            decoding,
+            method,
+            k=length,
+            draft=_draft(draft, model),
+            stride=stride,
+            steps=steps,
+            by=by,
+        )
+    return _result(
+        decoding,
+        k=k if method in DRAFTING else None,
+        costs=costs if method in DRAFTING and k == "auto" else None,
+        lossless=method != "parallel" and acceptance_slack == 0,
+    )
 
 
 @torch.inference_mode()
@@ -114,23 +140,23 @@ def decode(
     decoding: Decoding,
     method: str,
     *,
-    k: int | None = None,
+    k: int | DraftLength | None = None,
     draft: Draft = self_draft,
-    stride: int | None = None,
+    stride: int = 1,
     steps: int | None = None,
     by: str = "",
 ) -> None:
     """Run a sampler to the end."""
+    length = k if callable(k) else FixedLength(k or 1)
     match method:
         case "sequential":
             samplers.sequential(decoding)
         case "assd":
-            samplers.assd(decoding, k or 1, draft)
+            samplers.assd(decoding, length, draft)
         case "ngram":
-            samplers.ngram(decoding, k or 1)
+            samplers.ngram(decoding, length)
         case "onepass":
-            k = k or 1
-            samplers.onepass(decoding, k, draft, stride or (1 if k <= 2 else k + 1))
+            samplers.onepass(decoding, length, draft, stride)
         case "parallel":
             samplers.parallel(decoding, steps or 1, by)
             decoding.score_jointly()
@@ -138,20 +164,19 @@ def decode(
 
 def _check_options(
     method: str,
-    k: int | None,
+    k: int | Literal["auto"],
     steps: int | None,
     by: str,
     coupling: str,
     acceptance_slack: float,
     draft_temperature: float | None,
     stride: int | None,
-) -> int | None:
-    """The k that the method uses."""
+) -> None:
     _one_of("method", method, METHODS)
     _one_of("by", by, ("order", "confidence"))
     _one_of("coupling", coupling, COUPLINGS)
-    if k is not None and k < 1:
-        raise ValueError(f"k is {k}; expected at least 1 draft a round")
+    if k != "auto" and not (isinstance(k, int) and k >= 1):
+        raise ValueError(f"k is {k!r}; expected at least 1 draft a round, or 'auto'")
     if stride is not None and (stride < 1 or method != "onepass"):
         raise ValueError(
             f"stride is {stride} with method {method!r}; expected at least 1, for 'onepass' only"
@@ -167,7 +192,6 @@ def _check_options(
         )
     if draft_temperature is not None and not draft_temperature > 0:
         raise ValueError(f"draft_temperature is {draft_temperature}; expected above 0, or None")
-    return (k or DEFAULT_K[method]) if method in DEFAULT_K else None
 
 
 def _coupling(name: str, randomness: HashedRandomness, slack: float) -> Coupling:
@@ -196,7 +220,9 @@ def _one_of(name: str, value: str, valid: Sequence[str]) -> None:
         raise ValueError(f"{name} is {value!r}; expected one of {', '.join(valid)}")
 
 
-def _result(decoding: Decoding, *, k: int | None, lossless: bool) -> SampleResult:
+def _result(
+    decoding: Decoding, *, k: int | Literal["auto"] | None, costs: Costs | None, lossless: bool
+) -> SampleResult:
     tokens, log_probs = decoding.by_position()
     return SampleResult(
         tokens=tokens,
@@ -207,6 +233,7 @@ def _result(decoding: Decoding, *, k: int | None, lossless: bool) -> SampleResul
         drafted=decoding.drafted,
         accepted=decoding.accepted,
         k=k,
+        costs=costs,
         lossless=lossless,
         trace=decoding.trace,
     )

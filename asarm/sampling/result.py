@@ -6,8 +6,11 @@ Shapes: B batch, L length.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
+
+from asarm.sampling.costs import Costs
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,8 @@ class SampleResult:
         rounds: (B,) rounds of drafting and verifying.
         drafted: (B,) drafts that were verified.
         accepted: (B,) drafts that were kept.
-        k: most drafts of a round; None where the method drafts nothing.
+        k: most drafts of a round, or "auto"; None where the method drafts nothing.
+        costs: by which "auto" chose.
         lossless: whether the samples have exactly the sequential sampler's law.
         trace: per sequence its rounds, if asked for.
     """
@@ -53,6 +57,7 @@ class SampleResult:
     rounds: Tensor
     drafted: Tensor
     accepted: Tensor
-    k: int | None
+    k: int | Literal["auto"] | None
     lossless: bool
+    costs: Costs | None = None
     trace: list[list[Round]] | None = None

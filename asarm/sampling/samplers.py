@@ -15,6 +15,7 @@ from torch import Tensor
 
 from asarm.sampling.decoding import Decoding
 from asarm.sampling.draft import Draft, ngram_draft, no_drafts, self_draft
+from asarm.sampling.draft_length import DraftLength
 from asarm.sampling.randomness import Purpose
 from asarm.sampling.verify import Drafts
 
@@ -27,14 +28,14 @@ def sequential(decoding: Decoding) -> None:
         decoding.settle(no_drafts(decoding), decoding.target_probs(hidden, ranks))
 
 
-def assd(decoding: Decoding, k: int, draft: Draft = self_draft) -> None:
+def assd(decoding: Decoding, length: DraftLength, draft: Draft = self_draft) -> None:
     """Any-subset speculative decoding: algorithm 1 of Guo & Ermon 2025.
 
     Two calls a round: up to k rows that see what is known, the first of which is exact; then the
     drafts' rows under the joint.
     """
     while decoding.unfinished():
-        start, count = decoding.known, decoding.left.clamp(max=k)
+        start, count = decoding.known, decoding.left.minimum(length(decoding))
         steps = torch.arange(int(count.max()), device=start.device)
         ranks, is_row = start[:, None] + steps, steps < count[:, None]
         hidden = decoding.call(ranks, start[:, None].expand_as(ranks), is_row, start)
@@ -50,13 +51,14 @@ def assd(decoding: Decoding, k: int, draft: Draft = self_draft) -> None:
         decoding.settle(drafts, target_probs, num_exact=1)
 
 
-def ngram(decoding: Decoding, k: int) -> None:
+def ngram(decoding: Decoding, length: DraftLength) -> None:
     """ASSD with drafts from the sequence's own bigrams: algorithm 2 of Guo & Ermon 2025.
 
     One call a round: the drafts' rows and, for the case that all stand, the one after them.
     """
     while decoding.unfinished():
-        drafts = ngram_draft(decoding, decoding.known, decoding.left.clamp(max=k))
+        most = decoding.left.minimum(length(decoding))
+        drafts = ngram_draft(decoding, decoding.known, most)
         steps = torch.arange(drafts.tokens.shape[1] + 1, device=decoding.known.device)
         ranks = decoding.known[:, None] + steps
         is_row = (steps <= drafts.count[:, None]) & (ranks < decoding.length[:, None])
@@ -64,7 +66,9 @@ def ngram(decoding: Decoding, k: int) -> None:
         decoding.settle(drafts, decoding.target_probs(hidden, ranks))
 
 
-def onepass(decoding: Decoding, k: int, draft: Draft = self_draft, stride: int = 1) -> None:
+def onepass(
+    decoding: Decoding, length: DraftLength, draft: Draft = self_draft, stride: int = 1
+) -> None:
     """Verify and draft in the same call: it carries rows for the drafts of the next round too,
     which see what is known now and, at most, the drafts that stand.
 
@@ -73,16 +77,18 @@ def onepass(decoding: Decoding, k: int, draft: Draft = self_draft, stride: int =
     """
     drafts = no_drafts(decoding)
     while decoding.unfinished():
-        start, most = decoding.known, drafts.tokens.shape[1]
+        start, most, ahead = decoding.known, drafts.tokens.shape[1], length(decoding)
+        k = int(ahead.max())
         decoding.write(start, drafts.tokens, drafts.count)
         above = onepass_rows(most, k, stride).to(start.device)  # (2, Q)
         ranks, limits = start[:, None] + above[0], start[:, None] + above[1]
-        is_row = (above[1] <= drafts.count[:, None]) & (ranks < decoding.length[:, None])
+        last = (start + drafts.count + ahead).minimum(decoding.length - 1)
+        is_row = (above[1] <= drafts.count[:, None]) & (ranks <= last[:, None])
         hidden = decoding.call(ranks, limits, is_row, start + drafts.count)
         verified = slice(most + 1)
         decoding.settle(drafts, decoding.target_probs(hidden[:, verified], ranks[:, verified]))
         accepted = (decoding.known - start - 1).clamp(min=0)
-        count = decoding.left.clamp(max=k)
+        count = decoding.left.minimum(ahead)
         prepared = accepted - accepted % stride
         first = most + 1 + prepared // stride * (stride - 1 + k) + accepted - prepared
         rows = first[:, None] + torch.arange(int(count.max()), device=start.device)

@@ -25,7 +25,7 @@ class BenchmarkConfig:
     threads: int | None = None
     repeats: int = 3
     trials: int = 8
-    ks: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 5, 8])
+    ks: list[int] = field(default_factory=lambda: [1, 2, 3, 5, 8, 12, 16])
     prompt_share: float = 0.05
     base_size: str = "base"
     base_length: int = 512

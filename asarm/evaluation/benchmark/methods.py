@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from statistics import mean, median, stdev
+from typing import Literal
 
 from torch import Tensor
 
@@ -16,12 +17,14 @@ from asarm.evaluation.benchmark.timing import alternate, ratio
 from asarm.evaluation.trials import WITH_DRAFTS, has_head
 from asarm.model import AnySubsetTransformer
 from asarm.order import Order
-from asarm.sampling import DEFAULT_K, SampleResult, sample
+from asarm.sampling import DRAFTING, SampleResult, sample
 
 PROMPT_SHARES = (0.05, 0.5)
+SLOWER = 1.05  # than the best fixed k, at most, is the number of drafts that is chosen
 MOST_CALLS = (0.5, 0.33)  # per target with a draft head at its best k, at these shares
 
-Run = tuple[str, int | None, str | None]  # method, k and what drafts
+K = int | Literal["auto"] | None
+Run = tuple[str, K, str | None]  # method, k and what drafts
 
 
 def measure_methods(report: Report, config: BenchmarkConfig) -> None:
@@ -31,7 +34,7 @@ def measure_methods(report: Report, config: BenchmarkConfig) -> None:
         model.set_draft_head(random_head(model, config.seed))
     blocks = held_out_blocks(config, config.trials)
     report.costs = [c for share in PROMPT_SHARES for c in costs_at(model, blocks, share, config)]
-    report.figures += default_figures(report.costs)
+    report.figures += [*default_figures(report.costs), *auto_figures(report.costs)]
     if not has_head(model):
         print("skipped: the draft head (the model has none)", flush=True)
         report.notes.append(
@@ -75,7 +78,7 @@ def costs_at(
                 target_share=1 - prompt_share,
                 method=method,
                 k=k,
-                is_default=k == DEFAULT_K.get(method) and draft in (None, best_draft),
+                is_default=k == "auto" and draft in (None, best_draft),
                 nfe=mean(nfe),
                 nfe_error=stdev(nfe) / len(nfe) ** 0.5 if len(nfe) > 1 else None,
                 rows=mean(int(result.rows) / num_targets for result in results[run]),
@@ -88,12 +91,12 @@ def costs_at(
 
 
 def runs_to_compare(ks: list[int], drafts: list[str]) -> list[Run]:
-    """Sequential first, then every other lossless method at `ks` and its default k."""
+    """Sequential first, then every other lossless method at `ks` and as many as pay."""
     runs: list[Run] = [("sequential", None, None)]
-    for method, default in DEFAULT_K.items():
+    for method in DRAFTING:
         least = 2 if method == "assd" else 1  # assd with k = 1 is sequential
         own: list[str | None] = [*drafts] if method in WITH_DRAFTS else [None]
-        wanted = [k for k in sorted({*ks, default}) if k >= least]
+        wanted: list[K] = [*(k for k in sorted(set(ks)) if k >= least), "auto"]
         runs += [(method, k, draft) for draft in own for k in wanted]
     return runs
 
@@ -111,6 +114,26 @@ def default_figures(costs: list[MethodCost]) -> list[Figure]:
         for c in costs
         if c.is_default and c.k is not None and c.target_share == 1 - PROMPT_SHARES[0]
     ]
+
+
+def auto_figures(costs: list[MethodCost]) -> list[Figure]:
+    """Time per target with as many drafts as seem to pay, over that with the best number."""
+    figures = []
+    for chosen in (c for c in costs if c.is_default and c.method in WITH_DRAFTS):
+        key = (chosen.method, chosen.draft, chosen.target_share)
+        own = [c for c in costs if (c.method, c.draft, c.target_share) == key]
+        best = min((c for c in own if isinstance(c.k, int)), key=lambda c: c.milliseconds)
+        figures.append(
+            Figure(
+                f"{chosen.method}, {chosen.target_share:.0%} targets: time per target, k = auto / "
+                "the fastest k",
+                chosen.milliseconds / best.milliseconds,
+                SLOWER,
+                is_limit=True,
+                detail=f"{chosen.milliseconds:.2f} ms / {best.milliseconds:.2f} ms (k = {best.k})",
+            )
+        )
+    return figures
 
 
 def call_figures(costs: list[MethodCost]) -> list[Figure]:

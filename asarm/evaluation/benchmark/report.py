@@ -48,7 +48,7 @@ class MethodCost:
 
     target_share: float
     method: str
-    k: int | None
+    k: int | str | None
     is_default: bool  # whether `sample` takes this k where none is given
     nfe: float  # calls per target
     nfe_error: float | None  # its standard error over texts, where there are several
@@ -129,8 +129,9 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def fastest_k(costs: Sequence[MethodCost]) -> list[str]:
     """Per method, the k of least time per target: over all shares together, and at each."""
     found = []
-    for method, draft in dict.fromkeys((c.method, c.draft) for c in costs if c.k is not None):
-        own = [c for c in costs if (c.method, c.draft) == (method, draft)]
+    for method, draft in dict.fromkeys((c.method, c.draft) for c in costs if isinstance(c.k, int)):
+        which = (method, draft)
+        own = [c for c in costs if (c.method, c.draft) == which and isinstance(c.k, int)]
         shares = dict.fromkeys(c.target_share for c in own)
         best = [f"{_least([c for c in own if c.target_share == s])} at {s:.0%}" for s in shares]
         by = " by the head" if draft == "head" else ""
@@ -154,7 +155,7 @@ def part_rows(parts: Sequence[PartCost]) -> list[list[str]]:
     return rows
 
 
-def _least(costs: Sequence[MethodCost]) -> int | None:
+def _least(costs: Sequence[MethodCost]) -> int | str | None:
     """The k whose times, summed over the shares of targets, are least."""
     return min(
         dict.fromkeys(c.k for c in costs),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 
 @dataclass
@@ -25,7 +26,7 @@ class InfillCodeConfig:
         length: "oracle" (a gap has as many tokens as the reference: the published protocol), "auto"
             (the model finds the length), or "both".
         method: lossless sampler: onepass, assd, ngram or sequential.
-        k: most tokens drafted a round; the method's fastest on a CPU if null.
+        k: most tokens drafted a round; "auto" chooses them round by round.
         temperature: of the law that is sampled.
         top_k: keep the k most probable tokens.
         top_p: keep the most probable tokens that together reach this share.
@@ -54,7 +55,7 @@ class InfillCodeConfig:
     samples: str | None = None
     length: str = "oracle"
     method: str = "onepass"
-    k: int | None = None
+    k: int | Literal["auto"] = "auto"
     temperature: float = 1.0
     top_k: int | None = None
     top_p: float | None = None

@@ -141,7 +141,7 @@ def fill_batch(
         seeds=seeds,
         batch_size=len(tasks),
         method=variant.method,
-        k=None if variant.method == "parallel" else config.k,
+        k=config.k,
         steps=variant.steps,
         temperature=config.temperature,
         top_k=config.top_k,

@@ -83,7 +83,7 @@ def check(config: InfillCodeConfig) -> None:
     numbers |= {"k": config.k, "top_k": config.top_k}
     numbers["parallel_steps"] = min(config.parallel_steps, default=None)
     for name, value in numbers.items():
-        if value is not None and value < 1:
+        if value not in (None, "auto") and value < 1:
             raise ValueError(f"{name} is {value}; expected at least 1")
     if not config.timeout > 0:
         raise ValueError(f"timeout is {config.timeout}; expected seconds above 0")

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from asarm.evaluation.items import Record
 from asarm.evaluation.prose.cells import Networks, Variant
 from asarm.evaluation.prose.config import InfillProseConfig
-from asarm.evaluation.study import DRAFTING, timed
+from asarm.evaluation.study import timed
 from asarm.infilling import Infilling, infill, reference_lengths
 
 MARK = "\ue000"  # of a blank: a character that is in nobody's text, for ___ is in LAMBADA's
@@ -89,7 +89,7 @@ def sampling(variant: Variant, config: InfillProseConfig) -> dict[str, Any]:
     """The options of `asarm.sample`."""
     return {
         "method": variant.method,
-        "k": config.k if variant.method in DRAFTING else None,
+        "k": config.k,
         "steps": variant.steps,
         "temperature": config.temperature,
         "top_k": 1 if variant.greedy else config.top_k,

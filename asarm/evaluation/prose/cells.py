@@ -221,7 +221,7 @@ def check_config(config: InfillProseConfig) -> None:
     numbers["top_k"] = config.top_k
     numbers["parallel_steps"] = min(config.parallel_steps, default=None)
     for name, value in numbers.items():
-        if value is not None and value < 1:
+        if value not in (None, "auto") and value < 1:
             raise ValueError(f"{name} is {value}; expected at least 1")
 
 

@@ -1,0 +1,49 @@
+"""What a model's calls, rows and drafts cost on its device."""
+
+from __future__ import annotations
+
+from statistics import median
+from time import perf_counter
+
+import torch
+
+from asarm.model import AnySubsetTransformer
+from asarm.order import Order
+from asarm.sampling import sample
+from asarm.sampling.costs import Costs
+
+# few rows and drafts, many rows, many drafts: k and stride
+PROBES = ((1, 1), (8, 1), (8, 9))
+
+
+def calibrate(
+    model: AnySubsetTransformer, *, length: int = 256, num_targets: int = 64, repeats: int = 5
+) -> Costs:
+    """Time rounds of `onepass` with few and many rows and drafts, in milliseconds.
+
+    For `sample(..., k="auto", costs=...)`; costs that were recorded give the same texts again.
+
+    Args:
+        model: on its device and in its dtype, with its draft head.
+        length: of the texts, of random tokens.
+        num_targets: of a text.
+        repeats: of each probe, of which the median counts.
+    """
+    rng = torch.Generator().manual_seed(0)
+    ids = torch.randint(model.vocab_size, (1, length), generator=rng)
+    ids = torch.where(ids == model.mask_token_id, (ids + 1) % model.vocab_size, ids)
+    order = Order.random_split(length, 1 - num_targets / length, seed=0)
+    rounds = []
+    for k, stride in PROBES:
+        times = []
+        for _ in range(repeats + 1):  # the first is a warm-up
+            start = perf_counter()
+            found = sample(model, ids, order, method="onepass", k=k, stride=stride)
+            float(found.log_probs.sum())  # waits for the device
+            times.append(1000 * (perf_counter() - start) / int(found.nfe))
+        nfe = float(found.nfe)
+        rounds.append([1.0, float(found.rows) / nfe, float(found.drafted) / nfe, median(times[1:])])
+    system = torch.tensor(rounds, dtype=torch.float64)
+    solved = torch.linalg.solve(system[:, :3], system[:, 3]).clamp(min=0)
+    call, row, draft = solved.tolist()
+    return Costs(max(call, 1e-3), row, draft)

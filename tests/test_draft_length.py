@@ -1,0 +1,105 @@
+"""How many drafts a round is given: what pays, by what became of earlier ones."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from fakes import mixed_batch, small_model
+
+from asarm import sample
+from asarm.sampling import calibration
+from asarm.sampling.calibration import calibrate
+from asarm.sampling.costs import GRID, MOST, Costs, best_lengths, time_per_token
+from asarm.sampling.draft_length import MEMORY, PRIOR, AutoLength
+
+DRAFTING = ("assd", "ngram", "onepass")
+PLAIN = Costs(call=1.0, row=0.03, draft=0.1)
+
+
+@pytest.mark.parametrize("method", DRAFTING)
+def test_the_more_is_accepted_the_more_is_drafted(method):
+    best = best_lengths(method, PLAIN)
+    assert best.shape == (GRID,)
+    assert (best.diff() >= 0).all() and best[0] == 1 and best[-1] == MOST
+    assert (best_lengths(method, Costs(1.0, 0.0, 0.0))[1:].diff() >= 0).all()
+    assert (best_lengths("onepass", Costs(1.0, 10.0, 0.0))[: GRID // 2] == 1).all()
+
+
+@pytest.mark.parametrize("method", DRAFTING)
+@pytest.mark.parametrize("acceptance", [0.2, 0.7, 1.0])
+@pytest.mark.parametrize("k", [1, 2, 5])
+def test_time_of_a_token_is_that_of_rounds_played_at_random(method, acceptance, k):
+    rng, tokens, rounds = torch.Generator().manual_seed(0), 0, 20_000
+    drafts = k - 1 if method == "assd" else k
+    stand = torch.rand(rounds, drafts, generator=rng) < acceptance
+    tokens = rounds + int(stand.long().cumprod(1).sum())
+    time = time_per_token(method, k, acceptance, Costs(call=1.0, row=0.0, draft=0.0))
+    calls = 2 if method == "assd" and k > 1 else 1
+    assert time == pytest.approx(calls * rounds / tokens, rel=0.02)
+
+
+@pytest.mark.parametrize(("method", "k"), [("assd", 1), ("assd", 4), ("onepass", 4)])
+def test_rows_and_calls_of_a_round_are_those_of_the_sampler(method, k):
+    """Where everything stands, as it does behind equal laws, and far from both ends of a text."""
+    model = small_model(std=0.0)
+    ids, order = mixed_batch([90], [20], 60)
+    stride = {"stride": 99} if method == "onepass" else {}
+    found = sample(model, ids, order, method=method, k=k, **stride)
+    assert torch.equal(found.accepted, found.drafted)
+    ends = 6 * (k + 1) + 20  # the prompt's rows, and drafts that are missing at the ends
+    for costs, counted in ((Costs(1.0, 0.0, 0.0), found.nfe), (Costs(1e-9, 1.0, 0.0), found.rows)):
+        expected = 70 * time_per_token(method, k, 1.0, costs)
+        assert expected - ends / 4 <= float(counted) <= expected + ends
+
+
+def test_what_was_accepted_lately_decides():
+    decoding = SimpleNamespace(
+        known=torch.zeros(2, dtype=torch.long),
+        accepted=torch.zeros(2, dtype=torch.long),
+        drafted=torch.zeros(2, dtype=torch.long),
+    )
+    length = AutoLength("onepass", PLAIN, decoding)
+    best = best_lengths("onepass", PLAIN)
+    stood, looked_at = [0.0, 0.0], [0.0, 0.0]
+    for accepted, drafted in [((0, 0), (0, 0)), ((2, 3), (4, 3)), ((0, 5), (2, 5))]:
+        decoding.accepted += torch.tensor(accepted)  # in place, as a decoding counts
+        decoding.drafted += torch.tensor(drafted)
+        found = length(decoding)
+        for b in range(2):
+            stood[b] = MEMORY * stood[b] + accepted[b]
+            looked_at[b] = MEMORY * looked_at[b] + accepted[b] + (accepted[b] < drafted[b])
+            share = (stood[b] + PRIOR[0]) / (looked_at[b] + PRIOR[1])
+            assert found[b] == best[round(share * (GRID - 1))]
+    assert found[1] > found[0]
+
+
+@pytest.mark.parametrize("costs", [(0.0, 1.0, 1.0), (1.0, -1.0, 0.0), (1.0, 0.0, float("nan"))])
+def test_costs_that_cannot_be_are_refused(costs):
+    with pytest.raises(ValueError, match="expected that of a call above 0"):
+        Costs(*costs)
+
+
+def test_recorded_costs_decide_and_give_the_text_again():
+    model, (ids, order) = small_model(std=0.3), mixed_batch([40], [2], 60)
+    few, many = Costs(1.0, 1.0, 1.0), Costs(1.0, 0.0, 0.0)
+    first, second = (sample(model, ids, order, costs=costs, trace=True) for costs in (few, many))
+    most = [max(len(r.drafted) for r in found.trace[0]) for found in (first, second)]
+    assert most[0] < most[1]
+    again = sample(model, ids, order, costs=first.costs)
+    assert torch.equal(again.tokens, first.tokens)
+
+
+def test_calibration_finds_what_calls_rows_and_drafts_take(monkeypatch):
+    """On a clock that knows nothing else."""
+    clock, true = [0.0], Costs(call=2.0, row=0.05, draft=0.3)
+
+    def counted(*arguments, **options):
+        found = sample(*arguments, **options)
+        milliseconds = true.call * found.nfe + true.row * found.rows + true.draft * found.drafted
+        clock[0] += float(milliseconds) / 1000
+        return found
+
+    monkeypatch.setattr(calibration, "sample", counted)
+    monkeypatch.setattr(calibration, "perf_counter", lambda: clock[0])
+    found = calibrate(small_model(std=0.3), length=80, num_targets=40, repeats=2)
+    assert (found.call, found.row, found.draft) == pytest.approx((2.0, 0.05, 0.3))
