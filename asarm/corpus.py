@@ -2,6 +2,7 @@
 
 import ast
 import json
+import lzma
 import sysconfig
 import tokenize
 import warnings
@@ -66,7 +67,7 @@ def training_documents() -> list[Document]:
 def held_out_documents(kind: Kind | None = None) -> list[Document]:
     """The held-out documents that lie in the package, the same bytes for everyone."""
     kinds = KINDS if kind is None else (kind,)
-    return [d for k in kinds for d in read_documents(HELD_OUT_DIR / f"{k}.jsonl")]
+    return [d for k in kinds for d in read_documents(HELD_OUT_DIR / f"{k}.jsonl.xz")]
 
 
 def collect_held_out_documents(kind: Kind) -> list[Document]:
@@ -78,14 +79,14 @@ def collect_held_out_documents(kind: Kind) -> list[Document]:
 
 def read_documents(path: Path) -> list[Document]:
     """The documents of a file that `write_documents` wrote."""
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [Document(**json.loads(line)) for line in lines if line]
+    with lzma.open(path, "rt", encoding="utf-8", newline="\n") as file:
+        return [Document(**json.loads(line)) for line in file]
 
 
 def write_documents(path: Path, documents: Iterable[Document]) -> None:
-    """Write one JSON object a line."""
+    """Write one JSON object a line, compressed."""
     lines = [json.dumps(asdict(d), ensure_ascii=False) + "\n" for d in documents]
-    path.write_text("".join(lines), encoding="utf-8", newline="\n")
+    path.write_bytes(lzma.compress("".join(lines).encode(), preset=9 | lzma.PRESET_EXTREME))
 
 
 def long_lines(documents: Iterable[Document]) -> set[str]:

@@ -18,10 +18,10 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for kind in corpus.KINDS:
         documents = corpus.collect_held_out_documents(kind)
-        corpus.write_documents(folder / f"{kind}.jsonl", documents)
+        corpus.write_documents(folder / f"{kind}.jsonl.xz", documents)
         print(kind, len(documents), "held-out documents")
     licence = Path(sysconfig.get_path("stdlib")) / "LICENSE.txt"
-    shutil.copyfile(licence, folder / "LICENSE")
+    shutil.copyfile(licence, folder / "LICENSE.txt")
 
     library = [d for d in corpus.training_documents() if not d.is_test]
     prose = [d.text for d in library if d.kind == "prose"]

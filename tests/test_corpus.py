@@ -63,7 +63,7 @@ def test_shipped_held_out_files_have_both_kinds_of_every_module_and_the_licence(
         assert modules.issuperset(HELD_OUT_MODULES)
         assert 150_000 <= sum(len(d.text.encode()) for d in documents) <= 210_000
     assert sum(path.stat().st_size for path in HELD_OUT_DIR.iterdir()) <= 400_000
-    assert "PYTHON SOFTWARE FOUNDATION LICENSE" in (HELD_OUT_DIR / "LICENSE").read_text("utf-8")
+    assert "PYTHON SOFTWARE FOUNDATION LICENSE" in (HELD_OUT_DIR / "LICENSE.txt").read_text("utf-8")
 
 
 @pytest.mark.skipif(sys.version_info[:3] != (3, 11, 7), reason="shipped files are of Python 3.11.7")
