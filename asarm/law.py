@@ -45,6 +45,10 @@ class Allowed:
         kinds = self.kinds.gather(1, positions.flatten(1)).view(positions.shape)
         return self.tables[kinds]
 
+    def select(self, sequences: Tensor) -> Allowed:
+        """What some sequences (n,) of the batch may hold."""
+        return Allowed(self.tables, self.kinds[sequences])
+
     def to(self, device: torch.device) -> Allowed:
         """The same on another device."""
         return Allowed(self.tables.to(device), self.kinds.to(device))

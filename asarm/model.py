@@ -44,6 +44,15 @@ class KeyValueCache:
         self.positions = positions  # (B, S) the position whose token each slot holds
         self.tables = tables  # (H, D, P) per layer: every distance as a key
 
+    def select(self, sequences: Tensor) -> KeyValueCache:
+        """That of some sequences (n,) of the batch alone."""
+        return KeyValueCache(
+            self.keys[:, sequences],
+            self.values[:, sequences],
+            self.positions[sequences],
+            self.tables,
+        )
+
     def write_positions(self, slots: Tensor, positions: Tensor) -> None:
         self.positions.scatter_(1, slots, positions)
 

@@ -34,6 +34,9 @@ class QueryRows(NamedTuple):
 class ContentCache(Protocol):
     """Whatever a backbone keeps of the content rows it has computed, by slot."""
 
+    def select(self, sequences: Tensor) -> ContentCache:
+        """That of some sequences (n,) of the batch alone."""
+
 
 class Backbone(Protocol):
     """A network of rows with limits."""

@@ -16,6 +16,18 @@ class Slots(NamedTuple):
     tokens: Tensor
     positions: Tensor
 
+    def select(self, sequences: Tensor) -> "Slots":
+        return Slots(self.tokens[sequences], self.positions[sequences])
+
+
+class AllContent(NamedTuple):
+    """All content rows so far, as (B, L + 1) each."""
+
+    rows: ContentRows
+
+    def select(self, sequences: Tensor) -> "AllContent":
+        return AllContent(ContentRows(*(part[sequences] for part in self.rows)))
+
 
 class ConditionalTable:
     """A backbone with a random law for every position and everything it may see.
@@ -62,19 +74,19 @@ class Uncached:
         self.mask_token_id, self.device = model.mask_token_id, model.device
         self.dtype = model.dtype
 
-    def new_cache(self, batch: int, length: int) -> ContentRows:
+    def new_cache(self, batch: int, length: int) -> AllContent:
         slots = torch.arange(length + 1).expand(batch, -1).clone()
         empty = torch.zeros_like(slots)
-        return ContentRows(empty, empty.clone(), empty.clone(), slots)
+        return AllContent(ContentRows(empty, empty.clone(), empty.clone(), slots))
 
     def __call__(
-        self, content: ContentRows, query: QueryRows, cache: ContentRows | None = None
+        self, content: ContentRows, query: QueryRows, cache: AllContent | None = None
     ) -> Tensor:
         if cache is None:
             return self.model(content, query)
-        for kept, new in zip(cache[:3], content[:3], strict=True):
+        for kept, new in zip(cache.rows[:3], content[:3], strict=True):
             kept.scatter_(1, content.slots, new)
-        return self.model(cache, query)
+        return self.model(cache.rows, query)
 
 
 def small_model(

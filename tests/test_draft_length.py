@@ -57,6 +57,7 @@ def test_what_was_accepted_lately_decides():
         known=torch.zeros(2, dtype=torch.long),
         accepted=torch.zeros(2, dtype=torch.long),
         drafted=torch.zeros(2, dtype=torch.long),
+        sequences=torch.arange(2),
     )
     length = AutoLength("onepass", PLAIN, decoding)
     best = best_lengths("onepass", PLAIN)

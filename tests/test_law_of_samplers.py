@@ -62,6 +62,10 @@ class EnumeratingRandomness:
         self.probability = [1.0] * len(scripts)
         self.unexplored: list[list[int]] = []
 
+    def select(self, sequences):
+        """A view: what rows of those that are left take is noted here."""
+        return Selected(self, sequences.tolist())
+
     def take(self, b: int, probs: list[float]) -> int:
         script, turn = self.scripts[b], self.turn[b]
         if turn == len(script):
@@ -86,6 +90,16 @@ class EnumeratingRandomness:
                 answers[b][j] = self.take(b, [1 - yes[b][j], yes[b][j]]) == 1
                 stopped |= set() if answers[b][j] else {b}
         return torch.tensor(answers, dtype=torch.bool).view(needed.shape)
+
+
+class Selected(EnumeratingRandomness):
+    """Some rows of another one."""
+
+    def __init__(self, whole, rows):
+        self.whole, self.chosen = whole, rows
+
+    def take(self, b, probs):
+        return self.whole.take(self.chosen[b], probs)
 
 
 def allowed_tokens(model, batch):

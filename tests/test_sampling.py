@@ -7,7 +7,7 @@ import torch
 from fakes import ConditionalTable, Uncached, mixed_batch, small_model
 
 from asarm import Order, sample
-from asarm.sampling import DRAFTING, METHODS
+from asarm.sampling import DRAFTING, METHODS, decoding
 from asarm.sampling.costs import COSTS
 from asarm.sampling.randomness import HashedRandomness
 
@@ -62,6 +62,33 @@ def test_batch_mates_and_padding_change_nothing(model, problem, call, coupling):
         torch.testing.assert_close(alone.log_probs[0], together.log_probs[b, :length])
         for name in COUNTS:
             assert getattr(alone, name) == getattr(together, name)[b], name
+
+
+@both_couplings
+@every_call
+def test_sequences_that_leave_change_nothing(model, problem, call, coupling, monkeypatch):
+    """They leave one by one here, and the network sees no more of them."""
+    stay, leave = Batches(model), Batches(model)
+    options = {"coupling": coupling, "trace": True, **call}
+    monkeypatch.setattr(decoding, "STAYS", 0.0)
+    expected = sample(stay, *problem, **options)
+    monkeypatch.setattr(decoding, "STAYS", 0.99)
+    found = sample(leave, *problem, **options)
+    same(found, expected)
+    assert found.trace == expected.trace
+    assert set(stay.sizes) == {4}
+    assert leave.sizes == sorted(leave.sizes, reverse=True)
+    assert (leave.sizes[-1] < 4) == (call["method"] != "parallel")
+
+
+class Batches(Uncached):
+    def __init__(self, model):
+        super().__init__(model)
+        self.sizes = []
+
+    def __call__(self, content, query, cache=None):
+        self.sizes.append(len(query.positions))
+        return super().__call__(content, query, cache)
 
 
 @every_call

@@ -8,7 +8,7 @@ Shapes: B batch, L length, R content rows, Q query rows, C model width, V vocabu
 
 from __future__ import annotations
 
-from copy import deepcopy
+from copy import copy, deepcopy
 from typing import Any
 
 import torch
@@ -29,6 +29,14 @@ class KnownText:
         self.tokens = torch.zeros(shape, dtype=torch.long, device=device)
         self.ranks = torch.full(shape, length, device=device)  # beyond every limit: unknown
         self.limits = torch.zeros(shape, dtype=torch.long, device=device)
+
+    def select(self, sequences: Tensor) -> KnownText:
+        """That of some sequences (n,) of the batch alone."""
+        found = copy(self)
+        found.tokens, found.ranks, found.limits = (
+            known[sequences] for known in (self.tokens, self.ranks, self.limits)
+        )
+        return found
 
     def write(self, content: ContentRows) -> None:
         place = torch.where(content.slots < self.length, content.positions, self.length)

@@ -160,6 +160,7 @@ def decode(
         case "parallel":
             samplers.parallel(decoding, steps or 1, by)
             decoding.score_jointly()
+    decoding.restore()
 
 
 def _check_options(

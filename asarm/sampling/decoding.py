@@ -1,7 +1,7 @@
 """A batch while it is decoded: what is known, what is cached, what it has cost.
 
 Everything lives in rank space: column r belongs to rank r, whatever its position. A sequence
-that is finished stays, with rows of padding only.
+that is finished has rows of padding only, until enough are for them all to leave.
 
 Shapes: B batch, L length, Q query rows, K ranks drafted or committed, C model width,
 V vocabulary.
@@ -9,7 +9,7 @@ V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -20,6 +20,13 @@ from asarm.order import Order, content_limits
 from asarm.rows import Backbone, ContentRows, QueryRows
 from asarm.sampling.result import Round
 from asarm.sampling.verify import Coupling, Drafts, Verdict
+
+STAYS = 0.75  # of a batch: if no more are unfinished, the others leave
+COUNTS = ("nfe", "rows", "rounds", "drafted", "accepted")
+PER_SEQUENCE = (  # what a sequence takes with it
+    *("num_prompt", "length", "positions", "rank", "tokens", "log_probs", "limits"),
+    *("known", "cached", *COUNTS),
+)
 
 
 class Decoding:
@@ -69,8 +76,10 @@ class Decoding:
         self.cache = model.new_cache(batch, self.size)
         self.round = 0
         self.nfe, self.rows, self.rounds, self.drafted, self.accepted = (
-            torch.zeros_like(self.known) for _ in range(5)
+            torch.zeros_like(self.known) for _ in COUNTS
         )
+        self.sequences = torch.arange(batch, device=ranks.device)  # those of the batch still here
+        self.whole: dict[str, Tensor] = {}  # of the whole batch, once some have left
         self.trace: list[list[Round]] | None = [[] for _ in range(batch)] if trace else None
 
     @property
@@ -80,6 +89,37 @@ class Decoding:
 
     def unfinished(self) -> bool:
         return bool((self.left > 0).any())
+
+    def drop_finished(self) -> Tensor | None:
+        """Have finished sequences leave, where they are enough; which ones (n,) stay.
+
+        None if all stay. `restore` brings them back.
+        """
+        if len(self.known) == 1:
+            return None
+        stay = (self.left > 0).nonzero()[:, 0]
+        if len(stay) > STAYS * len(self.known):
+            return None
+        self._keep()
+        self.sequences = self.sequences[stay]
+        for name in PER_SEQUENCE:
+            setattr(self, name, getattr(self, name)[stay])
+        self.cache, self.coupling = self.cache.select(stay), self.coupling.select(stay)
+        self.allowed = self.allowed and self.allowed.select(stay)
+        return stay
+
+    def restore(self) -> None:
+        """Have the whole batch again, at the end."""
+        if self.whole:
+            self._keep()
+            for name, value in self.whole.items():
+                setattr(self, name, value)
+
+    def _keep(self) -> None:
+        """Note what the sequences that are here have come to."""
+        self.whole = self.whole or {name: getattr(self, name).clone() for name in PER_SEQUENCE}
+        for name, value in self.whole.items():
+            value[self.sequences] = getattr(self, name)
 
     def call(self, ranks: Tensor, limits: Tensor, is_row: Tensor, upto: Tensor) -> Tensor:
         """One network call: hidden states (B, Q, C) of query rows.
@@ -166,7 +206,7 @@ class Decoding:
     def settle_unverified(self, count: Tensor, probs: Tensor) -> None:
         """End a round: commit the next `count` (B,) tokens, drawn from probs (B, K, V), as is."""
         self.rounds += count > 0
-        for b, rounds in enumerate(self.trace or []):
+        for b, rounds in self._traces():
             if count[b]:
                 ranks = slice(int(self.known[b]), int(self.known[b] + count[b]))
                 positions, tokens = self.positions[b, ranks], self.tokens[b, ranks]
@@ -209,8 +249,14 @@ class Decoding:
         found = joint_log_probs(self.model, tokens, self.order, self.law, self.allowed)
         self.log_probs[:, :-1] = found.gather(1, self.positions[:, :-1])
 
+    def _traces(self) -> Iterator[tuple[int, list[Round]]]:
+        """The rounds of each sequence that is here, if they are recorded."""
+        if self.trace is not None:
+            for b, sequence in enumerate(self.sequences.tolist()):
+                yield b, self.trace[sequence]
+
     def _record(self, drafts: Drafts, verdict: Verdict, is_new: Tensor, num_exact: int) -> None:
-        for b, rounds in enumerate(self.trace or []):
+        for b, rounds in self._traces():
             count, accepted = int(drafts.count[b]), int(verdict.accepted[b])
             start = int(self.known[b])
             if start == int(self.length[b]):

@@ -43,13 +43,16 @@ class AutoLength:
 
     def __init__(self, method: str, costs: Costs, decoding: Decoding):
         self.best = best_lengths(method, costs).to(decoding.known.device)
-        self.accepted = self.drafted = torch.zeros_like(decoding.known)
-        self.stood = self.looked_at = torch.zeros_like(decoding.known, dtype=torch.float64)
+        counts = torch.zeros(4, len(decoding.known), device=decoding.known.device)
+        self.accepted, self.drafted = counts[:2].long()
+        self.stood, self.looked_at = counts[2:].double()
 
     def __call__(self, decoding: Decoding) -> Tensor:
-        stood, drafted = decoding.accepted - self.accepted, decoding.drafted - self.drafted
-        self.accepted, self.drafted = decoding.accepted.clone(), decoding.drafted.clone()
-        self.stood = MEMORY * self.stood + stood
-        self.looked_at = MEMORY * self.looked_at + stood + (stood < drafted)
-        acceptance = (self.stood + PRIOR[0]) / (self.looked_at + PRIOR[1])
+        own = decoding.sequences
+        accepted, drafted = decoding.accepted, decoding.drafted
+        stood, asked = accepted - self.accepted[own], drafted - self.drafted[own]
+        self.accepted[own], self.drafted[own] = accepted, drafted
+        self.stood[own] = MEMORY * self.stood[own] + stood
+        self.looked_at[own] = MEMORY * self.looked_at[own] + stood + (stood < asked)
+        acceptance = (self.stood[own] + PRIOR[0]) / (self.looked_at[own] + PRIOR[1])
         return self.best[(acceptance * (GRID - 1)).round().long()]

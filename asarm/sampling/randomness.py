@@ -46,6 +46,9 @@ class Randomness(Protocol):
     def gumbel(self, ranks: Tensor, vocab_size: int) -> Tensor:
         """The Gumbel vectors (B, K, V) that the ranks (B, K) own."""
 
+    def select(self, sequences: Tensor) -> Randomness:
+        """That of some sequences (n,) of the batch alone."""
+
 
 class HashedRandomness:
     """Randomness from one seed per sequence (B,)."""
@@ -53,6 +56,9 @@ class HashedRandomness:
     def __init__(self, seeds: Tensor):
         self.seeds = seeds
         self._keys = mix(seeds * signed(GOLDEN))[:, None]  # (B, 1)
+
+    def select(self, sequences: Tensor) -> HashedRandomness:
+        return HashedRandomness(self.seeds[sequences])
 
     def categorical(
         self, probs: Tensor, ranks: Tensor, purpose: Purpose, round: int, needed: Tensor

@@ -23,6 +23,7 @@ from asarm.sampling.verify import Drafts
 def sequential(decoding: Decoding) -> None:
     """One target a call: the law that every lossless sampler has."""
     while decoding.unfinished():
+        decoding.drop_finished()
         ranks = decoding.known[:, None]
         hidden = decoding.call(ranks, ranks, decoding.left[:, None] > 0, decoding.known)
         decoding.settle(no_drafts(decoding), decoding.target_probs(hidden, ranks))
@@ -35,6 +36,7 @@ def assd(decoding: Decoding, length: DraftLength, draft: Draft = self_draft) -> 
     drafts' rows under the joint.
     """
     while decoding.unfinished():
+        decoding.drop_finished()
         start, count = decoding.known, decoding.left.minimum(length(decoding))
         steps = torch.arange(int(count.max()), device=start.device)
         ranks, is_row = start[:, None] + steps, steps < count[:, None]
@@ -57,6 +59,7 @@ def ngram(decoding: Decoding, length: DraftLength) -> None:
     One call a round: the drafts' rows and, for the case that all stand, the one after them.
     """
     while decoding.unfinished():
+        decoding.drop_finished()
         most = decoding.left.minimum(length(decoding))
         drafts = ngram_draft(decoding, decoding.known, most)
         steps = torch.arange(drafts.tokens.shape[1] + 1, device=decoding.known.device)
@@ -77,6 +80,8 @@ def onepass(
     """
     drafts = no_drafts(decoding)
     while decoding.unfinished():
+        if (stay := decoding.drop_finished()) is not None:
+            drafts = drafts.select(stay)
         start, most, ahead = decoding.known, drafts.tokens.shape[1], length(decoding)
         k = int(ahead.max())
         decoding.write(start, drafts.tokens, drafts.count)

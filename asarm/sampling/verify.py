@@ -7,7 +7,7 @@ Shapes: B batch, K drafts of a round, V vocabulary.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import torch
@@ -23,6 +23,10 @@ class Drafts:
     tokens: Tensor  # (B, K)
     probs: Tensor  # (B, K, V)
     count: Tensor  # (B,) how many of the K are drafts; the rest is padding
+
+    def select(self, sequences: Tensor) -> Drafts:
+        """Those of some sequences (n,) of the batch alone."""
+        return Drafts(self.tokens[sequences], self.probs[sequences], self.count[sequences])
 
 
 class Verdict(NamedTuple):
@@ -58,6 +62,9 @@ def prefix_length(accepted: Tensor) -> Tensor:
 class Coupling(Protocol):
     """How draws from a draft law and from the target law hang together."""
 
+    def select(self, sequences: Tensor) -> Coupling:
+        """That of some sequences (n,) of the batch alone."""
+
     def draw(
         self, probs: Tensor, ranks: Tensor, purpose: Purpose, round: int, needed: Tensor
     ) -> Tensor:
@@ -84,6 +91,9 @@ class RejectionCoupling:
 
     randomness: Randomness
     slack: float = 0.0
+
+    def select(self, sequences: Tensor) -> RejectionCoupling:
+        return replace(self, randomness=self.randomness.select(sequences))
 
     def draw(
         self, probs: Tensor, ranks: Tensor, purpose: Purpose, round: int, needed: Tensor
@@ -192,6 +202,9 @@ class GumbelCoupling:
     """
 
     randomness: Randomness
+
+    def select(self, sequences: Tensor) -> GumbelCoupling:
+        return replace(self, randomness=self.randomness.select(sequences))
 
     def draw(
         self, probs: Tensor, ranks: Tensor, purpose: Purpose, round: int, needed: Tensor
