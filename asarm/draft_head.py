@@ -61,11 +61,11 @@ class DraftHead(nn.Module):
         self.config = config
         width, hidden, num_neighbours = config.d_model, config.hidden, len(config.offsets)
         self.row = nn.Linear(width, hidden)
-        self.neighbours = nn.Parameter(torch.empty(num_neighbours, hidden, width))
+        self.neighbours = nn.Linear(num_neighbours * width, hidden, bias=False)
         self.known = nn.Parameter(torch.zeros(len(Seen), num_neighbours, hidden))
         self.down = nn.Linear(hidden, config.rank)
         self.up = nn.Parameter(torch.zeros(width, config.rank))  # at first it changes nothing
-        nn.init.normal_(self.neighbours, std=width**-0.5)
+        nn.init.normal_(self.neighbours.weight, std=width**-0.5)
 
     def forward(self, hidden: Tensor, embedded: Tensor, seen: Tensor) -> Tensor:
         """The change (R, C) of hidden states (R, C).
@@ -89,8 +89,8 @@ class DraftHead(nn.Module):
             embedded: (R, N, C) embeddings of the neighbours.
             is_new: (R, N) whether the row itself did not see it.
         """
-        by_neighbour = torch.einsum("rnc,nhc->rh", embedded * is_new[..., None], self.neighbours)
-        return self.down(F.gelu(inner + by_neighbour))
+        by_neighbours = self.neighbours((embedded * is_new[..., None]).flatten(-2))
+        return self.down(F.gelu(inner + by_neighbours))
 
 
 @torch.no_grad()

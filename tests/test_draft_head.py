@@ -98,7 +98,8 @@ def test_the_code_of_a_row_holds_what_the_head_alone_saw():
         for place in range(3):
             inner = inner + head.known[seen[row, place], place]
             if seen[row, place] == Seen.BY_HEAD:
-                inner = inner + head.neighbours[place] @ embedded[row, place]
+                weight = head.neighbours.weight[:, 8 * place : 8 * place + 8]
+                inner = inner + weight @ embedded[row, place]
         expected = head.up @ head.down(torch.nn.functional.gelu(inner))
         torch.testing.assert_close(changed[row], expected)
 

@@ -331,7 +331,7 @@ def test_a_head_learns_behind_a_frozen_model(folder):
     assert set(names[1]) == {"head.row.bias", "head.down.bias"}  # do not decay
     again, _, _ = parts(config)
     other, _, _ = parts(replace(config, seed=2))
-    weights = [m.draft_head.neighbours for m in (model, again, other)]
+    weights = [m.draft_head.neighbours.weight for m in (model, again, other)]
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
 
 
