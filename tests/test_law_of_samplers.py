@@ -338,10 +338,10 @@ class TableDraft:
     As a head does it: a neighbour that was committed since, or drafted just now, counts.
     """
 
-    def __init__(self, twist=lambda law: law, seed: int = 0):
+    def __init__(self, twist=lambda law: law, seed: int = 0, tells: str = "the law"):
         rng = torch.Generator().manual_seed(seed)
         self.table = 2 * torch.randn(LENGTH, 12, 12, 4, generator=rng, dtype=torch.float64)
-        self.twist = twist
+        self.twist, self.tells = twist, tells
 
     def __call__(self, decoding, hidden, start, limit, count):
         logits = decoding.model.logits(hidden)
@@ -360,6 +360,12 @@ class TableDraft:
             )
             decoding.tokens.scatter_(1, rank, token)
             tokens.append(token)
+            if self.tells == "the law of another neighbour":
+                places = decoding.positions.gather(1, rank)[:, 0], (left + 1) % 12, right
+                scores = logits[:, step] + self.table[places][:, : logits.shape[-1]]
+            if self.tells != "the law":
+                told = scores if "neighbour" in self.tells else logits[:, step].clone()
+                law = decoding.draft_probs(told[:, None], rank)
             probs.append(law)
         return Drafts(torch.cat(tokens, dim=1), torch.cat(probs, dim=1), count)
 
@@ -447,6 +453,31 @@ def test_the_drafts_of_the_table_do_depend_on_one_another():
         one_row = torch.cat(laws)[:, step].round(decimals=9).unique(dim=0)
         assert len(one_row) == 3
         assert torch.cdist(one_row, one_row, p=1).max() > 0.2
+
+
+# --- what would be wrong is found out ---
+
+
+class StaleBlocks(BlockCoupling):
+    """Weighs each draft by the law of the one before."""
+
+    def accept(self, drafts, target_probs, start, round):
+        laws = torch.cat([drafts.probs[:, :1], drafts.probs[:, :-1]], dim=1)
+        return super().accept(replace(drafts, probs=laws), target_probs, start, round)
+
+
+@COUPLINGS
+@pytest.mark.parametrize("tells", ["the row's own law", "the law of another neighbour"])
+@pytest.mark.parametrize("method", ["assd", "onepass"])
+def test_drafts_of_another_law_than_is_told_lose_this_law(method, tells, coupling):
+    how = {"targets": 3, "coupling": coupling, "draft": TableDraft(tells=tells)}
+    assert error("no mask", "permuted", "plain", method, k=3, **how) > 1e-3
+
+
+@pytest.mark.parametrize("method", ["assd", "onepass"])
+def test_a_block_weighed_by_stale_laws_loses_this_law(method):
+    how = {"targets": 3, "coupling": StaleBlocks, "draft": TableDraft()}
+    assert error("no mask", "permuted", "plain", method, k=3, **how) > 1e-3
 
 
 # --- the learned head, with random weights ---
