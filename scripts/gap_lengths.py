@@ -29,7 +29,11 @@ def main(config: GapLengthsConfig) -> None:
     found = study.guess_lengths(model, tokenizer, config, done=done, share=share)
     for record in tqdm(found, "guessing", unit="gap", disable=not share.is_first):
         ledger.append(record)
-    records = ledger.records()
+    records = ledger.merge([asked.key for asked in study.questions(tokenizer, config)])
+    if records is None:
+        print("others still work on this run; the last one writes the tables")
+        return
+
     summary = study.summarise(records)
     powers = ", ".join(f"{name} {power}" for name, power in study.best_powers(records).items())
     note = NOTE.format(powers=powers)
@@ -38,8 +42,7 @@ def main(config: GapLengthsConfig) -> None:
     title = f"Lengths of blanks: {config.model}"
     page = [f"# {title}", "", note, "", *tables.markdown_table(study.HEAD, rows), ""]
     run.write("report.md", "\n".join(page))
-    if share.is_first:
-        tables.show_table(tables.new_console(), title, note, study.HEAD, rows)
+    tables.show_table(tables.new_console(), title, note, study.HEAD, rows)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import json
 import math
 import runpy
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -226,3 +227,21 @@ def test_from_beginning_to_end_and_again_after_a_kill(run, tmp_path):
 def test_a_model_that_is_not_there_is_one_line(run):
     code, _, errors = run("--model=/no/such/model")
     assert code == 2 and "/no/such/model" in errors.splitlines()[-1]
+
+
+def test_two_array_tasks_share_the_gaps_and_the_last_one_writes_the_tables(
+    run, tmp_path, monkeypatch
+):
+    assert run()[0] == 0
+    whole = {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()}
+    shutil.rmtree(tmp_path / "run")
+    array = {"COUNT": "2", "MIN": "0", "MAX": "1"}
+    for name, value in array.items():
+        monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", value)
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "0")
+    assert "others still work on this run" in run()[1]
+    assert not (tmp_path / "run" / "report.md").exists()
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
+    assert run()[0] == 0
+    for name in ("gaps.jsonl", "summary.json", "report.md"):
+        assert (tmp_path / "run" / name).read_bytes() == whole[name]

@@ -48,6 +48,21 @@ class Gap:
     after: str
 
 
+@dataclass(frozen=True)
+class Question:
+    """A gap as the estimators see it, and its true length in tokens."""
+
+    kind: Kind
+    item: int
+    words: str
+    template: Template
+    true: int
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return self.kind, self.item
+
+
 def gaps(kind: Kind, count: int, seed: int) -> list[Gap]:
     """1 to 8 words each (between blanks), anywhere in the held-out documents of a kind."""
     documents = [
@@ -85,27 +100,31 @@ def guess_lengths(
     "per token" takes the length whose best filling has the highest mean log-probability per token,
     "constant" the prior's mean.
     """
-    codec = Codec(tokenizer, whitespace_map=config.whitespace_map)
     log_prior = length_prior(tokenizer, 1, config.longest).log()
-    items = [
-        (kind, item, gap)
-        for kind in KINDS
-        for item, gap in enumerate(gaps(kind, config.max_items, config.seed))
-    ]
-    for kind, item, gap in (share or Share()).of(items):
-        template = Template.of(codec, [gap.before, gap.after])
-        (pieces,), ((_, end),) = template.encode_fills([gap.words]), template.edges()
-        true = len(pieces) - end.is_extra
-        if (kind, item) in done or not 1 <= true <= config.longest:
+    for asked in (share or Share()).of(questions(tokenizer, config)):
+        if asked.key in done:
             continue
-        seed = keyed_seed(config.seed, "fills", kind, item)
+        seed = keyed_seed(config.seed, "fills", *asked.key)
         yield {
-            "kind": kind,
-            "item": item,
-            "true": true,
-            "words": gap.words,
-            "guesses": _guesses(model, template, log_prior, true, config, seed),
+            "kind": asked.kind,
+            "item": asked.item,
+            "true": asked.true,
+            "words": asked.words,
+            "guesses": _guesses(model, asked.template, log_prior, asked.true, config, seed),
         }
+
+
+def questions(tokenizer: PreTrainedTokenizerBase, config: GapLengthsConfig) -> list[Question]:
+    """The gaps of at most `config.longest` tokens."""
+    codec, found = Codec(tokenizer, whitespace_map=config.whitespace_map), []
+    for kind in KINDS:
+        for item, gap in enumerate(gaps(kind, config.max_items, config.seed)):
+            template = Template.of(codec, [gap.before, gap.after])
+            (pieces,), ((_, end),) = template.encode_fills([gap.words]), template.edges()
+            true = len(pieces) - end.is_extra
+            if 1 <= true <= config.longest:
+                found.append(Question(kind, item, gap.words, template, true))
+    return found
 
 
 def _guesses(
