@@ -34,6 +34,9 @@ class Forward:
 
 
 def main() -> int:
+    if sys.argv[1:] in (["-h"], ["--help"]):  # of its own: accelerate's takes as long as torch
+        print(__doc__, "Its flags are those that `accelerate launch --help` lists.", sep="\n")
+        return 0
     forward = Forward()
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
         signal.signal(number, forward)

@@ -5,6 +5,7 @@ The shipped ones were made with Python 3.11.7; another version has other text.
 
 import shutil
 import sysconfig
+from argparse import ArgumentParser
 from pathlib import Path
 
 from asarm import corpus
@@ -30,4 +31,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    ArgumentParser(description=__doc__).parse_args()  # --help makes nothing
     main()

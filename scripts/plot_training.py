@@ -4,10 +4,11 @@ from argparse import ArgumentParser
 from pathlib import Path
 
 from asarm.cli import refuse
-from asarm.training.plots import read_curves, training_figure
 
 
 def main(runs: list[str], out: Path) -> None:
+    from asarm.training.plots import read_curves, training_figure  # matplotlib loads here
+
     if out.suffix != ".png":
         raise ValueError(f"--out is {out}; expected a name that ends in .png")
     out.write_bytes(training_figure(read_curves(runs)))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import TYPE_CHECKING
 
-from rouge_score.rouge_scorer import RougeScorer
+if TYPE_CHECKING:
+    from rouge_score.rouge_scorer import RougeScorer
 
 KINDS = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
 
@@ -22,4 +24,7 @@ def rouge(prediction: str, reference: str) -> dict[str, float]:
 
 @cache
 def _scorer() -> RougeScorer:
+    # here, for all of nltk comes along: a second, for stories alone
+    from rouge_score.rouge_scorer import RougeScorer
+
     return RougeScorer(list(KINDS), use_stemmer=False)
