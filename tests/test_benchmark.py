@@ -211,18 +211,23 @@ def test_tiny_run_writes_every_row(tmp_path):
     assert {"cpu", "cores", "threads", "torch", "dtype"} <= set(report["machine"])
     assert report["machine"]["MALLOC_TRIM_THRESHOLD_"] == "1000000"
     demands = [(figure["demand"], figure["is_limit"]) for figure in report["figures"]]
-    against_original = [(18, False), (1.6, True), (15, False), (1.6, True), (5, False), (3, False)]
+    bounds = [(1.2, True), (None, False)]
+    at_base = [(25, False), *bounds, (18, False), *bounds, (60, False), *[(None, False)] * 2]
+    at_demo, batches = [(5, False), *[(2, True)] * 2], [(3, False), (4, False), (2, False)]
     speed_and_bound = [(1.2, False), (None, False), (1.6, False), (None, False)]
     memory, data = [(0.5, True), (0.2, True)] * 2, (0.02, True)
     in_training = [*speed_and_bound, *memory, data]
     assert demands == [
-        *against_original,
+        *at_base,
+        *at_demo,
+        *batches,
         (1.2, True),
         (0.7, True),
         *[(1, False)] * 3,
         *[(1.05, True)] * 4,
         *[(0.5, True), (0.33, True), *[(1, False)] * 4],  # of a draft head
         (0.05, True),
+        (1.1, True),  # growth with the length
         *in_training,
     ]
     assert len({figure["what"] for figure in report["figures"]}) == len(demands)
@@ -235,8 +240,8 @@ def test_tiny_run_writes_every_row(tmp_path):
     assert all(0 < cost["nfe"] <= 1 for cost in report["costs"])
     lines = (tmp_path / "benchmark.md").read_text().splitlines()
     num_parts = len({(part["target_share"], part["part"]) for part in report["parts"]})
-    num_rows = len(demands) + len(report["costs"]) + num_parts
-    assert sum(line.startswith("|") for line in lines) == 6 + num_rows
+    num_rows = len(demands) + sum(len(report[t]) for t in ("costs", "lengths", "rivals"))
+    assert sum(line.startswith("|") for line in lines) == 10 + num_rows + num_parts
     assert any(line.startswith("Fastest k: assd by the head ") for line in lines)
     assert {(cost["method"], cost["draft"]) for cost in report["costs"]} == {
         ("sequential", None),
@@ -252,4 +257,6 @@ def test_tiny_run_writes_every_row(tmp_path):
     }
     assert {point["draft"] for point in report["acceptance"]} == {"self", "head"}
     assert all(0 <= point["stand"] <= 1 for point in report["acceptance"])
-    assert (tmp_path / "acceptance_by_lag.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("acceptance_by_lag.png", "length.png"):
+        assert f"({name})" in "".join(lines)
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")

@@ -7,7 +7,18 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-SECTIONS = ("base", "demo", "batch", "memory", "methods", "head", "training")
+SECTIONS = (
+    "base",
+    "demo",
+    "batch",
+    "batches",
+    "memory",
+    "methods",
+    "head",
+    "lengths",
+    "rivals",
+    "training",
+)
 SIZES = ("base", "demo", "tiny")
 
 
@@ -33,6 +44,10 @@ class BenchmarkConfig:
     demo_model: str = "demo"
     demo_length: int = 256
     batch: int = 16
+    base_batch: int = 8
+    rounds: int = 12
+    lengths: list[int] = field(default_factory=lambda: [2**n for n in range(7, 14)])
+    steps: list[int] = field(default_factory=lambda: [32, 64, 128])
     memory_batches: list[int] = field(default_factory=lambda: [1, 8])
     train_size: str = "base"
     train_length: int = 512
@@ -50,6 +65,10 @@ TINY = BenchmarkConfig(
     demo_size="tiny",
     demo_length=24,
     batch=2,
+    base_batch=2,
+    rounds=2,
+    lengths=[16, 32],
+    steps=[2, 4],
     memory_batches=[1, 2],
     train_size="tiny",
     train_length=24,
@@ -73,12 +92,16 @@ def parse(arguments: Sequence[str] | None = None) -> BenchmarkConfig:
     flag("--trials", type=positive, help="held-out texts that every method fills")
     flag("--ks", type=positive, nargs="+", help="drafts a round to try for every method")
     flag("--prompt_share", type=float, help="share of a text that stays visible")
-    flag("--base_size", choices=SIZES, help="network of base, memory and head, random weights")
+    flag("--base_size", choices=SIZES, help="network of all other sections, random weights")
     flag("--base_length", type=positive, help="tokens of its texts")
     flag("--demo_size", choices=SIZES, help="network of demo, batch and methods; demo is bundled")
     flag("--demo_model", help="trained network of size demo: bundled (demo), a folder, a hub name")
     flag("--demo_length", type=positive, help="tokens of its texts")
-    flag("--batch", type=positive, help="sequences at once, against one")
+    flag("--batch", type=positive, help="sequences at once, against one, of batch")
+    flag("--base_batch", type=positive, help="the same, of batches: at base size")
+    flag("--rounds", type=positive, help="timed at each place of a text, of batches and lengths")
+    flag("--lengths", type=positive, nargs="+", help="of texts whose calls are timed, of lengths")
+    flag("--steps", type=positive, nargs="+", help="network calls of parallel, of rivals")
     flag("--memory_batches", type=positive, nargs=2, help="sequences at once, for memory")
     flag("--train_size", choices=SIZES, help="network of training, random weights")
     flag("--train_length", type=positive, help="tokens of its sequences")

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 PAPER_K = 5
+NUM_LAYERS = 2  # of the network whose calls are timed at many lengths
 LAGS = "acceptance_by_lag.png"
+LENGTHS = "length.png"
 DEMAND = "demand (2 CPU cores, float32; of training: this device)"
 FIGURE_HEADS = ("measured in one run", "ratio", DEMAND, "met", "from")
 COST_HEADS = (
@@ -22,6 +24,8 @@ COST_HEADS = (
     "ms / target",
     "speed-up",
 )
+LENGTH_HEADS = (f"L ({NUM_LAYERS} layers)", "known", "ms / call, sequential", "cache, MiB")
+RIVAL_HEADS = ("blanks filled, batch 1", "seconds", "calls", "tokens / s", "lossless", "timed")
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,28 @@ class LagAcceptance:
     stand_after: float | None  # share of those before which all stand, where there are any
 
 
+@dataclass(frozen=True)
+class LengthCost:
+    """What a call of sequential takes where a share of L positions is known, and the cache."""
+
+    length: int
+    known_share: float
+    milliseconds: float  # per call
+    cache_bytes: int
+
+
+@dataclass(frozen=True)
+class Rival:
+    """What a sampler takes for one text."""
+
+    method: str
+    seconds: float  # per text
+    calls: int  # of the network
+    tokens: int  # that it samples
+    lossless: str  # whether it samples from the law of its own model
+    timed: str  # how: the whole text, or which parts of one
+
+
 @dataclass
 class Report:
     """Everything a run has measured so far."""
@@ -90,10 +116,12 @@ class Report:
     costs: list[MethodCost] = field(default_factory=list)
     parts: list[PartCost] = field(default_factory=list)
     acceptance: list[LagAcceptance] = field(default_factory=list)
+    lengths: list[LengthCost] = field(default_factory=list)
+    rivals: list[Rival] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def write(self, output_dir: str | Path) -> None:
-        """Write benchmark.json, benchmark.md, and the figure that it shows."""
+        """Write benchmark.json, benchmark.md, and the figures that it shows."""
         folder = Path(output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         figures = [{**asdict(f), "verdict": f.verdict} for f in self.figures]
@@ -103,6 +131,10 @@ class Report:
             from asarm.evaluation.benchmark.lags import lag_figure  # matplotlib only where it draws
 
             (folder / LAGS).write_bytes(lag_figure(self.acceptance))
+        if self.lengths:
+            from asarm.evaluation.benchmark.growth import length_figure
+
+            (folder / LENGTHS).write_bytes(length_figure(self.lengths))
         (folder / "benchmark.md").write_text(self.markdown())
 
     def markdown(self) -> str:
@@ -117,6 +149,11 @@ class Report:
             parts.append(table(part_heads(), part_rows(self.parts)))
         if self.acceptance:
             parts.append(f"![share of drafts that stand, by lag]({LAGS})")
+        if self.lengths:
+            parts.append(table(LENGTH_HEADS, map(_length_cells, self.lengths)))
+            parts.append(f"![time of a call and memory, by length]({LENGTHS})")
+        if self.rivals:
+            parts.append(table(RIVAL_HEADS, map(_rival_cells, self.rivals)))
         return "\n\n".join([*parts, *self.notes]) + "\n"
 
 
@@ -174,3 +211,13 @@ def _cost_cells(c: MethodCost) -> list[str]:
     nfe = f"{c.nfe:.3f}" + ("" if c.nfe_error is None else f" ± {c.nfe_error:.3f}")
     cells = [nfe, f"{c.rows:.2f}", f"{c.milliseconds:.2f}", f"{c.speed:.2f}x"]
     return [f"{c.target_share:.0%}", c.method, c.draft or "", k, *cells]
+
+
+def _length_cells(c: LengthCost) -> list[str]:
+    memory = f"{c.cache_bytes / 2**20:.1f}"
+    return [f"{c.length}", f"{c.known_share:.0%}", f"{c.milliseconds:.2f}", memory]
+
+
+def _rival_cells(r: Rival) -> list[str]:
+    speed = f"{r.tokens / r.seconds:.1f}"
+    return [r.method, f"{r.seconds:.2f}", f"{r.calls}", speed, r.lossless, r.timed]

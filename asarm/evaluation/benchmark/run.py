@@ -7,11 +7,14 @@ from dataclasses import asdict
 
 import torch
 
+from asarm.evaluation.benchmark.batches import batches_figures
 from asarm.evaluation.benchmark.config import BenchmarkConfig
 from asarm.evaluation.benchmark.head import head_figures
+from asarm.evaluation.benchmark.lengths import measure_lengths
 from asarm.evaluation.benchmark.memory import memory_figures
 from asarm.evaluation.benchmark.methods import measure_methods
 from asarm.evaluation.benchmark.report import Figure, Report
+from asarm.evaluation.benchmark.rivals import measure_rivals
 from asarm.evaluation.benchmark.speed import base_figures, batch_figures, demo_figures
 from asarm.evaluation.benchmark.timing import machine
 from asarm.evaluation.benchmark.training import training_figures
@@ -20,9 +23,16 @@ MEASURE: dict[str, Callable[[BenchmarkConfig], list[Figure]]] = {
     "base": base_figures,
     "demo": demo_figures,
     "batch": batch_figures,
+    "batches": batches_figures,
     "memory": memory_figures,
     "head": head_figures,
     "training": training_figures,
+}
+# these give tables as well
+REPORT: dict[str, Callable[[Report, BenchmarkConfig], None]] = {
+    "methods": measure_methods,
+    "lengths": measure_lengths,
+    "rivals": measure_rivals,
 }
 
 
@@ -33,8 +43,8 @@ def run(config: BenchmarkConfig) -> Report:
     report = Report(asdict(config), machine(config.device, config.dtype))
     for section in config.sections:
         print(f"measuring: {section}", flush=True)
-        if section == "methods":
-            measure_methods(report, config)
+        if section in REPORT:
+            REPORT[section](report, config)
         else:
             report.figures += MEASURE[section](config)
         report.write(config.output_dir)

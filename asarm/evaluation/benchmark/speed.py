@@ -1,13 +1,15 @@
-"""Times against the original method, against the bound, and of a batch against one sequence."""
+"""Times against the original method, against two bounds, and of a batch against one sequence."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from statistics import median
 
+import torch
 from torch import Tensor
 
+from asarm.evaluation.benchmark.bandwidth import Reading, weights_of_a_call
 from asarm.evaluation.benchmark.calls import (
     CallShape,
     MatrixProducts,
@@ -15,6 +17,7 @@ from asarm.evaluation.benchmark.calls import (
     recorded_calls,
 )
 from asarm.evaluation.benchmark.config import BenchmarkConfig
+from asarm.evaluation.benchmark.midway import KNOWN_SHARES
 from asarm.evaluation.benchmark.models import is_trained, random_ids, with_reference
 from asarm.evaluation.benchmark.report import PAPER_K, Figure
 from asarm.evaluation.benchmark.timing import alternate, ratio
@@ -27,16 +30,20 @@ from asarm.rows import Backbone
 from asarm.sampling import sample
 
 NUM_SHAPES = 40  # calls of a sequence whose products are timed
-KNOWN_SHARES = (0.35, 0.65, 0.95)  # where the reference is timed, besides the start
+MOST, MOST_OF_DEMO = 1.2, 2.0  # a call over its matrix products, at base and at demo size
+
+Times = Mapping[str, list[float]]  # seconds, by work
 
 
 def base_figures(config: BenchmarkConfig) -> list[Figure]:
-    """Time per call at XLNet-base size against the reference and the matrix products."""
+    """Time per call at XLNet-base size against the reference and against two bounds."""
     ours, reference = with_reference(config.base_size, config)
-    return [
-        *time_per_call(ours, reference, "sequential", None, config, demand=18),
-        *time_per_call(ours, reference, "assd", PAPER_K, config, demand=15),
+    figures = [
+        *time_per_call(ours, reference, "sequential", None, config, demand=25),
+        *time_per_call(ours, reference, "assd", PAPER_K, config, demand=18),
     ]
+    ours, reference.xlnet = ours.to(torch.bfloat16), reference.xlnet.float()
+    return [*figures, *time_per_call(ours, reference, "sequential", None, config, demand=60)]
 
 
 def time_per_call(
@@ -54,40 +61,77 @@ def time_per_call(
     shares = (config.prompt_share, *KNOWN_SHARES)
     orders = [Order.random_split(length, share, seed=seed) for share in shares]
 
-    def call_ours(_: int) -> int:
-        # drafts of its own rows, as the original's are
-        return int(sample(ours, ids, orders[0], method=method, k=k, draft="self", seed=seed).nfe)
-
     def call_reference(_: int) -> int:
         return sum(first_rounds(reference, ids, o, method, k=k, num_rounds=1) for o in orders)
+
+    call_reference(0)
+    works = {"reference": call_reference, **call_and_bounds(ours, ids, orders[0], method, k, seed)}
+    times = alternate(works, config.repeats, config.device)
+    is_same = ours.dtype == reference.xlnet.dtype
+    name = call_name(config.base_size, length, method, k) + ("" if is_same else ", bfloat16")
+    theirs = "reference" if is_same else "float32 reference"
+    against = Figure(
+        f"{name}: time per call, {theirs} / ours",
+        ratio(times["reference"], times["ours"]),
+        demand,
+        detail=_in_ms(times, "reference", "ours"),
+    )
+    return [
+        against,
+        products_figure(name, times, most=MOST if is_same else None),
+        reading_figure(name, times, weights_of_a_call(ours)),
+    ]
+
+
+def call_and_bounds(
+    model: AnySubsetTransformer,
+    ids: Tensor,
+    order: Order,
+    method: str,
+    k: int | None,
+    seed: int,
+) -> dict[str, Callable[[int], int]]:
+    """The works of `alternate` that take as long as a call and as its two bounds, warmed up."""
+
+    def call(_: int) -> int:
+        # drafts of its own rows, as the original's are
+        return int(sample(model, ids, order, method=method, k=k, draft="self", seed=seed).nfe)
 
     def multiply(_: int) -> int:
         for product in products:
             product()
         return len(products)
 
-    with recorded_calls(ours) as calls:  # and a warm-up
-        call_ours(0)
-    products = spread_products(ours, calls, length)
-    call_reference(0)
-    works = {"reference": call_reference, "ours": call_ours, "products": multiply}
-    times = alternate(works, config.repeats, config.device)
-    name = f"{config.base_size} size, L = {length}, {method}" + (f" k = {k}" if k else "")
-    ms = {who: 1000 * median(found) for who, found in times.items()}
-    against = Figure(
-        f"{name}: time per call, reference / ours",
-        ratio(times["reference"], times["ours"]),
-        demand,
-        detail=f"{ms['reference']:.1f} ms / {ms['ours']:.2f} ms",
-    )
-    bound = Figure(
+    with recorded_calls(model) as calls:
+        call(0)
+    products = spread_products(model, calls, ids.shape[1])
+    reading = Reading(weights_of_a_call(model), model.device)
+    return {"ours": call, "products": multiply, "reading": reading}
+
+
+def call_name(size: str, length: int, method: str, k: int | None) -> str:
+    return f"{size} size, L = {length}, {method}" + (f" k = {k}" if k else "")
+
+
+def products_figure(name: str, times: Times, *, most: float | None) -> Figure:
+    """A call against the first bound: its matrix products and nothing else."""
+    return Figure(
         f"{name}: time per call, ours / its matrix products",
         ratio(times["ours"], times["products"]),
-        1.6,
-        is_limit=True,
-        detail=f"{ms['ours']:.2f} ms / {ms['products']:.2f} ms",
+        most,
+        is_limit=most is not None,
+        detail=_in_ms(times, "ours", "products"),
     )
-    return [against, bound]
+
+
+def reading_figure(name: str, times: Times, num_bytes: int) -> Figure:
+    """A call against the second bound: its weights read from memory and nothing else."""
+    speed = num_bytes / median(times["reading"]) / 1e9
+    return Figure(
+        f"{name}: time per call, ours / reading its weights",
+        ratio(times["ours"], times["reading"]),
+        detail=f"{_in_ms(times, 'ours', 'reading')} ({num_bytes / 1e6:.0f} MB at {speed:.1f} GB/s)",
+    )
 
 
 def spread_products(
@@ -100,7 +144,7 @@ def spread_products(
 
 
 def demo_figures(config: BenchmarkConfig) -> list[Figure]:
-    """Time per sequence at demo size: our default against the original method as published."""
+    """At demo size, per sequence our default against the original method, per call the bound."""
     ours, reference = with_reference(config.demo_size, config)
     blocks = held_out_blocks(config, config.repeats)
 
@@ -123,8 +167,23 @@ def demo_figures(config: BenchmarkConfig) -> list[Figure]:
             ratio(times["reference"], times["ours"]),
             5,
             detail=f"{median(times['reference']):.2f} s / {median(times['ours']):.2f} s, {who}",
-        )
+        ),
+        *(
+            demo_bound(ours, blocks[:1], method, k, config)
+            for method, k in (("sequential", None), ("assd", PAPER_K))
+        ),
     ]
+
+
+def demo_bound(
+    model: AnySubsetTransformer, ids: Tensor, method: str, k: int | None, config: BenchmarkConfig
+) -> Figure:
+    """A small network's call, whose sampler weighs more, against its matrix products."""
+    order = Order.random_split(config.demo_length, config.prompt_share, seed=config.seed)
+    works = call_and_bounds(model, ids, order, method, k, config.seed)
+    times = alternate(works, config.repeats, config.device)
+    name = call_name(config.demo_size, config.demo_length, method, k)
+    return products_figure(f"{name}, held-out text", times, most=MOST_OF_DEMO)
 
 
 def batch_figures(config: BenchmarkConfig) -> list[Figure]:
@@ -166,3 +225,7 @@ def warm_up(models: Sequence[Backbone], ids: Tensor) -> None:
     order = Order.random_split(ids.shape[1], 0.5, batch=len(ids), seed=0)
     for model in models:
         first_rounds(model, ids, order, "assd", k=PAPER_K, num_rounds=2)
+
+
+def _in_ms(times: Times, above: str, below: str) -> str:
+    return f"{1000 * median(times[above]):.4g} ms / {1000 * median(times[below]):.4g} ms"

@@ -1,0 +1,60 @@
+"""A decoding in the middle of its text, whose next rounds can be made again and again."""
+
+from __future__ import annotations
+
+from copy import copy
+
+import torch
+from torch import Tensor
+
+from asarm.evaluation.benchmark.calls import FirstRounds
+from asarm.order import Order
+from asarm.rows import Backbone
+from asarm.sampling import ONE_LIMIT, decode
+from asarm.sampling.costs import COSTS
+from asarm.sampling.decoding import COUNTS
+from asarm.sampling.draft_length import AutoLength
+from asarm.sampling.randomness import HashedRandomness
+from asarm.sampling.verify import BlockCoupling
+
+KNOWN_SHARES = (0.35, 0.65, 0.95)  # where a text is timed, besides its start
+
+
+class Midway(FirstRounds):
+    """A decoding as `sample` makes it by default, that makes a few rounds from where it is put.
+
+    Nothing that is kept depends on what comes after it, so it may go back as it may go on.
+    """
+
+    def __init__(self, model: Backbone, input_ids: Tensor, order: Order, *, num_rounds: int):
+        super().__init__(model, input_ids, order, num_rounds=num_rounds)
+        seeds = torch.arange(len(input_ids), device=input_ids.device)
+        self.coupling = BlockCoupling(HashedRandomness(seeds))
+
+    def next_rounds(self, known: int, method: str) -> int:
+        """Make the rounds that follow so many ranks; the number of tokens that they commit.
+
+        All ranks below but the last are taken to be in the cache, as they are between rounds.
+        """
+        committed: list[int] = []
+        again = copy(self)  # whose sequences may leave
+        again.known = self.num_prompt.new_full(self.num_prompt.shape, known)
+        again.cached = again.known - 1
+        again.round, again.on_commit = 0, committed.append
+        for name in COUNTS:
+            setattr(again, name, torch.zeros_like(again.known))
+        if method == "onepass":
+            costs = COSTS[self.model.device.type]
+            decode(again, method, k=AutoLength(method, costs, again), stride=ONE_LIMIT)
+        else:
+            decode(again, method)
+        return sum(committed)
+
+    def read_prompt(self) -> None:
+        """Put the prompt into the cache, in a round that does not count."""
+        first = copy(self)
+        first.num_rounds = 1
+        decode(first, "sequential")
+
+    def score_jointly(self) -> None:
+        """Nothing: it is no part of making a sample."""
