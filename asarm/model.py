@@ -15,7 +15,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel, XLNetConfig
@@ -25,6 +24,7 @@ from transformers.utils import logging
 
 from asarm.attention import Dropout, Geometry, attend, round_share
 from asarm.draft_head import DraftHead, fingerprint, remove_draft_head, save_draft_head
+from asarm.products import linear, pack
 from asarm.rows import ContentRows, QueryRows
 
 XLNET_MASK_TOKEN_ID = 6  # <mask>, where a checkpoint names none
@@ -97,7 +97,7 @@ class RelativeAttention(nn.Module):
         self, rows: Tensor, keys: Tensor, values: Tensor, table: Tensor, where: Geometry
     ) -> Tensor:
         """Rows (B, N, C) after they attended to keys and values (B, H, S, D)."""
-        query = _project(rows, self.q)  # (B, N, H, D)
+        query = project(rows, self.q)  # (B, N, H, D)
         seen = attend(
             query + self.r_w_bias.to(query.dtype),
             query + self.r_r_bias.to(query.dtype),
@@ -108,8 +108,13 @@ class RelativeAttention(nn.Module):
             self.scale,
             self.dropout,
         ).flatten(2)
-        seen = self.dropout(F.linear(seen, self.o.flatten(1)))
+        seen = self.dropout(linear(seen, self.o))
         return self.layer_norm(rows + seen)
+
+    def pack(self) -> None:
+        for weight in (self.q, self.k, self.v):
+            pack(weight, transposed=True)
+        pack(self.o)
 
 
 class FeedForward(nn.Module):
@@ -122,8 +127,14 @@ class FeedForward(nn.Module):
         self.activation = ACT2FN[config.ff_activation]
 
     def forward(self, rows: Tensor) -> Tensor:
-        inner = self.dropout(self.activation(self.layer_1(rows)))
-        return self.layer_norm(rows + self.dropout(self.layer_2(inner)))
+        inner = linear(rows, self.layer_1.weight, self.layer_1.bias)
+        inner = self.dropout(self.activation(inner))
+        outer = linear(inner, self.layer_2.weight, self.layer_2.bias)
+        return self.layer_norm(rows + self.dropout(outer))
+
+    def pack(self) -> None:
+        pack(self.layer_1.weight)
+        pack(self.layer_2.weight)
 
 
 class Layer(nn.Module):
@@ -134,11 +145,11 @@ class Layer(nn.Module):
 
     def table(self, encoding: Tensor) -> Tensor:
         """Every distance as a key, (H, D, P), from its encoding (P, C)."""
-        return _project(encoding, self.rel_attn.r).permute(1, 2, 0)
+        return project(encoding, self.rel_attn.r).permute(1, 2, 0)
 
     def keys_and_values(self, content: Tensor) -> tuple[Tensor, Tensor]:
         """What content rows (B, R, C) show to all rows, (B, H, R, D) each."""
-        keys, values = _project(content, self.rel_attn.k), _project(content, self.rel_attn.v)
+        keys, values = project(content, self.rel_attn.k), project(content, self.rel_attn.v)
         return keys.transpose(1, 2), values.transpose(1, 2)
 
     def forward(
@@ -346,7 +357,19 @@ class AnySubsetTransformer(PreTrainedModel):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores (..., V) from hidden states (..., C) of query rows."""
-        return self.lm_loss(hidden)
+        return linear(hidden, self.lm_loss.weight, self.lm_loss.bias)
+
+    def pack(self) -> AnySubsetTransformer:
+        """Have a CPU read the weights two to three times as fast where nothing is learned.
+
+        Packed copies take as much memory as the weights; they follow neither changes of the
+        weights nor moves to another device or dtype: pack again then.
+        """
+        for layer in self.transformer.layers():
+            layer.rel_attn.pack()
+            layer.ff.pack()
+        pack(self.lm_loss.weight)
+        return self
 
     def save_pretrained(self, save_directory: str | Path, **kwargs) -> None:
         """Write an ordinary XLNet folder: safetensors, and the mask token in the config.
@@ -376,9 +399,9 @@ def distance_encoding(length: int, width: int, clamp_len: int = -1) -> Tensor:
     return torch.cat([angle.sin(), angle.cos()], dim=1)
 
 
-def _project(rows: Tensor, weight: Tensor) -> Tensor:
+def project(rows: Tensor, weight: Tensor) -> Tensor:
     """Rows (..., C) times a weight (C, H, D): (..., H, D)."""
-    return (rows @ weight.flatten(1)).unflatten(-1, weight.shape[1:])
+    return linear(rows, weight, transposed=True).unflatten(-1, weight.shape[1:])
 
 
 @contextmanager

@@ -35,12 +35,16 @@ TINY = parse(["--tiny"])
 
 
 def counted() -> FlopCounterMode:
-    """Counts the matrix products inside; torch forgets the one that works in place."""
+    """Counts the matrix products inside; torch forgets the one in place and those of oneDNN."""
 
     def in_place(_, left, right, **__):  # of shapes (B, N, I) and (B, I, O)
         return 2 * math.prod(left) * right[2]
 
-    return FlopCounterMode(display=False, custom_mapping={torch.ops.aten.baddbmm_: in_place})
+    def by_onednn(rows, matrix, *_, **__):  # of shapes (..., I) and (O, I)
+        return 2 * math.prod(rows) * matrix[0]
+
+    mapping = {torch.ops.aten.baddbmm_: in_place, torch.ops.mkldnn._linear_pointwise: by_onednn}
+    return FlopCounterMode(display=False, custom_mapping=mapping)
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ LAYERS = {
     "asarm.order": 0,
     "asarm.law": 0,
     "asarm.draft_head": 0,
+    "asarm.products": 0,
     "asarm.codec": 1,
     "asarm.inputs": 1,
     "asarm.model": 1,

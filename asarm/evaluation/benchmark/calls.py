@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from asarm.law import Law
 from asarm.model import AnySubsetTransformer, KeyValueCache, Layer
 from asarm.order import Order
+from asarm.products import linear
 from asarm.rows import Backbone
 from asarm.sampling import decode
 from asarm.sampling.decoding import Decoding
@@ -67,22 +69,21 @@ def recorded_calls(model: AnySubsetTransformer) -> Iterator[list[CallShape]]:
     calls: list[CallShape] = []
 
     def note_call(module, arguments) -> None:
-        content, query, _ = arguments
+        content, query, *_ = arguments
         slots = int(torch.cat([content.limits, query.limits], dim=1).max())
         calls.append(CallShape(content.tokens.shape[1], query.positions.shape[1], slots))
 
-    def note_logits(module, arguments) -> None:
-        calls[-1].logits += arguments[0].shape[:-1].numel()
+    def noted_logits(hidden: Tensor) -> Tensor:
+        calls[-1].logits += hidden.shape[:-1].numel()
+        return type(model).logits(model, hidden)
 
-    hooks = [
-        model.register_forward_pre_hook(note_call),
-        model.get_output_embeddings().register_forward_pre_hook(note_logits),
-    ]
+    hook = model.register_forward_pre_hook(note_call)
+    model.logits = noted_logits  # type: ignore[method-assign]
     try:
         yield calls
     finally:
-        for hook in hooks:
-            hook.remove()
+        hook.remove()
+        del model.logits
 
 
 class MatrixProducts:
@@ -94,32 +95,38 @@ class MatrixProducts:
 
     def __init__(self, model: AnySubsetTransformer, cache: KeyValueCache, shape: CallShape):
         self._like = model.lm_loss.weight
-        self._products: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._products: list[Callable[[], Tensor]] = []
         rows = shape.content + shape.query
         layers = cast(list[Layer], list(model.transformer.layer))
         for index, layer in enumerate(layers):
             attention, ff = layer.rel_attn, layer.ff
-            self._add(shape.content, attention.k.flatten(1))
-            self._add(shape.content, attention.v.flatten(1))
+            self._add_weight(shape.content, attention.k, transposed=True)
+            self._add_weight(shape.content, attention.v, transposed=True)
             if index == len(layers) - 1:
                 rows = shape.query
-            self._add(rows, attention.q.flatten(1))
+            self._add_weight(rows, attention.q, transposed=True)
             keys, values = cache.read(index, shape.slots)  # (1, H, S, D)
             self._add(rows, keys[0].transpose(1, 2))
             self._add(rows, cache.tables[index])
             self._add(rows, values[0])
-            self._add(rows, attention.o.flatten(1).T)
-            self._add(rows, ff.layer_1.weight.T)
-            self._add(rows, ff.layer_2.weight.T)
-        self._add(shape.logits, model.lm_loss.weight.T)
+            self._add_weight(rows, attention.o)
+            self._add_weight(rows, ff.layer_1.weight)
+            self._add_weight(rows, ff.layer_2.weight)
+        self._add_weight(shape.logits, model.lm_loss.weight)
 
     @torch.no_grad()
     def _add(self, rows: int, right: Tensor) -> None:
         """A product of `rows` rows with `right` (..., I, O)."""
         left = self._like.new_ones(*right.shape[:-2], rows, right.shape[-2])
-        self._products.append((left, right, left @ right))
+        self._products.append(partial(torch.matmul, left, right, out=left @ right))
+
+    def _add_weight(self, rows: int, weight: Tensor, *, transposed: bool = False) -> None:
+        """A product with a weight, as the network multiplies, by its packed copy if it has one."""
+        num_inputs = weight.shape[0] if transposed else weight.shape[1:].numel()
+        left = self._like.new_ones(rows, num_inputs)
+        self._products.append(partial(linear, left, weight, transposed=transposed))
 
     @torch.no_grad()
     def __call__(self) -> None:
-        for left, right, out in self._products:
-            torch.matmul(left, right, out=out)
+        for multiply in self._products:
+            multiply()

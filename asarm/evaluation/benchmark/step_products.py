@@ -7,6 +7,7 @@ from torch import Tensor
 
 from asarm.density import chunks
 from asarm.model import AnySubsetTransformer, Layer
+from asarm.products import linear
 
 
 class StepProducts:
@@ -47,7 +48,10 @@ class StepProducts:
     @torch.no_grad()
     def __call__(self) -> None:
         for left, right, out in self._products:
-            torch.matmul(left, right, out=out)
+            if right.ndim == 2:
+                linear(left, right, transposed=True)  # as the network multiplies
+            else:
+                torch.matmul(left, right, out=out)
 
     def _add_layer(self, layer: Layer, batch: int, length: int, num_rows: int) -> None:
         attention, ff = layer.rel_attn, layer.ff
