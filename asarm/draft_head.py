@@ -22,6 +22,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from asarm.products import linear, pack
+
 WEIGHTS, CONFIG = "draft_head.safetensors", "draft_head.json"
 OFFSETS = (-1, -2, 1)
 
@@ -80,7 +82,8 @@ class DraftHead(nn.Module):
     def inner(self, hidden: Tensor, seen: Tensor) -> Tensor:
         """What does not depend on which tokens the neighbours are, (..., H)."""
         places = torch.arange(seen.shape[-1], device=seen.device)
-        return self.row(hidden) + self.known[seen, places].sum(-2)
+        row = linear(hidden, self.row.weight, self.row.bias)
+        return row + self.known[seen, places].sum(-2)
 
     def code(self, inner: Tensor, embedded: Tensor, is_new: Tensor) -> Tensor:
         """The low-rank code (R, K) of the change, from `inner` (R, H).
@@ -89,8 +92,13 @@ class DraftHead(nn.Module):
             embedded: (R, N, C) embeddings of the neighbours.
             is_new: (R, N) whether the row itself did not see it.
         """
-        by_neighbours = self.neighbours((embedded * is_new[..., None]).flatten(-2))
-        return self.down(F.gelu(inner + by_neighbours))
+        beside = (embedded * is_new[..., None]).flatten(-2)
+        active = F.gelu(inner + linear(beside, self.neighbours.weight))
+        return linear(active, self.down.weight, self.down.bias)
+
+    def pack(self) -> None:
+        for product in (self.row, self.neighbours, self.down):
+            pack(product.weight)
 
 
 @torch.no_grad()

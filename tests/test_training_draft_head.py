@@ -49,7 +49,7 @@ class Recording:
         drafts = self.draft(decoding, hidden, start, limit, count)
         decoding.write(start, drafts.tokens, drafts.count)
         by_position = decoding.tokens.gather(1, decoding.rank)
-        self.rounds.append((by_position, start.clone(), limit.clone(), drafts))
+        self.rounds.append((decoding.sequences, by_position, start, limit, drafts))
         return drafts
 
 
@@ -64,10 +64,10 @@ def test_teacher_forcing_gives_the_laws_that_drafts_were_drawn_from(method, k, c
     options = {"stride": stride} if method == "onepass" else {}
     sample(model, ids, order, method=method, k=k, coupling=coupling, draft=recording, **options)
     compared, lags = 0, set()
-    for tokens, start, limit, drafts in recording.rounds:
-        laws = draft_laws(model, model.draft_head, tokens, order, limit[:, None])
-        assert laws.is_row.shape == (len(ids), LAGS)
-        found = laws.draft.new_zeros(len(ids), LAGS, 60)
+    for sequences, tokens, start, limit, drafts in recording.rounds:
+        laws = draft_laws(model, model.draft_head, tokens, order[sequences], limit[:, None])
+        assert laws.is_row.shape == (len(tokens), LAGS)
+        found = laws.draft.new_zeros(len(tokens), LAGS, 60)
         found[laws.is_row] = laws.draft
         for b, count in enumerate(drafts.count.tolist()):
             if count:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from asarm.draft_head import DraftHead, Seen
+from asarm.products import linear, pack
 from asarm.sampling.decoding import Decoding
 from asarm.sampling.randomness import Purpose
 from asarm.sampling.verify import Drafts
@@ -60,7 +61,8 @@ class HeadDraft:
     def __init__(self, head: DraftHead, embedding: Tensor, output: Tensor):
         self.head, self.embedding = head, embedding
         self.offsets = torch.tensor(head.config.offsets, device=output.device)
-        self.table = (output @ head.up).T.contiguous()  # (rank, V): codes to changes of logits
+        self.table = output @ head.up  # (V, rank): codes to changes of logits
+        pack(self.table)
 
     def __call__(
         self, decoding: Decoding, hidden: Tensor, start: Tensor, limit: Tensor, count: Tensor
@@ -77,7 +79,7 @@ class HeadDraft:
             tokens = decoding.tokens.gather(1, beside[:, step])  # (B, N)
             embedded = F.embedding(tokens, self.embedding)
             code = self.head.code(rows[:, step], embedded, is_new[:, step])
-            changed = logits[:, step] + code @ self.table
+            changed = logits[:, step] + linear(code, self.table)
             rank = ranks[:, step, None]
             law = decoding.draft_probs(changed[:, None], rank)  # (B, 1, V)
             needed = is_draft[:, step, None]
