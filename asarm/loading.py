@@ -29,6 +29,7 @@ def load(
     subfolder: str | None = None,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
+    packed: bool = True,
 ) -> tuple[AnySubsetTransformer, PreTrainedTokenizerBase]:
     """A model, ready to sample from, and its tokenizer, which pads on the right.
 
@@ -39,6 +40,8 @@ def load(
         subfolder: where the model is inside its folder.
         device: where to; a GPU if None and there is one.
         dtype: of the weights, "bfloat16" or torch.bfloat16 for example; float32 if None.
+        packed: on a CPU in bfloat16, hold the weights a second time as they are read fastest
+            there, see `AnySubsetTransformer.pack`.
 
     Raises:
         ValueError: nothing there, no XLNet language model, weights missing or not finite, or a
@@ -56,7 +59,8 @@ def load(
     if weights is not None and _find(source, CONFIG_OF_HEAD, where) is not None:
         head = load_draft_head(Path(weights).parent, model)
         model.set_draft_head(head.to(device, model.dtype).eval().requires_grad_(False))
-    return model.to(device).eval(), tokenizer
+    model.to(device).eval()
+    return model.pack() if packed else model, tokenizer
 
 
 def load_tokenizer(

@@ -341,9 +341,8 @@ class AnySubsetTransformer(PreTrainedModel):
         config, like = self.config, self.lm_loss.weight
         shape = config.n_layer, batch, config.n_head, length + 1, config.d_head
         positions = torch.zeros(batch, length + 1, dtype=torch.long, device=like.device)
-        return KeyValueCache(
-            like.new_zeros(shape), like.new_zeros(shape), positions, self.transformer.tables(length)
-        )
+        tables = [table.contiguous() for table in self.transformer.tables(length)]
+        return KeyValueCache(like.new_zeros(shape), like.new_zeros(shape), positions, tables)
 
     def forward(
         self, content: ContentRows, query: QueryRows, cache: KeyValueCache | None = None
@@ -360,7 +359,7 @@ class AnySubsetTransformer(PreTrainedModel):
         return linear(hidden, self.lm_loss.weight, self.lm_loss.bias)
 
     def pack(self) -> AnySubsetTransformer:
-        """Have a CPU read the weights two to three times as fast where nothing is learned.
+        """Have a CPU read weights in bfloat16 faster where nothing is learned; no change elsewhere.
 
         Packed copies take as much memory as the weights; they follow neither changes of the
         weights nor moves to another device or dtype: pack again then.

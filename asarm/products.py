@@ -1,8 +1,8 @@
 """Products of rows with weights, by oneDNN on a CPU.
 
 torch multiplies in float32 by MKL, which is two to three times slower on some processors. And the
-time of a network call of few rows is that of reading the weights: from a packed copy, in a layout
-of oneDNN's own, they are read two to three times as fast as from the plain one.
+time of a network call of few rows is that of reading the weights: in bfloat16 they are read faster
+from a packed copy, in a layout of oneDNN's own.
 
 Shapes: I inputs, O outputs.
 """
@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-PACKABLE = (torch.float32, torch.bfloat16)
 HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
@@ -35,11 +34,11 @@ _packed: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # of weights that 
 
 
 def pack(weight: Tensor, *, transposed: bool = False) -> None:
-    """Keep a packed copy of a weight, for `linear`, where that helps: on a CPU.
+    """Keep a packed copy of a weight, for `linear`, where that helps: in bfloat16, on a CPU.
 
     It takes as much memory as the weight, and is not used once the weight has changed.
     """
-    is_packable = weight.dtype in PACKABLE and not weight.is_inference()  # those have no version
+    is_packable = weight.dtype == torch.bfloat16 and not weight.is_inference()  # has a version
     if HAS_ONEDNN and weight.device.type == "cpu" and is_packable:
         plain = _matrix(weight.detach(), transposed).contiguous()
         copy = torch.ops.mkldnn._reorder_linear_weight(plain, 1)
@@ -62,9 +61,8 @@ def linear(
     learned = (tensor for tensor in (rows, weight, bias) if tensor is not None)
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in learned):
         return _Linear.apply(rows, matrix, bias)
-    packed = _packed.get(weight)
-    copy = packed.copy if packed is not None and packed.is_of(weight) else matrix
-    return _multiply(rows, copy, bias)
+    copy = _packed_copy(weight)
+    return _multiply(rows, matrix if copy is None else copy, bias)
 
 
 class _Linear(torch.autograd.Function):
@@ -92,14 +90,19 @@ class _Linear(torch.autograd.Function):
 
 
 def _is_for_onednn(rows: Tensor, weight: Tensor) -> bool:
-    """Whether the plain product would be a slower one: not in bfloat16, where rows are many."""
+    """Whether torch itself would take longer: it has oneDNN multiply plain weights in bfloat16."""
     return (
         HAS_ONEDNN
         and weight.device.type == "cpu"
         and rows.dtype == weight.dtype
-        and (weight.dtype == torch.float32 or (weight.dtype in PACKABLE and weight in _packed))
+        and (weight.dtype == torch.float32 or _packed_copy(weight) is not None)
         and not torch.is_autocast_enabled("cpu")
     )
+
+
+def _packed_copy(weight: Tensor) -> Tensor | None:
+    packed = _packed.get(weight) if weight.dtype == torch.bfloat16 else None
+    return packed.copy if packed is not None and packed.is_of(weight) else None
 
 
 def _multiply(rows: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -9,19 +9,19 @@ import torch.nn.functional as F
 from fakes import mixed_batch, small_model
 from torch import nn
 
-from asarm import sample
+from asarm import log_prob, sample
 from asarm.products import HAS_ONEDNN, _packed, linear, pack
 
 needs_onednn = pytest.mark.skipif(not HAS_ONEDNN, reason="torch has no oneDNN here")
 CLOSE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
 
-def a_weight(dtype=torch.float32, shape=(24, 16)):
+def a_weight(dtype=torch.bfloat16, shape=(24, 16)):
     rng = torch.Generator().manual_seed(0)
     return nn.Parameter(torch.randn(shape, generator=rng).to(dtype))
 
 
-def some_rows(dtype=torch.float32, shape=(2, 3, 16)):
+def some_rows(dtype=torch.bfloat16, shape=(2, 3, 16)):
     return torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(dtype)
 
 
@@ -42,10 +42,12 @@ def test_packed_and_plain_weights_give_the_same(dtype, with_bias, rows):
 def test_a_transposed_weight_of_any_shape(shape):
     weight, x = a_weight(shape=shape), some_rows()
     expected = x @ weight.flatten(1)
-    torch.testing.assert_close(linear(x, weight, transposed=True), expected)
+    error = {"atol": 2e-2, "rtol": 2e-2}
+    torch.testing.assert_close(linear(x, weight, transposed=True), expected, **error)
     pack(weight, transposed=True)
+    assert weight in _packed
     with torch.no_grad():
-        torch.testing.assert_close(linear(x, weight, transposed=True), expected)
+        torch.testing.assert_close(linear(x, weight, transposed=True), expected, **error)
 
 
 @torch.inference_mode()
@@ -62,7 +64,7 @@ def test_a_weight_that_changed_is_not_read_from_its_old_copy():
         "in place": lambda w: w.mul_(2),
         "other data": lambda w: setattr(w, "data", 2 * w.data),
         "a view of it": lambda w: w[0].zero_(),
-        "dtype": lambda w: setattr(w, "data", w.data.bfloat16()),
+        "dtype": lambda w: setattr(w, "data", w.data.float()),
     }
     for name, change in changes.items():
         weight = a_weight()
@@ -104,12 +106,13 @@ def test_a_packed_weight_learns():
     weight, x = a_weight(), some_rows()
     pack(weight)
     linear(x, weight).sum().backward()
-    torch.testing.assert_close(weight.grad, x.flatten(0, 1).sum(0).expand(24, -1))
+    expected = x.flatten(0, 1).sum(0).expand(24, -1)
+    torch.testing.assert_close(weight.grad, expected, atol=5e-2, rtol=5e-2)
 
 
 @needs_onednn
 def test_autocast_has_its_own_dtype():
-    weight, x = a_weight(), some_rows()
+    weight, x = a_weight(torch.float32), some_rows(torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
         assert linear(x, weight).dtype == torch.bfloat16
 
@@ -127,19 +130,16 @@ def test_copies_go_with_their_weights():
 
 
 @needs_onednn
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_packed_model_is_the_same_model(dtype):
-    model = small_model(dtype=dtype, std=0.3)
+def test_a_packed_model_is_the_same_model():
+    model = small_model(dtype=torch.bfloat16, std=0.3)
     ids, order = mixed_batch([14, 9, 14, 3], [4, 0, 13, 1], 60)
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
-    plain = sample(model, ids, order, method="sequential", coupling="gumbel")
-    found = sample(model.pack(), ids, order, method="sequential", coupling="gumbel")
+    plain = log_prob(model, ids, order)
+    found = log_prob(model.pack(), ids, order)
+    torch.testing.assert_close(found, plain, atol=0.3, rtol=0.1)
     assert len([w for w in model.parameters() if w in _packed]) == 1 + 2 * 6
     for name, weight in model.state_dict().items():
         assert torch.equal(weight, before[name])
-    if dtype == torch.float32:
-        assert torch.equal(found.tokens, plain.tokens)
-        torch.testing.assert_close(found.log_probs, plain.log_probs, atol=1e-4, rtol=1e-4)
     model.to(torch.float64)
     exact = sample(deepcopy(model), ids, order, method="sequential", coupling="gumbel")
     again = sample(model, ids, order, method="sequential", coupling="gumbel")

@@ -155,7 +155,7 @@ def start_model(config: TrainingConfig) -> tuple[AnySubsetTransformer, PreTraine
         tokenizer = load_tokenizer(config.tokenizer)
         model = new_model(tokenizer, config)
     else:
-        model, tokenizer = load(config.model, revision=config.revision, device="cpu")
+        model, tokenizer = load(config.model, revision=config.revision, device="cpu", packed=False)
         if config.dropout is not None:
             model.set_dropout(config.dropout)
     if config.gradient_checkpointing:

@@ -49,7 +49,7 @@ def with_reference(
     reference = RecomputingXLNet.of(model)
     check_same_text(model, reference)  # in float32: others round too much for equal tokens
     reference.xlnet.to(dtype)
-    return model.to(dtype), reference
+    return model.to(dtype).pack(), reference
 
 
 def random_network(size: str, config: BenchmarkConfig) -> AnySubsetTransformer:
