@@ -77,24 +77,26 @@ class DraftHead(nn.Module):
             embedded: (R, N, C) embeddings of the neighbours.
             seen: (R, N) what is known of each, see `Seen`.
         """
-        return self.code(self.inner(hidden, seen), embedded, seen == Seen.BY_HEAD) @ self.up.T
-
-    def inner(self, hidden: Tensor, seen: Tensor) -> Tensor:
-        """What does not depend on which tokens the neighbours are, (..., H)."""
+        beside = (embedded * (seen == Seen.BY_HEAD)[..., None]).flatten(-2)
         places = torch.arange(seen.shape[-1], device=seen.device)
-        row = linear(hidden, self.row.weight, self.row.bias)
-        return row + self.known[seen, places].sum(-2)
+        by_neighbours = linear(beside, self.neighbours.weight) + self.known[seen, places].sum(-2)
+        return self.code(self.inner(hidden) + by_neighbours) @ self.up.T
 
-    def code(self, inner: Tensor, embedded: Tensor, is_new: Tensor) -> Tensor:
-        """The low-rank code (R, K) of the change, from `inner` (R, H).
+    def inner(self, hidden: Tensor) -> Tensor:
+        """The inner layer (..., H) of hidden states (..., C), before the neighbours are added."""
+        return linear(hidden, self.row.weight, self.row.bias)
 
-        Args:
-            embedded: (R, N, C) embeddings of the neighbours.
-            is_new: (R, N) whether the row itself did not see it.
+    def code(self, inner: Tensor) -> Tensor:
+        """The low-rank code (R, K) of the change, from the whole inner layer (R, H)."""
+        return linear(F.gelu(inner), self.down.weight, self.down.bias)
+
+    def by_neighbour(self, embedding: Tensor) -> Tensor:
+        """What a neighbour adds to the inner layer, (N, V + 2, H): where the head alone saw it,
+        by its token (V, C); then where nothing did, and where the row did.
         """
-        beside = (embedded * is_new[..., None]).flatten(-2)
-        active = F.gelu(inner + linear(beside, self.neighbours.weight))
-        return linear(active, self.down.weight, self.down.bias)
+        weights = self.neighbours.weight.unflatten(1, (-1, embedding.shape[1]))  # (H, N, C)
+        of_tokens = embedding @ weights.permute(1, 2, 0) + self.known[Seen.BY_HEAD][:, None]
+        return torch.cat([of_tokens, self.known[[Seen.NOT, Seen.BY_ROW]].transpose(0, 1)], dim=1)
 
     def pack(self) -> None:
         for product in (self.row, self.neighbours, self.down):

@@ -32,7 +32,7 @@ class Costs:
 
 
 COSTS = {  # by the device's type; `calibrate` measures those of a model
-    "cpu": Costs(call=1.0, row=0.03, draft=0.12),
+    "cpu": Costs(call=1.0, row=0.012, draft=0.05),
     "cuda": Costs(call=1.0, row=0.001, draft=0.05),
 }
 

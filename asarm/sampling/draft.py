@@ -59,9 +59,18 @@ class HeadDraft:
     """
 
     def __init__(self, head: DraftHead, embedding: Tensor, output: Tensor):
-        self.head, self.embedding = head, embedding
+        is_halved = output.device.type == "cpu" and output.dtype == torch.float32
+        self.dtype = torch.bfloat16 if is_halved else output.dtype  # half to read, and good enough
+        self.head = DraftHead(head.config).to(output.device, self.dtype)
+        self.head.load_state_dict(head.state_dict())
+        self.head.pack()
+        self.vocab_size = len(embedding)
         self.offsets = torch.tensor(head.config.offsets, device=output.device)
-        self.table = output @ head.up  # (V, rank): codes to changes of logits
+        by_neighbour = head.by_neighbour(embedding).to(self.dtype)  # (N, V + 2, H)
+        places = torch.arange(len(by_neighbour), device=output.device)
+        self.first = places * by_neighbour.shape[1]  # (N,) of each offset's, in the flat table
+        self.by_neighbour = by_neighbour.flatten(0, 1)
+        self.table = (output @ head.up).to(self.dtype)  # (V, rank): codes to changes of logits
         pack(self.table)
 
     def __call__(
@@ -72,13 +81,14 @@ class HeadDraft:
         is_draft = steps < count[:, None]
         ranks = torch.where(is_draft, start[:, None] + steps, decoding.size)  # (B, K)
         beside, seen = neighbours(decoding, ranks, limit, self.offsets)  # (B, K, N)
-        rows = self.head.inner(hidden, seen)  # (B, K, H)
-        is_new = seen == Seen.BY_HEAD
+        rows = self.head.inner(hidden.to(self.dtype))  # (B, K, H)
+        is_new, other = seen == Seen.BY_HEAD, self.vocab_size + (seen == Seen.BY_ROW).long()
         probs = []
         for step in range(len(steps)):
             tokens = decoding.tokens.gather(1, beside[:, step])  # (B, N)
-            embedded = F.embedding(tokens, self.embedding)
-            code = self.head.code(rows[:, step], embedded, is_new[:, step])
+            entries = self.first + torch.where(is_new[:, step], tokens, other[:, step])
+            by_neighbours = F.embedding(entries, self.by_neighbour).sum(1)
+            code = self.head.code(rows[:, step] + by_neighbours)
             changed = logits[:, step] + linear(code, self.table)
             rank = ranks[:, step, None]
             law = decoding.draft_probs(changed[:, None], rank)  # (B, 1, V)
@@ -95,7 +105,8 @@ def head_draft(model: Any) -> HeadDraft:
     """The draft of a model that has a head; what it needs is made once for the same weights."""
     head = model.draft_head
     embedding, output = model.get_input_embeddings().weight, model.get_output_embeddings().weight
-    state = [(w.data_ptr(), w._version) for w in (embedding, output, head.up)]
+    weights = (embedding, output, *head.parameters())
+    state = [(weight.data_ptr(), weight._version) for weight in weights]
     made = getattr(head, "made", None)
     if made is None or made[0] != state:
         with torch.no_grad():

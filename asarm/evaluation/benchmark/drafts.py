@@ -12,7 +12,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from asarm.draft_head import DraftHead, Seen
+from asarm.draft_head import DraftHead
 from asarm.evaluation.benchmark.config import BenchmarkConfig
 from asarm.evaluation.benchmark.report import PAPER_K, LagAcceptance, PartCost
 from asarm.model import AnySubsetTransformer
@@ -25,15 +25,12 @@ from asarm.sampling.result import Round
 class LeftOnlyHead(DraftHead):
     """A head that is told of no new token but the left neighbour."""
 
-    def inner(self, hidden: Tensor, seen: Tensor) -> Tensor:
-        is_hidden = (seen == Seen.BY_HEAD) & ~self._is_left(seen.device)
-        return super().inner(hidden, seen.masked_fill(is_hidden, int(Seen.NOT)))
-
-    def code(self, inner: Tensor, embedded: Tensor, is_new: Tensor) -> Tensor:
-        return super().code(inner, embedded, is_new & self._is_left(is_new.device))
-
-    def _is_left(self, device: torch.device) -> Tensor:
-        return torch.tensor(self.config.offsets, device=device) == -1
+    def by_neighbour(self, embedding: Tensor) -> Tensor:
+        found = super().by_neighbour(embedding)
+        for place, offset in enumerate(self.config.offsets):
+            if offset != -1:
+                found[place, :-2] = found[place, -2]  # as if nothing had seen it
+        return found
 
 
 @dataclass(frozen=True)
