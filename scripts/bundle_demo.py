@@ -1,4 +1,4 @@
-"""Put a trained model, or a draft head that was trained behind the bundled one, into the package."""
+"""Put a trained model into the package, or a draft head of the model that is there."""
 
 from __future__ import annotations
 

@@ -261,7 +261,7 @@ def study(demo, tmp_path_factory):
 def test_a_run_is_decoded_again_as_it_was(call, tmp_path, study, arguments, wanted):
     """Its text, or else a line on stderr would say that it is another."""
     folder, records = study
-    (record,) = (r for r in records if r["item"] == 0 and (r["method"], r["steps"]) == wanted)
+    record = next(r for r in records if r["item"] == 0 and (r["method"], r["steps"]) == wanted)
     out = tmp_path / "out.gif"
     code, said, err = call(folder, str(out), *arguments)
     assert (code, err) == (0, "")

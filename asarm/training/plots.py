@@ -132,7 +132,7 @@ def _loss(axes: Axes, runs: Sequence[Curves]) -> None:
 
 def _unit_of_loss(runs: Sequence[Curves]) -> str:
     of_heads = [
-        all(line["loss"] == line.get("drafts_rejected") for line in run.evaluations)
+        all(line.get("drafts_rejected", -1) == line.get("loss") for line in run.evaluations)
         for run in runs
         if run.evaluations
     ]

@@ -112,7 +112,7 @@ class Task(Protocol):
 
 def load_networks(config: InfillProseConfig) -> Networks:
     """The models that the settings name."""
-    where = {"device": config.device, "dtype": config.dtype}
+    where: dict[str, Any] = {"device": config.device, "dtype": config.dtype}
     ours = Network(*load(config.model, revision=config.revision, **where))
     other = Network(*load(config.off_the_shelf, **where)) if config.off_the_shelf else None
     return Networks(ours, other)
