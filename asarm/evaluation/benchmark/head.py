@@ -50,7 +50,7 @@ def head_figures(config: BenchmarkConfig) -> list[Figure]:
 
     Drafts are timed where they are made, between calls, when caches hold the network's weights.
     """
-    model = random_network(config.base_size, config).to(resolve_dtype(config.dtype))
+    model = random_network(config.base_size, config).to(resolve_dtype(config.dtype)).pack()
     model.set_draft_head(random_head(model, config.seed))
     drafts: dict[str, Draft] = {"self": self_draft, "head": head_draft(model)}
     for draft in drafts.values():  # a warm-up
