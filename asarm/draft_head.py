@@ -99,8 +99,26 @@ class DraftHead(nn.Module):
         return torch.cat([of_tokens, self.known[[Seen.NOT, Seen.BY_ROW]].transpose(0, 1)], dim=1)
 
     def pack(self) -> None:
-        for product in (self.row, self.neighbours, self.down):
-            pack(product.weight)
+        """Those of its weights that drafting multiplies by."""
+        pack(self.row.weight)
+        pack(self.down.weight)
+
+
+def neighbours_of(
+    positions: Tensor, ranks: Tensor, limits: Tensor, rank_of: Tensor, offsets: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The ranks (B, K, N) at offsets (N,) from positions (B, K) of ranks (B, K), and what is known
+    of them once it is the ranks' turn.
+
+    Below `limits` (B, K or 1) the network's rows saw them; below their own, they are committed or
+    drafted. `rank_of` (B, L) is the rank of each position.
+    """
+    beside = positions[..., None] + offsets
+    size = rank_of.shape[1]
+    is_inside = (beside >= 0) & (beside < size)
+    found = rank_of.gather(1, beside.clamp(0, size - 1).flatten(1)).view(beside.shape)
+    seen = torch.where(found < limits[..., None], Seen.BY_ROW, Seen.BY_HEAD)
+    return found, torch.where(is_inside & (found < ranks[..., None]), seen, Seen.NOT)
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from asarm.density import joint_rows
-from asarm.draft_head import DraftHead, Seen
+from asarm.draft_head import DraftHead, neighbours_of
 from asarm.law import Law
 from asarm.model import AnySubsetTransformer
 from asarm.objective import joint_loss
@@ -109,30 +109,12 @@ def draft_laws(
     hidden = hidden[is_row]  # (R, C)
     nth = (ranks - order.num_prompt[:, None]).clamp(min=0)  # target of its sequence
     exact = exact.gather(1, nth[..., None].expand(-1, -1, exact.shape[2]))[is_row]
-    tokens, seen = known_neighbours(input_ids, order, positions, ranks, limits, head)
+    offsets = torch.tensor(head.config.offsets, device=positions.device)
+    beside, seen = neighbours_of(positions, ranks, limits, order.rank, offsets)
+    tokens = content.tokens.gather(1, beside.flatten(1)).view(beside.shape)
     embedded = model.get_input_embeddings()(tokens[is_row])
     changed = hidden + head(hidden, embedded, seen[is_row])
     law = Law(model.mask_token_id)
     with torch.no_grad():
         target = law.probs(model.logits(exact))
     return DraftLaws(law.probs(model.logits(changed)), target, is_row)
-
-
-def known_neighbours(
-    input_ids: Tensor,
-    order: Order,
-    positions: Tensor,
-    ranks: Tensor,
-    limits: Tensor,
-    head: DraftHead,
-) -> tuple[Tensor, Tensor]:
-    """The tokens (B, R, N) beside rows at `positions` (B, R), and what is known of them."""
-    offsets = torch.tensor(head.config.offsets, device=positions.device)
-    size = input_ids.shape[1]
-    beside = positions[..., None] + offsets  # (B, R, N)
-    is_inside = (beside >= 0) & (beside < size)
-    flat = beside.clamp(0, size - 1).flatten(1)
-    rank = order.rank.gather(1, flat).view(beside.shape)
-    seen = torch.where(rank < limits[..., None], Seen.BY_ROW, Seen.BY_HEAD)
-    seen = torch.where(is_inside & (rank < ranks[..., None]), seen, Seen.NOT)
-    return input_ids.gather(1, flat).view(beside.shape), seen

@@ -368,8 +368,6 @@ class AnySubsetTransformer(PreTrainedModel):
             layer.rel_attn.pack()
             layer.ff.pack()
         pack(self.lm_loss.weight)
-        if self.draft_head is not None:
-            self.draft_head.pack()
         return self
 
     def save_pretrained(self, save_directory: str | Path, **kwargs) -> None:

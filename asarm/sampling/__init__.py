@@ -94,8 +94,8 @@ def sample(
     Raises:
         ValueError: an option or an input that cannot be served; the message says which.
     """
-    k = "auto" if k is None else k
     _check_options(method, k, steps, by, coupling, acceptance_slack, draft_temperature, stride)
+    k = (k or "auto") if method in DRAFTING else None
     costs = costs or COSTS.get(model.device.type, COSTS["cuda"])
     order = order.to(input_ids.device)
     is_read = order.rank < order.num_prompt[:, None]
@@ -115,13 +115,12 @@ def sample(
             trace=trace,
             on_commit=bar.update,
         )
-        length = AutoLength(method, costs, decoding) if k == "auto" else FixedLength(k)
         if stride is None:
             stride = 1 if k in (1, 2) else ONE_LIMIT
         decode(
             decoding,
             method,
-            k=length,
+            k=AutoLength(method, costs, decoding) if k == "auto" else k,
             draft=_draft(draft, model),
             stride=stride,
             steps=steps,
@@ -129,8 +128,8 @@ def sample(
         )
     return _result(
         decoding,
-        k=k if method in DRAFTING else None,
-        costs=costs if method in DRAFTING and k == "auto" else None,
+        k=k,
+        costs=costs if k == "auto" else None,
         lossless=method != "parallel" and acceptance_slack == 0,
     )
 
@@ -165,7 +164,7 @@ def decode(
 
 def _check_options(
     method: str,
-    k: int | Literal["auto"],
+    k: int | Literal["auto"] | None,
     steps: int | None,
     by: str,
     coupling: str,
@@ -176,7 +175,7 @@ def _check_options(
     _one_of("method", method, METHODS)
     _one_of("by", by, ("order", "confidence"))
     _one_of("coupling", coupling, COUPLINGS)
-    if k != "auto" and not (isinstance(k, int) and k >= 1):
+    if k not in (None, "auto") and not (isinstance(k, int) and k >= 1):
         raise ValueError(f"k is {k!r}; expected at least 1 draft a round, or 'auto'")
     if stride is not None and (stride < 1 or method != "onepass"):
         raise ValueError(

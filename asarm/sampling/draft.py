@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from asarm.draft_head import DraftHead, Seen
+from asarm.draft_head import DraftHead, Seen, neighbours_of
 from asarm.products import linear, pack
 from asarm.sampling.decoding import Decoding
 from asarm.sampling.randomness import Purpose
@@ -122,12 +122,8 @@ def neighbours(
 
     Below `limit` (B,) the network's rows saw them; below their own, they are committed or drafted.
     """
-    positions = decoding.positions.gather(1, ranks)[..., None] + offsets  # (B, K, N)
-    is_inside = (positions >= 0) & (positions < decoding.size)
-    flat = positions.clamp(0, decoding.size - 1).flatten(1)
-    beside = decoding.rank.gather(1, flat).view(positions.shape)
-    seen = torch.where(beside < limit[:, None, None], Seen.BY_ROW, Seen.BY_HEAD)
-    return beside, torch.where(is_inside & (beside < ranks[..., None]), seen, Seen.NOT)
+    positions = decoding.positions.gather(1, ranks)
+    return neighbours_of(positions, ranks, limit[:, None], decoding.rank, offsets)
 
 
 def ngram_draft(decoding: Decoding, start: Tensor, count: Tensor) -> Drafts:

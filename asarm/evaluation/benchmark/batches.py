@@ -10,12 +10,11 @@ from functools import partial
 from statistics import median
 
 from asarm.evaluation.benchmark.config import BenchmarkConfig
-from asarm.evaluation.benchmark.midway import KNOWN_SHARES, Midway
+from asarm.evaluation.benchmark.midway import Midway, orders_along
 from asarm.evaluation.benchmark.models import random_ids, with_reference
 from asarm.evaluation.benchmark.report import Figure
 from asarm.evaluation.benchmark.timing import alternate, ratio
 from asarm.model import AnySubsetTransformer
-from asarm.order import Order
 
 DEMANDS = {"sequential": ("", 4.0), "onepass": (" k = auto (default)", 2.0)}
 
@@ -36,8 +35,7 @@ def places_of_batch(
 ) -> list[Midway]:
     """Decodings at the start of a text and further on, ready for their next rounds."""
     places, ids = [], random_ids(model, config.base_length, batch=size)
-    for share in (config.prompt_share, *KNOWN_SHARES):
-        order = Order.random_split(config.base_length, share, batch=size, seed=config.seed)
+    for order in orders_along(config, batch=size):
         place = Midway(model, ids, order, num_rounds=config.rounds)
         place.read_prompt()
         places.append(place)

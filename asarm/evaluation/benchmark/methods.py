@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from operator import attrgetter
 from statistics import mean, median, stdev
 from typing import Literal
 
@@ -120,9 +121,9 @@ def auto_figures(costs: list[MethodCost]) -> list[Figure]:
     """Time per target with as many drafts as seem to pay, over that with the best number."""
     figures = []
     for chosen in (c for c in costs if c.is_default and c.method in WITH_DRAFTS):
-        key = (chosen.method, chosen.draft, chosen.target_share)
-        own = [c for c in costs if (c.method, c.draft, c.target_share) == key]
-        best = min((c for c in own if isinstance(c.k, int)), key=lambda c: c.milliseconds)
+        key = (chosen.method, chosen.target_share)
+        own = [c for c in costs if (c.method, c.target_share) == key and c.k != "auto"]
+        best = least(own, chosen.draft, "milliseconds")
         figures.append(
             Figure(
                 f"{chosen.method}, {chosen.target_share:.0%} targets: time per target, k = auto / "
@@ -141,10 +142,7 @@ def call_figures(costs: list[MethodCost]) -> list[Figure]:
     figures = []
     for share, demand in zip(PROMPT_SHARES, MOST_CALLS, strict=True):
         own = [c for c in costs if c.target_share == 1 - share]
-        head, own_rows = (
-            min((c for c in own if c.draft == draft), key=lambda c: c.nfe)
-            for draft in ("head", "self")
-        )
+        head, own_rows = (least(own, draft, "nfe") for draft in ("head", "self"))
         figures.append(
             Figure(
                 f"drafts by the head, best k, {head.target_share:.0%} targets: network calls, "
@@ -164,10 +162,7 @@ def time_figures(costs: list[MethodCost]) -> list[Figure]:
     for share in PROMPT_SHARES:
         for method in WITH_DRAFTS:
             own = [c for c in costs if c.method == method and c.target_share == 1 - share]
-            head, own_rows = (
-                min((c for c in own if c.draft == draft), key=lambda c: c.milliseconds)
-                for draft in ("head", "self")
-            )
+            head, own_rows = (least(own, draft, "milliseconds") for draft in ("head", "self"))
             figures.append(
                 Figure(
                     f"{method}, fastest k, {head.target_share:.0%} targets: time per target, "
@@ -179,6 +174,11 @@ def time_figures(costs: list[MethodCost]) -> list[Figure]:
                 )
             )
     return figures
+
+
+def least(costs: list[MethodCost], draft: str | None, measure: str) -> MethodCost:
+    """The one with these drafts that costs least, by calls ("nfe") or by time ("milliseconds")."""
+    return min((c for c in costs if c.draft == draft), key=attrgetter(measure))
 
 
 def _named(cost: MethodCost) -> str:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from asarm.evaluation.benchmark.calls import FirstRounds
+from asarm.evaluation.benchmark.config import BenchmarkConfig
 from asarm.order import Order
 from asarm.rows import Backbone
 from asarm.sampling import ONE_LIMIT, decode
@@ -18,6 +19,13 @@ from asarm.sampling.randomness import HashedRandomness
 from asarm.sampling.verify import BlockCoupling
 
 KNOWN_SHARES = (0.35, 0.65, 0.95)  # where a text is timed, besides its start
+
+
+def orders_along(config: BenchmarkConfig, *, batch: int = 1) -> list[Order]:
+    """Orders of texts at base size of which less and less is blank."""
+    shares = config.prompt_share, *KNOWN_SHARES
+    length, seed = config.base_length, config.seed
+    return [Order.random_split(length, share, batch=batch, seed=seed) for share in shares]
 
 
 class Midway(FirstRounds):

@@ -11,7 +11,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from asarm.evaluation.benchmark.calls import first_rounds
 from asarm.evaluation.benchmark.config import BenchmarkConfig
-from asarm.evaluation.benchmark.midway import KNOWN_SHARES, Midway
+from asarm.evaluation.benchmark.midway import KNOWN_SHARES, Midway, orders_along
 from asarm.evaluation.benchmark.models import NETWORKS, random_ids, with_reference
 from asarm.evaluation.benchmark.report import PAPER_K, Report, Rival
 from asarm.evaluation.benchmark.speed import warm_up
@@ -147,12 +147,6 @@ def calls_of_original(reference: RecomputingXLNet, ids: Tensor, config: Benchmar
         first_rounds(reference, ids, order, "assd", k=PAPER_K, num_rounds=1)
         for order in orders_along(config)
     )
-
-
-def orders_along(config: BenchmarkConfig) -> list[Order]:
-    """Orders of a text of which less and less is blank."""
-    shares = config.prompt_share, *KNOWN_SHARES
-    return [Order.random_split(config.base_length, share, seed=config.seed) for share in shares]
 
 
 def gpt2_config(config: BenchmarkConfig) -> GPT2Config:

@@ -17,7 +17,7 @@ from asarm.evaluation.benchmark.calls import (
     recorded_calls,
 )
 from asarm.evaluation.benchmark.config import BenchmarkConfig
-from asarm.evaluation.benchmark.midway import KNOWN_SHARES
+from asarm.evaluation.benchmark.midway import orders_along
 from asarm.evaluation.benchmark.models import is_trained, random_ids, with_reference
 from asarm.evaluation.benchmark.report import PAPER_K, Figure
 from asarm.evaluation.benchmark.timing import alternate, ratio
@@ -58,8 +58,7 @@ def time_per_call(
     """Ours over a whole sequence, sampler included; the reference at states spread over one."""
     length, seed = config.base_length, config.seed
     ids = random_ids(ours, length)
-    shares = (config.prompt_share, *KNOWN_SHARES)
-    orders = [Order.random_split(length, share, seed=seed) for share in shares]
+    orders = orders_along(config)
 
     def call_reference(_: int) -> int:
         return sum(first_rounds(reference, ids, o, method, k=k, num_rounds=1) for o in orders)
