@@ -1,9 +1,10 @@
 """Attention of rows to content slots by content and by distance, and cheap dropout.
 
-The forward and backward passes are written out, so that training keeps two tensors of the size of
-the scores (the probabilities and what was dropped) and no index is ever accumulated into.
+The forward and backward passes are written out, a block of rows at a time: a block meets only the
+slots and the distances that its rows can see, its scores fit a core's cache, and training keeps
+one tensor of their size, the probabilities, where a minus sign marks what was dropped.
 
-Shapes: B batch, N rows, S slots, P = 2L - 1 distances, H heads, D head width.
+Shapes: B batch, N rows, S slots, P = 2L - 1 distances, H heads, D head width; n, s, p: of a block.
 """
 
 from __future__ import annotations
@@ -14,21 +15,75 @@ import torch
 from torch import Tensor, nn
 
 LEVELS = 2**16  # dropout compares 16 random bits with its share
+ROWS_AT_ONCE = {"cpu": 64, "cuda": 512}  # of a block, in training; elsewhere all
+
+
+class Block(NamedTuple):
+    """Rows side by side, and the slots and distances that they meet."""
+
+    rows: slice
+    slots: slice
+    distances: slice  # of the table
+    distance: Tensor  # (B, 1, n, s) index into those distances
+    bias: Tensor  # (B, 1, n, s) of the scores: -inf where a slot is hidden, 0 where it is seen
 
 
 class Geometry(NamedTuple):
     """Who sees whom, and how far apart they are: the same in every layer."""
 
-    distance: Tensor  # (B, 1, N, S) index into the table of distances
-    is_hidden: Tensor  # (B, 1, N, S) bool
+    blocks: tuple[Block, ...]
     sees_any: Tensor  # (B, N, 1) bool
 
+    @classmethod
+    def whole(cls, distance: Tensor, is_hidden: Tensor, num_distances: int) -> Geometry:
+        """All rows in one block, from distances and bool (B, N, S): for few rows, as in decoding.
+
+        Nothing here waits for the device.
+        """
+        sees_any = (~is_hidden).any(2, keepdim=True)
+        rows, slots = (slice(0, size) for size in distance.shape[1:])
+        bias = _bias(is_hidden, sees_any)
+        block = Block(rows, slots, slice(0, num_distances), distance[:, None], bias)
+        return cls((block,), sees_any)
+
+    @classmethod
+    def cut(cls, distance: Tensor, is_hidden: Tensor) -> Geometry:
+        """The same in blocks, each with no more slots and distances than its rows see."""
+        sees_any = (~is_hidden).any(2, keepdim=True)
+        num_rows, blocks = distance.shape[1], []
+        rows_at_once = ROWS_AT_ONCE.get(distance.device.type, num_rows)
+        for start in range(0, num_rows, rows_at_once):
+            rows = slice(start, min(start + rows_at_once, num_rows))
+            seen = (~is_hidden[:, rows]).any(1).any(0).nonzero()
+            slots = slice(0, int(seen[-1]) + 1 if len(seen) else 0)
+            index = distance[:, rows, slots]
+            low, high = (int(end) for end in index.aminmax()) if index.numel() else (0, 0)
+            bias = _bias(is_hidden[:, rows, slots], sees_any[:, rows])
+            index = (index - low)[:, None]
+            blocks.append(Block(rows, slots, slice(low, high + 1), index, bias))
+        return cls(tuple(blocks), sees_any)
+
     def of_queries(self, num_content: int) -> Geometry:
-        return Geometry(
-            self.distance[:, :, num_content:],
-            self.is_hidden[:, :, num_content:],
-            self.sees_any[:, num_content:],
-        )
+        """Of the rows that follow the content rows."""
+        blocks = (b for b in self.blocks if b.rows.stop > num_content)
+        later = tuple(_later(block, num_content) for block in blocks)
+        return Geometry(later, self.sees_any[:, num_content:])
+
+
+def _bias(is_hidden: Tensor, sees_any: Tensor) -> Tensor:
+    """Of scores (B, 1, n, s); none in a row that sees nothing, which would get NaN."""
+    bias = torch.zeros(is_hidden.shape, device=is_hidden.device)
+    return bias.masked_fill_(is_hidden & sees_any, -torch.inf)[:, None]
+
+
+def _later(block: Block, first: int) -> Block:
+    """The rows of a block from row `first` on, which is row 0 then."""
+    skip = max(first - block.rows.start, 0)
+    return block._replace(
+        rows=slice(block.rows.start + skip - first, block.rows.stop - first),
+        distance=block.distance[:, :, skip:],
+        bias=block.bias[:, :, skip:],
+    )
 
 
 class Dropout(nn.Module):
@@ -46,10 +101,16 @@ class Dropout(nn.Module):
         return f"share={self.share:.4g}"
 
     def forward(self, entries: Tensor) -> Tensor:
-        if not self.training or self.share == 0:
-            return entries
-        is_dropped = self.draw(entries)
-        return (entries * self.scale).masked_fill(is_dropped, 0)
+        return self.keep(entries, self.draw(entries) if self.is_on else None)
+
+    def keep(self, entries: Tensor, is_kept: Tensor | None) -> Tensor:
+        """Drop what is not kept, of what was drawn; nothing if None."""
+        # a product with bool takes half of masked_fill's time on a CPU
+        return entries if is_kept is None else entries * is_kept * self.scale
+
+    @property
+    def is_on(self) -> bool:
+        return self.training and self.share > 0
 
     @property
     def scale(self) -> float:
@@ -57,11 +118,11 @@ class Dropout(nn.Module):
         return 1 / (1 - self.share)
 
     def draw(self, like: Tensor) -> Tensor:
-        """Which entries are dropped, bool of the shape of `like`."""
+        """Which entries are kept, bool of the shape of `like`."""
         words = torch.empty(-(-like.numel() // 4), dtype=torch.int64, device=like.device)
         words.random_(-(2**63), None)  # all 64 bits
         bits = words.view(torch.int16)[: like.numel()]
-        return (bits < self.share * LEVELS - LEVELS // 2).view(like.shape)
+        return (bits >= round(self.share * LEVELS) - LEVELS // 2).view(like.shape)
 
 
 def round_share(share: float) -> float:
@@ -70,8 +131,9 @@ def round_share(share: float) -> float:
 
 
 def attend(
-    by_content: Tensor,
-    by_distance: Tensor,
+    query: Tensor,
+    content_bias: Tensor,
+    distance_bias: Tensor,
     keys: Tensor,
     values: Tensor,
     table: Tensor,
@@ -84,8 +146,9 @@ def attend(
     Dai et al. 2019 (arXiv 1901.02860), section 3.3, with rows that see the slots of their own.
 
     Args:
-        by_content: (B, N, H, D) queries to the keys.
-        by_distance: (B, N, H, D) queries to the table of distances.
+        query: (B, N, H, D).
+        content_bias: (H, D), which makes it q_c, the query to the keys.
+        distance_bias: (H, D), which makes it q_d, the query to the table of distances.
         keys: (B, H, S, D).
         values: (B, H, S, D).
         table: (H, D, P), every distance as a key.
@@ -93,104 +156,118 @@ def attend(
         scale: of the scores.
         dropout: of the probabilities.
     """
-    inputs = by_content, by_distance, keys, values, table
+    inputs = query, content_bias, distance_bias, keys, values, table
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
         return _Attend.apply(*inputs, where, scale, dropout)
-    probs = _probs(by_content, by_distance, keys, table, where, scale)
-    return _gather_values(dropout(probs), values, where)
+    return _attend(*inputs, where, scale, dropout)
 
 
 class _Attend(torch.autograd.Function):
-    """`attend` with a backward pass that keeps the probabilities and what was dropped."""
+    """`attend` with a backward pass that keeps the probabilities, signed by what was dropped."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        by_content: Tensor,
-        by_distance: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        table: Tensor,
-        where: Geometry,
-        scale: float,
-        dropout: Dropout,
-    ) -> Tensor:
-        with torch.autocast(keys.device.type, enabled=False):
-            probs = _probs(by_content, by_distance, keys, table, where, scale)
-            kept, is_dropped = probs, None
-            if dropout.training and dropout.share > 0:
-                is_dropped = dropout.draw(probs)
-                kept = (probs * dropout.scale).masked_fill_(is_dropped, 0)
-            seen = _gather_values(kept, values, where)
-        ctx.save_for_backward(
-            by_content, by_distance, keys, values, table, probs, is_dropped, *where
-        )
-        ctx.scale, ctx.dropout_scale = scale, dropout.scale
+    def forward(ctx: Any, *arguments: Any) -> Tensor:
+        inputs, (where, scale, dropout) = arguments[:6], arguments[6:]
+        probs: list[Tensor] = []
+        with torch.autocast(inputs[0].device.type, enabled=False):
+            seen = _attend(*(*arguments, probs))
+        ctx.save_for_backward(*inputs, where.sees_any, *probs)
+        ctx.blocks, ctx.scale = where.blocks, scale
+        ctx.dropout_scale = dropout.scale if dropout.is_on else 1.0
         return seen
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        by_content, by_distance, keys, values, table, probs, is_dropped, *rest = ctx.saved_tensors
-        where = Geometry(*rest)
-        grad = (grads[0] * where.sees_any[..., None]).transpose(1, 2)  # (B, H, N, D)
-        grad_scores = grad @ values.transpose(2, 3)
-        kept = probs
-        if is_dropped is not None:
-            kept = (probs * ctx.dropout_scale).masked_fill_(is_dropped, 0)
-            grad_scores.mul_(ctx.dropout_scale).masked_fill_(is_dropped, 0)
-        grad_values = kept.transpose(2, 3) @ grad
-        del kept
-        grad_scores = torch._softmax_backward_data(grad_scores, probs, 3, probs.dtype)
-        grad_content = (grad_scores @ keys).transpose(1, 2) * ctx.scale
-        grad_keys = grad_scores.transpose(2, 3) @ by_content.transpose(1, 2) * ctx.scale
+        saved = ctx.saved_tensors
+        inputs, sees_any, probs = saved[:6], saved[6], saved[7:]
+        query, content_bias, distance_bias, keys, values, table = inputs
+        found = [torch.zeros_like(x, memory_format=torch.contiguous_format) for x in inputs]
+        to_query, to_content_bias, to_distance_bias, to_keys, to_values, to_table = found
+        grad_seen = grads[0] * ctx.dropout_scale * sees_any[..., None]
+        for (rows, slots, distances, index, _), signed in zip(ctx.blocks, probs, strict=True):
+            grad = grad_seen[:, rows].transpose(1, 2)  # (B, H, n, D)
+            kept = signed.clamp(min=0)
+            to_values[:, :, slots] += kept.mT @ grad
+            weighed = (grad @ values[:, :, slots].mT).mul_(kept)
+            total = weighed.sum(3, keepdim=True)
+            to_scores = weighed.addcmul_(signed.abs(), total, value=-1)
+            by_content = (query[:, rows] + content_bias).transpose(1, 2)
+            to_keys[:, :, slots] += to_scores.mT @ by_content
+            to_content = (to_scores @ keys[:, :, slots]).transpose(1, 2)  # (B, n, H, D)
 
-        batch, heads, num_rows, _ = grad_scores.shape
-        spread = grad_scores.new_zeros(heads, batch, num_rows, table.shape[2])
-        index = where.distance.expand(-1, heads, -1, -1)
-        spread.transpose(0, 1).scatter_(3, index, grad_scores)  # a row meets a distance once
-        spread = spread.flatten(1, 2)  # (H, BN, P)
-        rows = _by_head(by_distance)  # (H, BN, D)
-        grad_distance = (spread @ table.transpose(1, 2)).view(heads, batch, num_rows, -1)
-        grad_table = rows.transpose(1, 2) @ spread
-        return (
-            grad_content,
-            grad_distance.permute(1, 2, 0, 3) * ctx.scale,
-            grad_keys,
-            grad_values,
-            grad_table * ctx.scale,
-            None,
-            None,
-            None,
+            known = table[:, :, distances]
+            spread = _spread(to_scores, index, known.shape[2])  # (H, Bn, p)
+            to_table[:, :, distances] += _by_head(query[:, rows] + distance_bias).mT @ spread
+            to_distance = (spread @ known.mT).unflatten(1, (len(keys), -1)).permute(1, 2, 0, 3)
+            to_query[:, rows] = to_content + to_distance
+            to_content_bias += to_content.sum((0, 1))
+            to_distance_bias += to_distance.sum((0, 1))
+        for gradient in (to_query, to_content_bias, to_distance_bias, to_keys, to_table):
+            gradient *= ctx.scale
+        return *found, None, None, None
+
+
+def _attend(
+    query: Tensor,
+    content_bias: Tensor,
+    distance_bias: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    table: Tensor,
+    where: Geometry,
+    scale: float,
+    dropout: Dropout,
+    keep: list[Tensor] | None = None,
+) -> Tensor:
+    """`attend` without gradients; what the backward pass needs is appended to `keep`."""
+    parts = []
+    for rows, slots, distances, index, bias in where.blocks:
+        scores = _scores(
+            query[:, rows] + content_bias,
+            query[:, rows] + distance_bias,
+            keys[:, :, slots],
+            table[:, :, distances],
+            index,
+            scale,
         )
+        probs = scores.add_(bias).softmax(3)  # masked_fill takes twenty times as long
+        if dropout.is_on:
+            probs = probs * dropout.draw(probs).to(probs.dtype).mul_(2).sub_(1)
+        if keep is not None:
+            keep.append(probs)
+        kept = probs.clamp(min=0) * dropout.scale if dropout.is_on else probs
+        parts.append((kept @ values[:, :, slots]).transpose(1, 2))
+    seen = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+    return seen * where.sees_any[..., None]  # the softmax of a row that sees nothing is uniform
 
 
-def _probs(
+def _scores(
     by_content: Tensor,
     by_distance: Tensor,
     keys: Tensor,
     table: Tensor,
-    where: Geometry,
+    index: Tensor,
     scale: float,
 ) -> Tensor:
-    """How much every row looks at every slot, (B, H, N, S)."""
+    """Scores (B, H, n, s) of the rows of a block."""
     batch, num_rows, heads, _ = by_content.shape
-    scores = (_by_head(by_distance) @ table).view(heads, batch, num_rows, -1).transpose(0, 1)
-    scores = scores.gather(3, where.distance.expand(-1, heads, -1, -1))
-    flat = scores.flatten(0, 1)
-    flat.baddbmm_(
-        by_content.transpose(1, 2).flatten(0, 1),
-        keys.transpose(2, 3).flatten(0, 1),
-        beta=scale,
-        alpha=scale,
+    by_table = (_by_head(by_distance) @ table).view(heads, batch, num_rows, -1).transpose(0, 1)
+    scores = by_table.gather(3, index.expand(-1, heads, -1, -1))
+    scores.flatten(0, 1).baddbmm_(
+        by_content.transpose(1, 2).flatten(0, 1), keys.mT.flatten(0, 1), beta=scale, alpha=scale
     )
-    return scores.masked_fill_(where.is_hidden, torch.finfo(scores.dtype).min).softmax(3)
+    return scores
 
 
-def _gather_values(probs: Tensor, values: Tensor, where: Geometry) -> Tensor:
-    """Values (B, N, H, D) by probabilities; the softmax of a row that sees nothing is uniform."""
-    return (probs @ values).transpose(1, 2) * where.sees_any[..., None]
+def _spread(to_scores: Tensor, index: Tensor, num_distances: int) -> Tensor:
+    """Gradients (B, H, n, s) at the distances they belong to, (H, Bn, p)."""
+    batch, heads, num_rows, _ = to_scores.shape
+    spread = to_scores.new_zeros(heads, batch, num_rows, num_distances)
+    # a row meets a distance once: no need to add
+    spread.transpose(0, 1).scatter_(3, index.expand(-1, heads, -1, -1), to_scores)
+    return spread.flatten(1, 2)
 
 
 def _by_head(rows: Tensor) -> Tensor:
-    """Rows (B, N, H, D) as (H, BN, D)."""
+    """Rows (B, n, H, D) as (H, Bn, D)."""
     return rows.permute(2, 0, 1, 3).flatten(1, 2)

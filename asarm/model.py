@@ -24,7 +24,7 @@ from transformers.utils import logging
 
 from asarm.attention import Dropout, Geometry, attend, round_share
 from asarm.draft_head import DraftHead, fingerprint, remove_draft_head, save_draft_head
-from asarm.products import linear, pack
+from asarm.products import linear, linear_after, pack
 from asarm.rows import ContentRows, QueryRows
 
 XLNET_MASK_TOKEN_ID = 6  # <mask>, where a checkpoint names none
@@ -99,8 +99,9 @@ class RelativeAttention(nn.Module):
         """Rows (B, N, C) after they attended to keys and values (B, H, S, D)."""
         query = project(rows, self.q)  # (B, N, H, D)
         seen = attend(
-            query + self.r_w_bias.to(query.dtype),
-            query + self.r_r_bias.to(query.dtype),
+            query,
+            self.r_w_bias.to(query.dtype),
+            self.r_r_bias.to(query.dtype),
             keys,
             values,
             table,
@@ -128,9 +129,12 @@ class FeedForward(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         inner = linear(rows, self.layer_1.weight, self.layer_1.bias)
-        inner = self.dropout(self.activation(inner))
-        outer = linear(inner, self.layer_2.weight, self.layer_2.bias)
+        is_kept = self.dropout.draw(inner) if self.dropout.is_on else None
+        outer = linear_after(self._activate, inner, is_kept, self.layer_2.weight, self.layer_2.bias)
         return self.layer_norm(rows + self.dropout(outer))
+
+    def _activate(self, inner: Tensor, is_kept: Tensor | None) -> Tensor:
+        return self.dropout.keep(self.activation(inner), is_kept)
 
     def pack(self) -> None:
         pack(self.layer_1.weight)
@@ -149,6 +153,7 @@ class Layer(nn.Module):
 
     def keys_and_values(self, content: Tensor) -> tuple[Tensor, Tensor]:
         """What content rows (B, R, C) show to all rows, (B, H, R, D) each."""
+        content = content.contiguous()  # once: a product would copy it, and training keep it
         keys, values = project(content, self.rel_attn.k), project(content, self.rel_attn.v)
         return keys.transpose(1, 2), values.transpose(1, 2)
 
@@ -209,13 +214,13 @@ class Stack(nn.Module):
     ) -> Tensor:
         """Hidden states (B, Q, C) of the query rows."""
         num_content = content.tokens.shape[1]
-        where, tables = self._surroundings(content, query, cache)
+        where, tables = self.surroundings(content, query, cache)
         blanks = self.mask_emb.expand(*query.positions.shape, -1)
         rows = self.dropout(torch.cat([self.word_embedding(content.tokens), blanks], dim=1))
         for index, (layer, table) in enumerate(zip(self.layers(), tables, strict=True)):
             keep = None
             if cache is not None:
-                keep = partial(cache.update, index, content.slots, where.distance.shape[3])
+                keep = partial(cache.update, index, content.slots, where.blocks[0].slots.stop)
             arguments = rows, num_content, table, where, keep, index == len(self.layer) - 1
             if self.gradient_checkpointing and self.training:
                 rows = self._gradient_checkpointing_func(layer.__call__, *arguments)
@@ -223,9 +228,10 @@ class Stack(nn.Module):
                 rows = layer(*arguments)
         return self.dropout(rows)
 
-    def _surroundings(
+    def surroundings(
         self, content: ContentRows, query: QueryRows, cache: KeyValueCache | None
     ) -> tuple[Geometry, list[Tensor]]:
+        """Who sees whom in a call, and the tables of distances of all layers."""
         positions = torch.cat([content.positions, query.positions], dim=1)
         limits = torch.cat([content.limits, query.limits], dim=1)
         if cache is None:
@@ -240,7 +246,9 @@ class Stack(nn.Module):
         zero = tables[0].shape[2] // 2  # where the table has distance 0
         distance = positions[:, :, None] - slot_positions[:, None, :] + zero
         is_hidden = slot_ranks[:, None, :] >= limits[:, :, None]
-        return Geometry(distance[:, None], is_hidden[:, None], limits[:, :, None] > 0), tables
+        if cache is None:
+            return Geometry.cut(distance, is_hidden), tables
+        return Geometry.whole(distance, is_hidden, tables[0].shape[2]), tables
 
 
 class AnySubsetTransformer(PreTrainedModel):

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from asarm.density import chunks, joint_rows, target_ranks
 from asarm.law import Law
 from asarm.order import Order
+from asarm.products import columns, linear
 from asarm.rows import ContentRows, QueryRows
 
 LOSS_SCALES: dict[str, Callable[[Tensor], Tensor]] = {
@@ -151,7 +151,7 @@ class HeadCrossEntropy(torch.autograd.Function):
         grad_bias = torch.zeros_like(bias)
         with torch.autocast(device, enabled=False):
             for chunk in chunks(len(rows), len(weight)):
-                logits = law.filter(F.linear(rows[chunk], matrix, bias.to(rows.dtype)))
+                logits = law.filter(linear(rows[chunk], matrix, bias.to(rows.dtype)))
                 logits -= logits.amax(1, keepdim=True)
                 picked, weight_of = tokens[chunk, None], weights[chunk, None]
                 log_mass = logits.gather(1, picked)
@@ -162,8 +162,8 @@ class HeadCrossEntropy(torch.autograd.Function):
                 grad.scatter_add_(1, picked, -weight_of.to(grad.dtype))
                 grad_bias += grad.sum(0)
                 grad = grad.to(rows.dtype)
-                grad_hidden[chunk] = (grad @ matrix).to(hidden.dtype)
-                grad_weight += grad.T @ rows[chunk]
+                grad_hidden[chunk] = linear(grad, matrix, transposed=True)
+                grad_weight += linear(columns(grad), columns(rows[chunk]))
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
         return loss
 

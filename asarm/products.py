@@ -9,6 +9,7 @@ Shapes: I inputs, O outputs.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -65,28 +66,82 @@ def linear(
     return _multiply(rows, matrix if copy is None else copy, bias)
 
 
+def linear_after(
+    function: Callable[[Tensor, Tensor | None], Tensor],
+    rows: Tensor,
+    extra: Tensor | None,
+    weight: Tensor,
+    bias: Tensor,
+) -> Tensor:
+    """`linear` of function(rows, extra), which training makes again instead of keeping it.
+
+    The function is to depend on what it is given alone, entry by entry.
+    """
+    if torch.is_grad_enabled() and rows.requires_grad:
+        return _LinearAfter.apply(function, rows, extra, weight, bias)
+    return linear(function(rows, extra), weight, bias)
+
+
+class _LinearAfter(torch.autograd.Function):
+    """`linear_after`, which keeps the rows before the function and not those after it."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        function: Callable[[Tensor, Tensor | None], Tensor],
+        rows: Tensor,
+        extra: Tensor | None,
+        weight: Tensor,
+        bias: Tensor,
+    ) -> Tensor:
+        ctx.save_for_backward(rows, extra, weight)
+        ctx.function = function
+        with torch.autocast(rows.device.type, enabled=False):
+            return linear(function(rows, extra), weight.to(rows.dtype), bias.to(rows.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        rows, extra, weight = ctx.saved_tensors
+        (grad,) = grads
+        with torch.enable_grad():
+            rows = rows.detach().requires_grad_()
+            inputs = ctx.function(rows, extra)
+        of_inputs, of_weight, of_bias = _linear_backward(
+            grad, inputs.detach(), weight.to(rows.dtype), (True, *ctx.needs_input_grad[3:])
+        )
+        inputs.backward(of_inputs)
+        found = (None if x is None else x.to(weight.dtype) for x in (of_weight, of_bias))
+        return None, rows.grad, None, *found
+
+
 class _Linear(torch.autograd.Function):
     """`F.linear` and its backward pass, all three products by oneDNN."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(rows, matrix)
-        ctx.has_bias = bias is not None
         return _multiply(rows, matrix, bias)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         rows, matrix = ctx.saved_tensors
-        (grad,) = grads
-        flat = grad.flatten(0, -2)  # (R, O)
-        of_rows, of_matrix, of_bias = None, None, None
-        if ctx.needs_input_grad[0]:
-            of_rows = _multiply(grad, matrix.t())
-        if ctx.needs_input_grad[1]:
-            of_matrix = _multiply(flat.t().contiguous(), rows.flatten(0, -2).t().contiguous())
-        if ctx.has_bias and ctx.needs_input_grad[2]:
-            of_bias = flat.sum(0)
-        return of_rows, of_matrix, of_bias
+        return _linear_backward(grads[0], rows, matrix, ctx.needs_input_grad)
+
+
+def _linear_backward(
+    grad: Tensor, rows: Tensor, matrix: Tensor, needed: Sequence[bool]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of rows (..., I), matrix and bias, those `needed`, by that of their product."""
+    flat = grad.flatten(0, -2)
+    of_rows = linear(grad, matrix.t()) if needed[0] else None
+    of_matrix = linear(columns(flat), columns(rows.flatten(0, -2))) if needed[1] else None
+    of_bias = flat.sum(0) if needed[2] else None
+    return of_rows, of_matrix, of_bias
+
+
+def columns(rows: Tensor) -> Tensor:
+    """Rows (R, I) as (I, R), in memory too where oneDNN reads them."""
+    return rows.t().contiguous() if rows.device.type == "cpu" else rows.t()
 
 
 def _is_for_onednn(rows: Tensor, weight: Tensor) -> bool:

@@ -3,16 +3,32 @@
 Shapes: B batch, N rows, S slots, P = 2L - 1 distances, H heads, D head width.
 """
 
+from typing import NamedTuple
+
 import pytest
 import torch
 from torch.autograd import gradcheck
 from torch.autograd.graph import saved_tensors_hooks
 
-from asarm.attention import LEVELS, Dropout, Geometry, attend
+from asarm import attention
+from asarm.attention import LEVELS, Dropout, Geometry
 
 BATCH, ROWS, SLOTS, LENGTH, HEADS, WIDTH = 2, 5, 4, 6, 3, 2
 SCALE = 0.7
-NAMES = ("by_content", "by_distance", "keys", "values", "table")
+BLOCKS = [1, 2, 3, ROWS, 100]  # rows at once: some blocks see nothing, or are not full
+NAMES = ("query", "content_bias", "distance_bias", "keys", "values", "table")
+
+
+class Visible(NamedTuple):
+    """What a geometry is made of: distances and bool (B, N, S), how many distances there are."""
+
+    distance: torch.Tensor
+    is_hidden: torch.Tensor
+    num_distances: int
+
+    @property
+    def sees_any(self):
+        return (~self.is_hidden).any(2)
 
 
 def problem(seed=0, dtype=torch.float64, rows=ROWS, slots=SLOTS, length=LENGTH, heads=HEADS):
@@ -20,7 +36,8 @@ def problem(seed=0, dtype=torch.float64, rows=ROWS, slots=SLOTS, length=LENGTH, 
     rng = torch.Generator().manual_seed(seed)
     shapes = [
         (BATCH, rows, heads, WIDTH),
-        (BATCH, rows, heads, WIDTH),
+        (heads, WIDTH),
+        (heads, WIDTH),
         (BATCH, heads, slots, WIDTH),
         (BATCH, heads, slots, WIDTH),
         (heads, WIDTH, 2 * length - 1),
@@ -38,39 +55,55 @@ def random_geometry(rng, rows, slots, length):
     limits = torch.randint(1, slots + 1, (BATCH, rows), generator=rng)
     limits[0, -1] = 0
     distance = positions[:, :, None] - slot_positions[:, None] + length - 1
-    is_hidden = torch.arange(slots) >= limits[:, :, None]
-    return Geometry(distance[:, None], is_hidden[:, None], limits[:, :, None] > 0)
+    return Visible(distance, torch.arange(slots) >= limits[:, :, None], 2 * length - 1)
 
 
-def plain_attend(by_content, by_distance, keys, values, table, where, *, dropped=None, share=0.0):
+def attend(*inputs_and_visible, scale=SCALE, whole=False):
+    """`attention.attend` of (*inputs, visible, dropout), in one block or in several."""
+    *inputs, visible, dropout = inputs_and_visible
+    where = Geometry.whole(*visible) if whole else Geometry.cut(*visible[:2])
+    return attention.attend(*inputs, where, scale, dropout)
+
+
+def plain_attend(
+    query, content_bias, distance_bias, keys, values, table, visible, *, kept=None, share=0.0
+):
     """What `attend` gives, an index and a softmax at a time, for autograd."""
-    by_key = torch.einsum("bnhd,bhsd->bhns", by_content, keys)
-    by_table = torch.einsum("bnhd,hdp->bhnp", by_distance, table)
-    index = where.distance.expand(-1, keys.shape[1], -1, -1)
+    by_key = torch.einsum("bnhd,bhsd->bhns", query + content_bias, keys)
+    by_table = torch.einsum("bnhd,hdp->bhnp", query + distance_bias, table)
+    index = visible.distance[:, None].expand(-1, keys.shape[1], -1, -1)
     scores = SCALE * (by_key + by_table.gather(3, index))
-    probs = scores.masked_fill(where.is_hidden, -torch.inf).softmax(3)
-    probs = probs.where(where.sees_any[:, None], 0)  # the softmax of nothing is NaN
-    if dropped is not None:
-        probs = probs.masked_fill(dropped, 0) / (1 - share)
+    probs = scores.masked_fill(visible.is_hidden[:, None], -torch.inf).softmax(3)
+    probs = probs.where(visible.sees_any[:, None, :, None], 0)  # the softmax of nothing is NaN
+    if kept is not None:
+        probs = probs.where(kept, 0) / (1 - share)
     return torch.einsum("bhns,bhsd->bnhd", probs, values)
 
 
-def dropped_of(dropout, seed):
-    """What `attend` drops when it is called after `seed`."""
+def kept_of(dropout, visible, seed):
+    """What `attend` keeps when it is called after `seed`: drawn block by block."""
     torch.manual_seed(seed)
-    return dropout.draw(torch.empty(BATCH, HEADS, ROWS, SLOTS))
+    kept = torch.zeros(BATCH, HEADS, ROWS, SLOTS, dtype=torch.bool)
+    for block in Geometry.cut(*visible[:2]).blocks:
+        size = block.rows.stop - block.rows.start, block.slots.stop
+        kept[:, :, block.rows, block.slots] = dropout.draw(torch.empty(BATCH, HEADS, *size))
+    return kept
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("rows_at_once", BLOCKS)
+@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("share", [0.0, 0.25])
-def test_attend_and_all_its_gradients_are_those_of_plain_autograd(share, seed):
-    inputs, where = problem(seed)
+def test_attend_and_all_its_gradients_are_those_of_plain_autograd(
+    monkeypatch, share, seed, rows_at_once
+):
+    monkeypatch.setitem(attention.ROWS_AT_ONCE, "cpu", rows_at_once)
+    inputs, visible = problem(seed)
     dropout = Dropout(share)
-    dropped = dropped_of(dropout, seed) if share else None
+    kept = kept_of(dropout, visible, seed) if share else None
     torch.manual_seed(seed)
-    found = attend(*inputs, where, SCALE, dropout)
-    expected = plain_attend(*inputs, where, dropped=dropped, share=share)
-    torch.testing.assert_close(found, expected)
+    found = attend(*inputs, visible, dropout)
+    expected = plain_attend(*inputs, visible, kept=kept, share=share)
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
     weights = torch.randn(found.shape, dtype=torch.float64)
     for name, gradient, wanted in zip(
         NAMES,
@@ -79,55 +112,78 @@ def test_attend_and_all_its_gradients_are_those_of_plain_autograd(share, seed):
         strict=True,
     ):
         assert wanted.abs().max() > 0.01, name
-        torch.testing.assert_close(gradient, wanted, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            gradient, wanted, atol=1e-12, rtol=0, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
+@pytest.mark.parametrize("rows_at_once", BLOCKS)
+def test_blocks_hold_every_row_once_and_all_that_it_sees(monkeypatch, rows_at_once):
+    monkeypatch.setitem(attention.ROWS_AT_ONCE, "cpu", rows_at_once)
+    for seed in range(5):
+        _, (distance, is_hidden, _) = problem(seed)
+        rows = []
+        for block in Geometry.cut(distance, is_hidden).blocks:
+            rows += range(ROWS)[block.rows]
+            index = block.distance + block.distances.start
+            assert torch.equal(index[:, 0], distance[:, block.rows, block.slots])
+            assert block.distance.numel() == 0 or block.distance.max() < block.distances.stop
+            assert is_hidden[:, block.rows, block.slots.stop :].all()
+            last = is_hidden[:, block.rows, block.slots][:, :, -1:]
+            assert block.slots.stop == 0 or not last.all()  # no slot too many
+        assert rows == list(range(ROWS))
+
+
+def test_one_block_gives_what_many_give(monkeypatch):
+    monkeypatch.setitem(attention.ROWS_AT_ONCE, "cpu", 2)
+    inputs, visible = problem()
+    expected = attend(*inputs, visible, Dropout(0.0))
+    torch.testing.assert_close(attend(*inputs, visible, Dropout(0.0), whole=True), expected)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.4])
 def test_attend_passes_gradcheck(share):
-    inputs, where = problem()
+    inputs, visible = problem()
     dropout = Dropout(share)
 
     def seeded(*inputs):
         torch.manual_seed(1)
-        return attend(*inputs, where, SCALE, dropout)
+        return attend(*inputs, visible, dropout)
 
     assert gradcheck(seeded, inputs)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.4])
 def test_rows_that_see_nothing_give_zeros_and_no_gradient(share):
-    inputs, where = problem()
-    assert (~where.sees_any).sum() == 1
-    found = attend(*inputs, where, SCALE, Dropout(share))
+    inputs, visible = problem()
+    assert (~visible.sees_any).sum() == 1
+    found = attend(*inputs, visible, Dropout(share))
     assert (found[0, -1] == 0).all()
     for gradient in torch.autograd.grad(found[0, -1].sum(), inputs):
         assert (gradient == 0).all()  # NaN is not 0
 
 
 def test_hidden_slots_reach_no_row_and_get_no_gradient():
-    inputs, where = problem()
-    where = where._replace(
-        is_hidden=where.is_hidden | (torch.arange(SLOTS) == SLOTS - 1),
-        sees_any=(~where.is_hidden[:, 0, :, :-1]).any(2, keepdim=True),
-    )
-    found = attend(*inputs, where, SCALE, Dropout(0.0))
+    inputs, visible = problem()
+    visible = visible._replace(is_hidden=visible.is_hidden | (torch.arange(SLOTS) == SLOTS - 2))
+    found = attend(*inputs, visible, Dropout(0.0))
     gradients = torch.autograd.grad(found.pow(2).sum(), inputs)
     for name, gradient in zip(NAMES, gradients, strict=True):
         if name in ("keys", "values"):
-            assert (gradient[:, :, -1] == 0).all() and gradient[:, :, 0].abs().max() > 0
+            assert (gradient[:, :, -2] == 0).all() and gradient[:, :, 0].abs().max() > 0
     with torch.no_grad():
-        for tensor in inputs[2:4]:
-            tensor[:, :, -1] = 1e6
-    torch.testing.assert_close(attend(*inputs, where, SCALE, Dropout(0.0)), found)
+        for tensor in inputs[3:5]:
+            tensor[:, :, -2] = 1e6
+    torch.testing.assert_close(attend(*inputs, visible, Dropout(0.0)), found)
 
 
 def test_only_what_needs_a_gradient_gets_one():
     """As with a table of constants, or keys from a network that is frozen."""
-    inputs, where = problem()
-    wanted = torch.autograd.grad(attend(*inputs, where, SCALE, Dropout(0.0)).sum(), inputs)
+    inputs, visible = problem()
+    wanted = torch.autograd.grad(attend(*inputs, visible, Dropout(0.0)).sum(), inputs)
     for i in range(len(inputs)):
         alone = [x.detach().requires_grad_(j == i) for j, x in enumerate(inputs)]
-        attend(*alone, where, SCALE, Dropout(0.0)).sum().backward()
+        attend(*alone, visible, Dropout(0.0)).sum().backward()
         torch.testing.assert_close(alone[i].grad, wanted[i])
         assert all(x.grad is None for j, x in enumerate(alone) if j != i)
 
@@ -135,27 +191,27 @@ def test_only_what_needs_a_gradient_gets_one():
 @pytest.mark.parametrize("share", [0.0, 0.4])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 def test_inference_gives_what_training_gives(dtype, share):
-    inputs, where = problem(dtype=dtype)
+    inputs, visible = problem(dtype=dtype)
     dropout = Dropout(share)
     torch.manual_seed(2)
-    trained = attend(*inputs, where, SCALE, dropout)
+    trained = attend(*inputs, visible, dropout)
     assert trained.grad_fn is not None
     torch.manual_seed(2)
     with torch.no_grad():
-        assert torch.equal(attend(*inputs, where, SCALE, dropout), trained)
+        assert torch.equal(attend(*inputs, visible, dropout), trained)
     torch.manual_seed(2)
-    detached = attend(*(x.detach() for x in inputs), where, SCALE, dropout)
+    detached = attend(*(x.detach() for x in inputs), visible, dropout)
     assert torch.equal(detached, trained) and detached.grad_fn is None
 
 
 @pytest.mark.parametrize("under_autocast", [False, True])
 def test_bfloat16_is_close(under_autocast):
-    inputs, where = problem(rows=30, slots=20, length=32)
+    inputs, visible = problem(rows=30, slots=20, length=32)
     rough = [x.detach().bfloat16().requires_grad_() for x in inputs]
     exact = [x.detach().double().requires_grad_() for x in rough]  # the same numbers
     with torch.autocast("cpu", torch.bfloat16, enabled=under_autocast):
-        found = attend(*rough, where, SCALE, Dropout(0.0))
-    expected = plain_attend(*exact, where)
+        found = attend(*rough, visible, Dropout(0.0))
+    expected = plain_attend(*exact, visible)
     assert found.dtype == torch.bfloat16
     torch.testing.assert_close(found.double(), expected, atol=0.03, rtol=0.03)
     gradients = torch.autograd.grad(found.float().pow(2).sum(), rough)
@@ -167,34 +223,38 @@ def test_bfloat16_is_close(under_autocast):
 
 
 def test_inference_under_autocast_is_close():
-    inputs, where = problem(rows=30, slots=20, length=32)
-    expected = plain_attend(*inputs, where)
+    inputs, visible = problem(rows=30, slots=20, length=32)
+    expected = plain_attend(*inputs, visible)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        found = attend(*(x.bfloat16() for x in inputs), where, SCALE, Dropout(0.0))
+        found = attend(*(x.bfloat16() for x in inputs), visible, Dropout(0.0))
     torch.testing.assert_close(found.double(), expected, atol=0.05, rtol=0.05)
 
 
-@pytest.mark.parametrize(("share", "kept"), [(0.0, 1), (0.1, 2)])
-def test_two_tensors_of_the_size_of_the_scores_are_kept(share, kept):
-    """The probabilities, and a byte each for what was dropped."""
+@pytest.mark.parametrize("share", [0.0, 0.1])
+def test_one_tensor_of_the_size_of_the_scores_is_kept(monkeypatch, share):
+    """The probabilities, in blocks, and only at slots that somebody sees."""
+    monkeypatch.setitem(attention.ROWS_AT_ONCE, "cpu", 8)
     rows, slots = 40, 30
-    inputs, where = problem(rows=rows, slots=slots, length=32, dtype=torch.float32)
+    inputs, visible = problem(rows=rows, slots=slots, length=32, dtype=torch.float32)
+    limits = torch.arange(rows).clamp(max=slots).expand(BATCH, -1)
+    visible = visible._replace(is_hidden=torch.arange(slots) >= limits[:, :, None])
     saved = []
     with saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
-        attend(*inputs, where, SCALE, Dropout(share))
-    scores = [t for t in saved if t.shape == (BATCH, HEADS, rows, slots)]
-    assert [t.dtype for t in scores] == [torch.float32, torch.bool][:kept]
-    rest = [t for t in saved if t.shape != (BATCH, HEADS, rows, slots)]
-    shared = sum(x.numel() for x in (*inputs, *where))  # of `where`, by all layers
-    assert sum(t.numel() for t in rest) == shared
+        attend(*inputs, visible, Dropout(share))
+    scores = BATCH * HEADS * sum(8 * min(last, slots) for last in (7, 15, 23, 31, 39))
+    shared = sum(x.numel() for x in inputs) + BATCH * rows
+    assert sum(t.numel() for t in saved) == scores + shared
 
 
-def test_geometry_of_queries_is_that_of_the_last_rows():
-    inputs, where = problem()
-    found = attend(*inputs, where, SCALE, Dropout(0.0))[:, 2:]
-    queries = [x[:, 2:] if i < 2 else x for i, x in enumerate(inputs)]
-    other = attend(*queries, where.of_queries(2), SCALE, Dropout(0.0))
-    torch.testing.assert_close(other, found)
+@pytest.mark.parametrize("rows_at_once", BLOCKS)
+def test_geometry_of_queries_is_that_of_the_last_rows(monkeypatch, rows_at_once):
+    monkeypatch.setitem(attention.ROWS_AT_ONCE, "cpu", rows_at_once)
+    inputs, visible = problem()
+    found = attend(*inputs, visible, Dropout(0.0))[:, 2:]
+    queries = [x[:, 2:] if i < 1 else x for i, x in enumerate(inputs)]
+    for where in (Geometry.cut(*visible[:2]), Geometry.whole(*visible)):
+        other = attention.attend(*queries, where.of_queries(2), SCALE, Dropout(0.0))
+        torch.testing.assert_close(other, found)
 
 
 # --- dropout ---
@@ -214,7 +274,7 @@ def test_of_all_levels_dropout_takes_exactly_its_share(monkeypatch, share):
     dropout = Dropout(share)
     assert dropout.share == round(share * LEVELS) / LEVELS
     ones = torch.ones(LEVELS, dtype=torch.float64)
-    assert dropout.draw(ones).sum() == dropout.share * LEVELS
+    assert (~dropout.draw(ones)).sum() == dropout.share * LEVELS
     assert dropout(ones).mean() == pytest.approx(1, rel=1e-12)
 
 
@@ -223,7 +283,7 @@ def test_entries_are_dropped_independently_with_their_share(share):
     """One random number serves four entries: each quarter of it, and every pair of quarters."""
     count = 200_000
     torch.manual_seed(0)
-    is_dropped = Dropout(share).draw(torch.empty(4 * count)).view(count, 4).double()
+    is_dropped = (~Dropout(share).draw(torch.empty(4 * count))).view(count, 4).double()
     deviation = (share * (1 - share) / count) ** 0.5
     assert ((is_dropped.mean(0) - share).abs() < 4 * deviation).all()
     correlation = torch.corrcoef(is_dropped.T) - torch.eye(4)
@@ -237,7 +297,7 @@ def test_dropped_is_zero_and_kept_is_scaled():
     torch.manual_seed(1)
     found = dropout(entries)
     torch.manual_seed(1)
-    is_dropped = dropout.draw(entries)
+    is_dropped = ~dropout.draw(entries)
     assert is_dropped.any() and not is_dropped.all()
     assert (found[is_dropped] == 0).all()
     torch.testing.assert_close(found[~is_dropped], entries[~is_dropped] / (1 - dropout.share))
@@ -276,7 +336,7 @@ def test_dropout_is_the_identity_where_nothing_is_dropped():
     for dropout in (Dropout(0.0), Dropout(0.5).eval()):
         assert dropout(entries) is entries
         assert "share" in repr(dropout)
-    inputs, where = problem()
-    expected = attend(*inputs, where, SCALE, Dropout(0.0))
-    assert torch.equal(attend(*inputs, where, SCALE, Dropout(0.5).eval()), expected)
+    inputs, visible = problem()
+    expected = attend(*inputs, visible, Dropout(0.0))
+    assert torch.equal(attend(*inputs, visible, Dropout(0.5).eval()), expected)
     assert torch.equal(torch.get_rng_state(), state)  # and no random number is used

@@ -130,8 +130,7 @@ def test_bound_holds_every_matrix_product_of_a_training_step_and_no_other(
     ids, order = training_batch(network, mask_rate, batch=batch, length=length)
     with counted() as step:
         add_gradients(network, ids, order, TINY)
-    num_targets = int(order.num_targets[0])
-    bound = StepProducts(network, batch=batch, length=length, num_targets=num_targets)
+    bound = StepProducts(network, *density.joint_rows(ids, order))
     weights = {name: weight.clone() for name, weight in network.named_parameters()}
     with counted() as products:
         bound()
@@ -218,8 +217,8 @@ def test_tiny_run_writes_every_row(tmp_path):
     bounds = [(1.2, True), (None, False)]
     at_base = [(25, False), *bounds, (18, False), *bounds, (60, False), *[(None, False)] * 2]
     at_demo, batches = [(5, False), *[(2, True)] * 2], [(3, False), (4, False), (2, False)]
-    speed_and_bound = [(1.2, False), (None, False), (1.6, False), (None, False)]
-    memory, data = [(0.5, True), (0.2, True)] * 2, (0.02, True)
+    speed_and_bound = [(1.4, False), (None, False), (1.9, False), (None, False)]
+    memory, data = [(1 / 3, True), (0.2, True)] * 2, (0.02, True)
     in_training = [*speed_and_bound, *memory, data]
     assert demands == [
         *at_base,

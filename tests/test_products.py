@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from fakes import mixed_batch, small_model
 from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
 
 from asarm import log_prob, sample
-from asarm.products import HAS_ONEDNN, _packed, linear, pack
+from asarm.products import HAS_ONEDNN, _packed, linear, linear_after, pack
 
 needs_onednn = pytest.mark.skipif(not HAS_ONEDNN, reason="torch has no oneDNN here")
 CLOSE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
@@ -145,3 +146,47 @@ def test_a_packed_model_is_the_same_model():
     again = sample(model, ids, order, method="sequential", coupling="gumbel")
     assert torch.equal(again.tokens, exact.tokens)
     assert torch.equal(again.log_probs, exact.log_probs)
+
+
+def half_of_gelu(rows, is_kept):
+    return F.gelu(rows) if is_kept is None else F.gelu(rows) * is_kept / 2
+
+
+@pytest.mark.parametrize("with_extra", [True, False])
+@pytest.mark.parametrize("learned", [(True, True, True), (True, False, True), (False, True, True)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_linear_after_a_function_has_the_gradients_of_both(dtype, learned, with_extra):
+    rows, weight, bias = some_rows(dtype), a_weight(dtype).detach(), some_rows(dtype, (24,))
+    is_kept = rows > 0 if with_extra else None
+    inputs = [x.requires_grad_(yes) for x, yes in zip((rows, weight, bias), learned, strict=True)]
+    wanted = [x for x in inputs if x.requires_grad]
+    found = linear_after(half_of_gelu, rows, is_kept, weight, bias)
+    expected = F.linear(half_of_gelu(rows, is_kept), weight, bias)
+    error = {"atol": CLOSE.get(dtype, 1e-12), "rtol": CLOSE.get(dtype, 1e-12)}
+    torch.testing.assert_close(found, expected, **error)
+    grad = some_rows(dtype, found.shape)
+    mine, plain = (torch.autograd.grad(y, wanted, grad) for y in (found, expected))
+    for gradient, other in zip(mine, plain, strict=True):
+        torch.testing.assert_close(gradient, other, **error)
+
+
+def test_linear_after_a_function_keeps_what_comes_before_it_and_not_what_comes_after():
+    rows, weight = some_rows(torch.float32).requires_grad_(), a_weight(torch.float32)
+    bias = some_rows(torch.float32, (24,))
+    saved = []
+    with saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        linear_after(half_of_gelu, rows, None, weight, bias)
+    assert {t.data_ptr() for t in saved} == {rows.data_ptr(), weight.data_ptr()}
+
+
+def test_linear_after_a_function_under_autocast_gives_gradients_of_the_weights_dtype():
+    weight, bias = a_weight(torch.float32), some_rows(torch.float32, (24,)).requires_grad_()
+    rows = some_rows(torch.bfloat16).requires_grad_()  # as a product under autocast gives them
+    with torch.autocast("cpu", torch.bfloat16):
+        found = linear_after(half_of_gelu, rows, None, weight, bias)
+    assert found.dtype == torch.bfloat16
+    found.float().sum().backward()
+    assert (rows.grad.dtype, weight.grad.dtype) == (torch.bfloat16, torch.float32)
+    expected = half_of_gelu(rows.float(), None).sum((0, 1)).expand(24, -1)
+    torch.testing.assert_close(weight.grad, expected.detach(), atol=2e-2, rtol=2e-2)
+    torch.testing.assert_close(bias.grad, torch.full((24,), 6.0))

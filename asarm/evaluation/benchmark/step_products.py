@@ -2,47 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from asarm.attention import Block, Geometry
 from asarm.density import chunks
 from asarm.model import AnySubsetTransformer, Layer
 from asarm.products import linear
+from asarm.rows import ContentRows, QueryRows
 
 
 class StepProducts:
     """The matrix products that a step of `joint_loss` needs and nothing else: its time from below.
 
-    Every content row in every layer but the last, where query rows are enough; every product
-    again for the gradient of either factor, where that factor has one. Weights are the model's
-    own; activations and their gradients are allocated beforehand, once for each shape.
+    Every content row in every layer but the last, where query rows are enough, and block by block
+    the slots that they see; every product again for the gradient of either factor, where that
+    factor has one. Weights are the model's own; activations and their gradients are allocated
+    beforehand, once for each shape.
 
     Args:
         model: whose step it is.
-        batch: sequences, without padding.
-        length: tokens of each.
-        num_targets: targets of each: its query rows.
+        content: the step's content rows (B, R).
+        query: the step's query rows (B, Q), none of them padding.
         dtype: that the step multiplies in.
     """
 
     def __init__(
         self,
         model: AnySubsetTransformer,
+        content: ContentRows,
+        query: QueryRows,
         *,
-        batch: int,
-        length: int,
-        num_targets: int,
         dtype: torch.dtype = torch.float32,
     ):
         self._like = model.lm_loss.weight.detach().to(dtype)
         self._buffers: dict[tuple[str, tuple[int, ...]], Tensor] = {}
         self._products: list[tuple[Tensor, Tensor, Tensor]] = []
-        layers = model.transformer.layers()
-        for index, layer in enumerate(layers):
-            num_rows = num_targets + (0 if index == len(layers) - 1 else length)
-            self._add_layer(layer, batch, length, num_rows)
-        for chunk in chunks(batch * num_targets, model.vocab_size):
-            num_rows = min(chunk.stop, batch * num_targets) - chunk.start
+        batch, num_content = content.tokens.shape
+        where, tables = model.transformer.surroundings(content, query, cache=None)
+        *layers, last = model.transformer.layers()
+        for layer in layers:
+            self._add_layer(layer, batch, num_content, where, tables[0])
+        self._add_layer(last, batch, num_content, where.of_queries(num_content), tables[0])
+        num_targets = query.positions.numel()
+        for chunk in chunks(num_targets, model.vocab_size):
+            num_rows = min(chunk.stop, num_targets) - chunk.start
             self._add((num_rows,), model.lm_loss.weight.T)
 
     @torch.no_grad()
@@ -53,25 +59,32 @@ class StepProducts:
             else:
                 torch.matmul(left, right, out=out)
 
-    def _add_layer(self, layer: Layer, batch: int, length: int, num_rows: int) -> None:
+    def _add_layer(
+        self, layer: Layer, batch: int, num_content: int, where: Geometry, table: Tensor
+    ) -> None:
         attention, ff = layer.rel_attn, layer.ff
-        heads, width = attention.r_w_bias.shape
-        content, rows, distances = (batch * length,), (batch * num_rows,), 2 * length - 1
+        content, rows = (batch * num_content,), (where.sees_any.numel(),)
         self._add(content, attention.k.flatten(1))
         self._add(content, attention.v.flatten(1))
         self._add(rows, attention.q.flatten(1))
-        self._add((distances,), attention.r.flatten(1), left_has_gradient=False)
-        keys = self._buffer("keys", batch * heads, length, width)
-        table = self._buffer("table", distances, heads, width).permute(1, 2, 0)
-        self._add((batch * heads, num_rows), keys.mT)
-        self._add((heads, batch * num_rows), table)
-        self._add((batch * heads, num_rows), self._buffer("values", *keys.shape))
+        self._add(table.shape[2:], attention.r.flatten(1), left_has_gradient=False)
+        for block in where.blocks:
+            self._add_block(block, batch, table)
         self._add(rows, attention.o.flatten(1).T)
         self._add(rows, ff.layer_1.weight.T)
         self._add(rows, ff.layer_2.weight.T)
 
+    def _add_block(self, block: Block, batch: int, table: Tensor) -> None:
+        _, _, num_rows, num_slots = block.distance.shape
+        heads, width, _ = table.shape
+        keys = self._buffer("keys", batch * heads, num_slots, width)
+        values = self._buffer("values", *keys.shape)
+        self._add((batch * heads, num_rows), keys.mT)
+        self._add((batch * heads, num_rows), values)
+        self._add((heads, batch * num_rows), table[:, :, block.distances])
+
     @torch.no_grad()
-    def _add(self, rows: tuple[int, ...], right: Tensor, *, left_has_gradient: bool = True) -> None:
+    def _add(self, rows: Sequence[int], right: Tensor, *, left_has_gradient: bool = True) -> None:
         """Rows (..., N, I) times `right` (..., I, O), and the products of its backward pass."""
         right = right.detach().to(self._like.dtype)
         inner, outer = right.shape[-2:]
