@@ -6,11 +6,11 @@ import pytest
 import torch
 from fakes import mixed_batch, small_model
 
-from asarm import sample
+from asarm import sample, sampling
 from asarm.sampling import calibration
 from asarm.sampling.calibration import calibrate
-from asarm.sampling.costs import GRID, MOST, Costs, best_lengths, time_per_token
-from asarm.sampling.draft_length import MEMORY, PRIOR, AutoLength
+from asarm.sampling.costs import EVENNESS, GRID, MOST, Costs, best_lengths, time_per_token
+from asarm.sampling.draft_length import PRIOR, AutoLength
 
 DRAFTING = ("assd", "ngram", "onepass")
 PLAIN = Costs(call=1.0, row=0.03, draft=0.1)
@@ -32,7 +32,13 @@ def test_the_more_is_accepted_the_more_is_drafted(method):
 def test_time_of_a_token_is_that_of_rounds_played_at_random(method, acceptance, k):
     rng, tokens, rounds = torch.Generator().manual_seed(0), 0, 20_000
     drafts = k - 1 if method == "assd" else k
-    stand = torch.rand(rounds, drafts, generator=rng) < acceptance
+    if 0 < acceptance < 1:  # of each round: a draw from a Beta law of this mean
+        a = torch.full((rounds, 1), EVENNESS * acceptance)
+        gammas = torch._standard_gamma(torch.stack([a, EVENNESS - a]), generator=rng)
+        acceptance_of_round = gammas[0] / gammas.sum(0)
+    else:
+        acceptance_of_round = torch.full((rounds, 1), acceptance)
+    stand = torch.rand(rounds, drafts, generator=rng) < acceptance_of_round
     tokens = rounds + int(stand.long().cumprod(1).sum())
     time = time_per_token(method, k, acceptance, Costs(call=1.0, row=0.0, draft=0.0))
     calls = 2 if method == "assd" and k > 1 else 1
@@ -53,26 +59,32 @@ def test_rows_and_calls_of_a_round_are_those_of_the_sampler(method, k):
         assert expected - ends / 4 <= float(counted) <= expected + ends
 
 
-def test_what_was_accepted_lately_decides():
-    decoding = SimpleNamespace(
-        known=torch.zeros(2, dtype=torch.long),
-        accepted=torch.zeros(2, dtype=torch.long),
-        drafted=torch.zeros(2, dtype=torch.long),
-        sequences=torch.arange(2),
-    )
-    length = AutoLength("onepass", PLAIN, decoding)
+def test_what_was_accepted_so_far_decides():
+    decoding = SimpleNamespace(accepted=torch.zeros(2).long(), rejected=torch.zeros(2).long())
+    length = AutoLength("onepass", PLAIN, torch.device("cpu"))
     best = best_lengths("onepass", PLAIN)
-    stood, looked_at = [0.0, 0.0], [0.0, 0.0]
-    for accepted, drafted in [((0, 0), (0, 0)), ((2, 3), (4, 3)), ((0, 5), (2, 5))]:
-        decoding.accepted += torch.tensor(accepted)  # in place, as a decoding counts
-        decoding.drafted += torch.tensor(drafted)
+    stood, fell = [0, 0], [0, 0]
+    for accepted, rejected in [((0, 0), (0, 0)), ((2, 3), (1, 0)), ((0, 5), (1, 0))]:
+        decoding.accepted += torch.tensor(accepted)
+        decoding.rejected += torch.tensor(rejected)
         found = length(decoding)
         for b in range(2):
-            stood[b] = MEMORY * stood[b] + accepted[b]
-            looked_at[b] = MEMORY * looked_at[b] + accepted[b] + (accepted[b] < drafted[b])
-            share = (stood[b] + PRIOR[0]) / (looked_at[b] + PRIOR[1])
+            stood[b], fell[b] = stood[b] + accepted[b], fell[b] + rejected[b]
+            share = (stood[b] + PRIOR[0]) / (stood[b] + fell[b] + sum(PRIOR))
             assert found[b] == best[round(share * (GRID - 1))]
     assert found[1] > found[0]
+
+
+@pytest.mark.parametrize("method", DRAFTING)
+def test_a_draft_is_rejected_at_most_once_a_round(method):
+    model, (ids, order) = small_model(std=0.3), mixed_batch([40, 31, 12], [2, 9, 3], 60)
+    decodings = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sampling, "_result", lambda decoding, **_: decodings.append(decoding))
+        sample(model, ids, order, method=method, k=4, trace=True)
+    (decoding,) = decodings
+    fell = [sum(not all(r.accepted) for r in rounds) for rounds in decoding.trace]
+    assert decoding.rejected.tolist() == fell and sum(fell) > 3
 
 
 @pytest.mark.parametrize("costs", [(0.0, 1.0, 1.0), (1.0, -1.0, 0.0), (1.0, 0.0, float("nan"))])

@@ -298,7 +298,7 @@ class Capricious(AutoLength):
     """1 to 3 drafts, by the share of the earlier ones that stood."""
 
     def __init__(self, decoding):
-        super().__init__("onepass", Costs(1, 0, 0), decoding)
+        super().__init__("onepass", Costs(1, 0, 0), decoding.known.device)
         self.best = 1 + torch.arange(GRID) * 7 % 3
         self.lengths = set()
 

@@ -120,7 +120,7 @@ def sample(
         decode(
             decoding,
             method,
-            k=AutoLength(method, costs, decoding) if k == "auto" else k,
+            k=AutoLength(method, costs, model.device) if k == "auto" else k,
             draft=_draft(draft, model),
             stride=stride,
             steps=steps,

@@ -22,7 +22,7 @@ from asarm.sampling.result import Round
 from asarm.sampling.verify import Coupling, Drafts, Verdict
 
 STAYS = 0.75  # of a batch: if no more are unfinished, the others leave
-COUNTS = ("nfe", "rows", "rounds", "drafted", "accepted")
+COUNTS = ("nfe", "rows", "rounds", "drafted", "accepted", "rejected")
 PER_SEQUENCE = (  # what a sequence takes with it
     *("num_prompt", "length", "positions", "rank", "tokens", "log_probs", "limits"),
     *("known", "cached", *COUNTS),
@@ -75,7 +75,7 @@ class Decoding:
         self.cached = torch.zeros_like(self.known)  # (B,) ranks whose content the cache holds
         self.cache = model.new_cache(batch, self.size)
         self.round = 0
-        self.nfe, self.rows, self.rounds, self.drafted, self.accepted = (
+        self.nfe, self.rows, self.rounds, self.drafted, self.accepted, self.rejected = (
             torch.zeros_like(self.known) for _ in COUNTS
         )
         self.sequences = torch.arange(batch, device=ranks.device)  # those of the batch still here
@@ -199,6 +199,7 @@ class Decoding:
         self.rounds += is_left
         self.drafted += (drafts.count - num_exact).clamp(min=0)
         self.accepted += (verdict.accepted - num_exact).clamp(min=0)
+        self.rejected += verdict.accepted < drafts.count
         if self.trace is not None:
             self._record(drafts, verdict, is_new, num_exact)
         self.commit(verdict.accepted + is_new, target_probs)

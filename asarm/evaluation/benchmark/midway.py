@@ -53,7 +53,7 @@ class Midway(FirstRounds):
             setattr(again, name, torch.zeros_like(again.known))
         if method == "onepass":
             costs = COSTS[self.model.device.type]
-            decode(again, method, k=AutoLength(method, costs, again), stride=ONE_LIMIT)
+            decode(again, method, k=AutoLength(method, costs, again.known.device), stride=ONE_LIMIT)
         else:
             decode(again, method)
         return sum(committed)
