@@ -111,7 +111,7 @@ class Law:
         if is_allowed is not None:
             logits = logits.masked_fill(~is_allowed, -torch.inf)
         if 0 <= self.mask_token_id < logits.shape[-1]:
-            logits[..., self.mask_token_id] = -torch.inf
+            logits[..., self.mask_token_id].fill_(-torch.inf)
         if self.temperature != 1:
             logits = logits / self.temperature
         if self.top_k is not None and self.top_k < logits.shape[-1]:

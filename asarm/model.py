@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from functools import partial
 from pathlib import Path
 
@@ -43,15 +44,22 @@ class KeyValueCache:
         self.values = values  # (layers, B, H, S, D)
         self.positions = positions  # (B, S) the position whose token each slot holds
         self.tables = tables  # (H, D, P) per layer: every distance as a key
+        self.is_static = False
 
     def select(self, sequences: Tensor) -> KeyValueCache:
         """That of some sequences (n,) of the batch alone."""
-        return KeyValueCache(
-            self.keys[:, sequences],
-            self.values[:, sequences],
-            self.positions[sequences],
-            self.tables,
-        )
+        found = copy(self)
+        found.keys, found.values = self.keys[:, sequences], self.values[:, sequences]
+        found.positions = self.positions[sequences]
+        return found
+
+    def fix_shapes(self) -> None:
+        """From now on, have rows look over all slots, whatever their limits."""
+        self.is_static = True
+
+    def num_slots(self, limits: Tensor) -> int:
+        """How many slots rows with these limits look over; none looks beyond its limit."""
+        return self.positions.shape[1] - 1 if self.is_static else int(limits.max())
 
     def write_positions(self, slots: Tensor, positions: Tensor) -> None:
         self.positions.scatter_(1, slots, positions)
@@ -240,7 +248,7 @@ class Stack(nn.Module):
         else:
             tables = cache.tables
             cache.write_positions(content.slots, content.positions)
-            num_slots = int(limits.max())  # nobody looks beyond
+            num_slots = cache.num_slots(limits)
             slot_ranks = torch.arange(num_slots, device=limits.device)[None]
             slot_positions = cache.positions[:, :num_slots]
         zero = tables[0].shape[2] // 2  # where the table has distance 0

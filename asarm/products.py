@@ -77,7 +77,8 @@ def linear_after(
 
     The function is to depend on what it is given alone, entry by entry.
     """
-    if torch.is_grad_enabled() and rows.requires_grad:
+    is_learning = torch.is_grad_enabled() and rows.requires_grad
+    if is_learning and not torch.compiler.is_compiling():
         return _LinearAfter.apply(function, rows, extra, weight, bias)
     return linear(function(rows, extra), weight, bias)
 
@@ -152,6 +153,7 @@ def _is_for_onednn(rows: Tensor, weight: Tensor) -> bool:
         and rows.dtype == weight.dtype
         and (weight.dtype == torch.float32 or _packed_copy(weight) is not None)
         and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()  # it multiplies as it sees fit
     )
 
 

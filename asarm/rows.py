@@ -37,6 +37,9 @@ class ContentCache(Protocol):
     def select(self, sequences: Tensor) -> ContentCache:
         """That of some sequences (n,) of the batch alone."""
 
+    def fix_shapes(self) -> None:
+        """From now on, have shapes depend on a call's rows alone, and never wait for the device."""
+
 
 class Backbone(Protocol):
     """A network of rows with limits."""

@@ -216,7 +216,10 @@ def test_tiny_run_writes_every_row(tmp_path):
     demands = [(figure["demand"], figure["is_limit"]) for figure in report["figures"]]
     bounds = [(1.2, True), (None, False)]
     at_base = [(25, False), *bounds, (18, False), *bounds, (60, False), *[(None, False)] * 2]
-    at_demo, batches = [(5, False), *[(2, True)] * 2], [(3, False), (4, False), (2, False)]
+    at_demo, batches = (
+        [(5, False), *[(2, True)] * 2],
+        [(3, False), (4, False), (2, False), *[(1.05, True)] * 2],
+    )
     speed_and_bound = [(1.4, False), (None, False), (1.9, False), (None, False)]
     memory, data = [(1 / 3, True), (0.2, True)] * 2, (0.02, True)
     in_training = [*speed_and_bound, *memory, data]
@@ -224,6 +227,7 @@ def test_tiny_run_writes_every_row(tmp_path):
         *at_base,
         *at_demo,
         *batches,
+        *[(None, False)] * 8,  # two ways, two methods, two batches
         (1.2, True),
         (0.7, True),
         *[(1, False)] * 3,

@@ -158,8 +158,9 @@ def test_picture_of_lengths():
 
 def test_figures_of_batches():
     figures = batches_figures(TINY)
-    assert [figure.demand for figure in figures] == [4, 2]
-    assert all("batch 2 / batch 1" in f.what and f.measured > 0 for f in figures)
+    assert [figure.demand for figure in figures] == [4, 2, 1.05, 1.05]
+    assert all("batch 2 / batch 1" in f.what and f.measured > 0 for f in figures[:2])
+    assert all("k = auto / the fastest k" in f.what and f.measured > 0 for f in figures[2:])
 
 
 def test_recomputing_gives_the_text_of_parallel_by_all_rows_in_every_call(model):

@@ -1,6 +1,7 @@
 """Products with packed weights are those with the weights themselves."""
 
 import pickle
+import shutil
 from copy import deepcopy
 
 import pytest
@@ -190,3 +191,22 @@ def test_linear_after_a_function_under_autocast_gives_gradients_of_the_weights_d
     expected = half_of_gelu(rows.float(), None).sum((0, 1)).expand(24, -1)
     torch.testing.assert_close(weight.grad, expected.detach(), atol=2e-2, rtol=2e-2)
     torch.testing.assert_close(bias.grad, torch.full((24,), 6.0))
+
+
+@needs_onednn
+@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler here")
+@pytest.mark.filterwarnings("ignore")  # of torch itself
+def test_a_compiler_multiplies_as_it_sees_fit():
+    weight, x = a_weight(torch.float32), some_rows(torch.float32)
+    bias = some_rows(torch.float32, (24,))
+
+    @torch.compile
+    def forward(x):
+        return linear_after(half_of_gelu, linear(x, weight[:16]), None, weight, bias)
+
+    x.requires_grad_()
+    found = forward(x)
+    expected = F.linear(half_of_gelu(F.linear(x, weight[:16]), None), weight, bias)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    mine, plain = (torch.autograd.grad(y.sum(), [x, weight]) for y in (found, expected))
+    torch.testing.assert_close(mine, plain, atol=1e-5, rtol=1e-5)

@@ -94,7 +94,7 @@ def test_ngram_drafts_follow_their_left_neighbours_drafts_included(data):
     coupling = RejectionCoupling(HashedRandomness(torch.tensor([data.draw(st.integers(0, 99))])))
     decoding = Decoding(MODEL, ids, Order(torch.tensor([order]), num_prompt), law, law, coupling)
     asked = decoding.left.clamp(max=k)
-    drafts = ngram_draft(decoding, decoding.known, asked)
+    drafts = ngram_draft(decoding, decoding.known, asked, k)
     known = {i: int(ids[0, i]) for i in order[:num_prompt]}
     assert drafts.count.tolist() == (asked.tolist() if known else [0])
     text = dict(known)
@@ -116,7 +116,7 @@ def test_ngram_drafts_of_a_batch_are_those_of_each_alone():
     def drafts(rows):
         law, randomness = Law(6), HashedRandomness(torch.tensor(rows))
         decoding = Decoding(MODEL, ids[rows], orders[rows], law, law, RejectionCoupling(randomness))
-        return ngram_draft(decoding, decoding.known, decoding.left.clamp(max=3))
+        return ngram_draft(decoding, decoding.known, decoding.left.clamp(max=3), 3)
 
     together = drafts([0, 1, 2])
     assert together.count.tolist() == [3, 2, 0]

@@ -38,6 +38,9 @@ class KnownText:
         )
         return found
 
+    def fix_shapes(self) -> None:
+        """Nothing: all rows are computed in every call."""
+
     def write(self, content: ContentRows) -> None:
         place = torch.where(content.slots < self.length, content.positions, self.length)
         self.tokens.scatter_(1, place, content.tokens)

@@ -15,7 +15,7 @@ from asarm.order import Order, per_sequence_seeds
 from asarm.rows import Backbone
 from asarm.sampling import samplers
 from asarm.sampling.costs import COSTS, Costs
-from asarm.sampling.decoding import Decoding
+from asarm.sampling.decoding import EXECUTIONS, Decoding
 from asarm.sampling.draft import Draft, head_draft, self_draft
 from asarm.sampling.draft_length import AutoLength, DraftLength, FixedLength
 from asarm.sampling.randomness import HashedRandomness, signed
@@ -52,6 +52,7 @@ def sample(
     seed: int | Sequence[int] = 0,
     trace: bool = False,
     progress: bool = False,
+    execution: str | None = None,
 ) -> SampleResult:
     """Fill the targets of a batch from the model's joint law, given the prompts.
 
@@ -90,11 +91,16 @@ def sample(
         seed: sequence b uses seed + b, or its own where one int per sequence is given.
         trace: record every round.
         progress: show a bar of committed tokens.
+        execution: "eager": every call has as few rows and slots as it needs; "static": all rounds
+            have the same shapes and never wait for the device, as a GPU likes it; "graph": such a
+            round is recorded once and replayed as a CUDA graph. If None, "static" on a GPU unless
+            rounds are to be traced, and "eager" elsewhere. The text is the same.
 
     Raises:
         ValueError: an option or an input that cannot be served; the message says which.
     """
     _check_options(method, k, steps, by, coupling, acceptance_slack, draft_temperature, stride)
+    execution = _execution(execution, method, model.device, trace)
     k = (k or "auto") if method in DRAFTING else None
     costs = costs or COSTS.get(model.device.type, COSTS["cuda"])
     order = order.to(input_ids.device)
@@ -113,6 +119,7 @@ def sample(
             coupling=_coupling(coupling, randomness, acceptance_slack),
             allowed=allowed and allowed.to(model.device),
             trace=trace,
+            execution=execution,
             on_commit=bar.update,
         )
         if stride is None:
@@ -194,6 +201,23 @@ def _check_options(
         raise ValueError(f"draft_temperature is {draft_temperature}; expected above 0, or None")
 
 
+def _execution(asked: str | None, method: str, device: torch.device, trace: bool) -> str:
+    """How rounds are made."""
+    if asked is None:
+        return "static" if device.type == "cuda" and method != "parallel" and not trace else "eager"
+    _one_of("execution", asked, EXECUTIONS)
+    if asked != "eager" and (method == "parallel" or trace):
+        raise ValueError(
+            f"execution is {asked!r} with method {method!r} and trace={trace}; expected 'eager': "
+            "what is traced, and 'parallel', waits for the device in every round"
+        )
+    if asked == "graph" and device.type != "cuda":
+        raise ValueError(
+            f"execution is 'graph' on {device.type!r}; expected 'static': no CUDA there"
+        )
+    return asked
+
+
 def _coupling(name: str, randomness: HashedRandomness, slack: float) -> Coupling:
     match name:
         case "block" if slack == 0:
@@ -209,10 +233,14 @@ def _draft(draft: str | Draft | None, model: Backbone) -> Draft:
         return draft
     if draft is not None:
         _one_of("draft", draft, ("self", "head"))
-    head = getattr(model, "draft_head", None)
-    if draft == "head" and head is None:
+    if draft == "head" and getattr(model, "draft_head", None) is None:
         raise ValueError("draft is 'head', and the model has no draft head; train one, or 'self'")
-    return self_draft if head is None or draft == "self" else head_draft(model)
+    return self_draft if draft == "self" else default_draft(model)
+
+
+def default_draft(model: Backbone) -> Draft:
+    """The model's own head, if it has one."""
+    return self_draft if getattr(model, "draft_head", None) is None else head_draft(model)
 
 
 def _one_of(name: str, value: str, valid: Sequence[str]) -> None:

@@ -3,6 +3,9 @@
 Everything lives in rank space: column r belongs to rank r, whatever its position. A sequence
 that is finished has rows of padding only, until enough are for them all to leave.
 
+A static decoding has the same shapes in every round but the first, and asks the device nothing
+within a round: what the host must know, `unfinished` tells it.
+
 Shapes: B batch, L length, Q query rows, K ranks drafted or committed, C model width,
 V vocabulary.
 """
@@ -18,6 +21,7 @@ from asarm.density import joint_log_probs
 from asarm.law import Allowed, Law
 from asarm.order import Order, content_limits
 from asarm.rows import Backbone, ContentRows, QueryRows
+from asarm.sampling.randomness import Step
 from asarm.sampling.result import Round
 from asarm.sampling.verify import Coupling, Drafts, Verdict
 
@@ -27,6 +31,8 @@ PER_SEQUENCE = (  # what a sequence takes with it
     *("num_prompt", "length", "positions", "rank", "tokens", "log_probs", "limits"),
     *("known", "cached", *COUNTS),
 )
+STATE = (*PER_SEQUENCE, "round", "committed", "is_nan")  # besides drafts; what a round changes
+EXECUTIONS = ("eager", "static", "graph")
 
 
 class Decoding:
@@ -41,7 +47,10 @@ class Decoding:
         coupling: how draws are made and drafts verified.
         allowed: which tokens each position may hold; any if None.
         trace: record every round.
-        on_commit: told how many tokens were committed.
+        execution: "eager": shapes are as small as they can be; "static": they are the same in
+            every round, and nothing in it waits for the device; "graph": such a round is recorded
+            once, and replayed as a CUDA graph.
+        on_commit: told how many tokens were committed since it was last told.
     """
 
     def __init__(
@@ -55,12 +64,14 @@ class Decoding:
         *,
         allowed: Allowed | None = None,
         trace: bool = False,
+        execution: str = "eager",
         on_commit: Callable[[int], object] = lambda count: None,
     ):
         batch, self.size = input_ids.shape
         self.model, self.law, self.draft_law, self.coupling = model, law, draft_law, coupling
         self.input_ids, self.order, self.on_commit = input_ids, order, on_commit
-        self.allowed = allowed
+        self.allowed, self.execution = allowed, execution
+        self.is_static = execution != "eager"
         self.num_prompt, self.length = order.num_prompt, order.length
         # column L of what is (B, L + 1) is spare: padding reads it and writes it
         ranks = torch.arange(self.size + 1, device=input_ids.device).expand(batch, -1)
@@ -74,7 +85,15 @@ class Decoding:
         self.known = self.num_prompt.clone()  # (B,) ranks committed
         self.cached = torch.zeros_like(self.known)  # (B,) ranks whose content the cache holds
         self.cache = model.new_cache(batch, self.size)
-        self.round = 0
+        if self.is_static:
+            self.cache.fix_shapes()
+        self.drafts = self.no_drafts()  # of the next round, where one call verifies and drafts
+        self.round: Step = torch.zeros_like(self.known[0]) if self.is_static else 0
+        self.committed = torch.zeros_like(self.known[0])  # tokens, of all sequences
+        self.is_nan = self.committed > 0  # whether any law was
+        self.told = 0  # of what is committed
+        # content rows of the first call: the prompts
+        self.size_of_prompt = int(self.num_prompt.max())
         self.nfe, self.rows, self.rounds, self.drafted, self.accepted, self.rejected = (
             torch.zeros_like(self.known) for _ in COUNTS
         )
@@ -88,25 +107,48 @@ class Decoding:
         return self.length - self.known
 
     def unfinished(self) -> bool:
-        return bool((self.left > 0).any())
+        """Whether any target is left; tells the host what it must know, and waits for the device.
 
-    def drop_finished(self) -> Tensor | None:
-        """Have finished sequences leave, where they are enough; which ones (n,) stay.
-
-        None if all stay. `restore` brings them back.
+        Raises:
+            ValueError: a law held NaN.
         """
+        seen = torch.stack([(self.left > 0).any().long(), self.committed, self.is_nan.long()])
+        is_left, committed, is_nan = seen.tolist()
+        if is_nan:
+            raise ValueError("the model gives NaN instead of probabilities; check its weights")
+        self.on_commit(committed - self.told)
+        self.told = committed
+        return bool(is_left)
+
+    def state(self) -> dict[str, Tensor]:
+        """The tensors that one round of a static decoding leaves to the next."""
+        drafts = {f"drafts.{name}": value for name, value in vars(self.drafts).items()}
+        return {name: getattr(self, name) for name in STATE} | drafts
+
+    def set_state(self, state: dict[str, Tensor]) -> None:
+        for name in STATE:
+            setattr(self, name, state[name])
+        self.drafts = Drafts(*(state[f"drafts.{name}"] for name in vars(self.drafts)))
+
+    def most(self, count: Tensor, bound: int) -> int:
+        """The largest of count (B,), or its bound in every round of a static decoding."""
+        return bound if self.is_static else int(count.max())
+
+    def drop_finished(self) -> bool:
+        """Have finished sequences leave, where they are enough; `restore` brings them back."""
         if len(self.known) == 1:
-            return None
+            return False
         stay = (self.left > 0).nonzero()[:, 0]
         if len(stay) > STAYS * len(self.known):
-            return None
+            return False
         self._keep()
         self.sequences = self.sequences[stay]
         for name in PER_SEQUENCE:
             setattr(self, name, getattr(self, name)[stay])
         self.cache, self.coupling = self.cache.select(stay), self.coupling.select(stay)
         self.allowed = self.allowed and self.allowed.select(stay)
-        return stay
+        self.drafts = self.drafts.select(stay)
+        return True
 
     def restore(self) -> None:
         """Have the whole batch again, at the end."""
@@ -121,7 +163,9 @@ class Decoding:
         for name, value in self.whole.items():
             value[self.sequences] = getattr(self, name)
 
-    def call(self, ranks: Tensor, limits: Tensor, is_row: Tensor, upto: Tensor) -> Tensor:
+    def call(
+        self, ranks: Tensor, limits: Tensor, is_row: Tensor, upto: Tensor, most_content: int = 1
+    ) -> Tensor:
         """One network call: hidden states (B, Q, C) of query rows.
 
         The content of all ranks below `upto` (B,) that the cache lacks rides along; a sequence
@@ -131,11 +175,14 @@ class Decoding:
             ranks: (B, Q) ranks to predict.
             limits: (B, Q) how many ranks each row may see.
             is_row: (B, Q) False for padding.
+            most_content: how many ranks, once the prompt is there, the cache can lack.
         """
         num_queries = is_row.sum(1)
         upto = torch.where(num_queries > 0, upto, self.cached)
         num_content = upto - self.cached
-        content = self._content(self.cached, num_content)
+        size = self.most(num_content, max(most_content, self.size_of_prompt))
+        self.size_of_prompt = 0  # read now
+        content = self._content(self.cached, num_content, size)
         positions = self.positions.gather(1, torch.where(is_row, ranks, self.size))
         query = QueryRows(positions, torch.where(is_row, limits, 0))
         hidden = self.model(content, query, self.cache)
@@ -158,9 +205,9 @@ class Decoding:
             return None
         return self.allowed.at(self.positions.gather(1, ranks.clamp(max=self.size)))
 
-    def _content(self, start: Tensor, count: Tensor) -> ContentRows:
-        """Content rows (B, R) of `count` (B,) ranks from `start` (B,) on."""
-        ranks, is_row = self._ranks(start, count, int(count.max()))
+    def _content(self, start: Tensor, count: Tensor, size: int) -> ContentRows:
+        """Content rows (B, R) of `count` (B,) ranks from `start` (B,) on, R the `size`."""
+        ranks, is_row = self._ranks(start, count, size)
         return ContentRows(
             self.tokens.gather(1, ranks),
             self.positions.gather(1, ranks),
@@ -173,6 +220,11 @@ class Decoding:
         steps = torch.arange(size, device=start.device)
         is_rank = steps < count[:, None]
         return torch.where(is_rank, start[:, None] + steps, self.size), is_rank
+
+    def no_drafts(self) -> Drafts:
+        """No draft for any sequence: what is verified is the next token alone."""
+        nothing = self.tokens[:, :0]
+        return Drafts(nothing, nothing[..., None].float(), torch.zeros_like(self.known))
 
     def write(self, start: Tensor, tokens: Tensor, count: Tensor) -> None:
         """Write the first `count` (B,) of tokens (B, K) at ranks `start` (B,) and up."""
@@ -216,22 +268,17 @@ class Decoding:
         self.commit(count, probs)
 
     def commit(self, count: Tensor, probs: Tensor) -> None:
-        """Make the next `count` (B,) tokens, drawn from probs (B, K, V), final.
-
-        Raises:
-            ValueError: a law holds NaN.
-        """
+        """Make the next `count` (B,) tokens, drawn from probs (B, K, V), final."""
         ranks, is_new = self._ranks(self.known, count, probs.shape[1])
         tokens = self.tokens.gather(1, ranks)
         log_probs = probs.gather(2, tokens[..., None])[..., 0].log()
-        if log_probs.isnan().logical_and(is_new).any():
-            raise ValueError("the model gives NaN instead of probabilities; check its weights")
+        self.is_nan |= log_probs.isnan().logical_and(is_new).any()
         self.log_probs.scatter_(1, ranks, log_probs)
         self.known = self.known + count
         # the last token has never been a content row, or its slot still holds a rejected draft
         self.cached = self.cached.minimum(self.known - 1)
         self.round += 1
-        self.on_commit(int(count.sum()))
+        self.committed += count.sum()
 
     def by_position(self) -> tuple[Tensor, Tensor]:
         """Tokens and log-probabilities at their positions, (B, L) each."""

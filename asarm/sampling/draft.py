@@ -126,19 +126,19 @@ def neighbours(
     return neighbours_of(positions, ranks, limit[:, None], decoding.rank, offsets)
 
 
-def ngram_draft(decoding: Decoding, start: Tensor, count: Tensor) -> Drafts:
+def ngram_draft(decoding: Decoding, start: Tensor, count: Tensor, most: int) -> Drafts:
     """Draw each draft from what follows its left neighbour elsewhere in the sequence; write it.
 
     Algorithm 2 of Guo & Ermon 2025: bigrams of what is known (prompt and committed tokens), or
     its unigrams where the left neighbour is unknown or was never followed by anything. The left
     neighbour may be a draft of this round. No drafts where nothing is known. What a position may
-    not hold can be drafted, and is then rejected.
+    not hold can be drafted, and is then rejected. `count` is at most `most`.
     """
     count = torch.where(decoding.known > 0, count, 0)
     text = decoding.tokens.gather(1, decoding.rank)  # (B, L) by position
     is_known = decoding.rank < decoding.known[:, None]
     tokens, probs = [], []
-    for step in range(int(count.max())):
+    for step in range(decoding.most(count, most)):
         is_draft = step < count
         rank = torch.where(is_draft, start + step, decoding.size)[:, None]  # (B, 1)
         position = decoding.positions.gather(1, rank)
@@ -152,14 +152,8 @@ def ngram_draft(decoding: Decoding, start: Tensor, count: Tensor) -> Drafts:
         tokens.append(token)
         probs.append(law)
     if not tokens:
-        return no_drafts(decoding)
+        return decoding.no_drafts()
     return Drafts(torch.cat(tokens, dim=1), torch.cat(probs, dim=1), count)
-
-
-def no_drafts(decoding: Decoding) -> Drafts:
-    """No draft for any sequence: what is verified is the next token alone."""
-    nothing = decoding.tokens[:, :0]
-    return Drafts(nothing, nothing[..., None].float(), torch.zeros_like(decoding.known))
 
 
 def bigram_counts(

@@ -5,7 +5,7 @@ Shapes: B batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -15,17 +15,26 @@ from asarm.sampling.decoding import Decoding
 
 PRIOR = 3.0, 2.0  # drafts that stood and drafts that fell, before the first round
 
-DraftLength = Callable[[Decoding], Tensor]  # how many drafts (B,) the next round may have
+
+class DraftLength(Protocol):
+    """Says how many drafts a round may have."""
+
+    @property
+    def most(self) -> int:
+        """In any round."""
+
+    def __call__(self, decoding: Decoding) -> Tensor:
+        """In the next round, (B,)."""
 
 
 class FixedLength:
     """As many drafts in every round."""
 
     def __init__(self, k: int):
-        self.k = k
+        self.most = k
 
     def __call__(self, decoding: Decoding) -> Tensor:
-        return torch.full_like(decoding.known, self.k)
+        return torch.full_like(decoding.known, self.most)
 
 
 class AutoLength:
@@ -41,7 +50,8 @@ class AutoLength:
     """
 
     def __init__(self, method: str, costs: Costs, device: torch.device):
-        self.best = best_lengths(method, costs).to(device)
+        best = best_lengths(method, costs)
+        self.most, self.best = int(best.max()), best.to(device)
 
     def __call__(self, decoding: Decoding) -> Tensor:
         stood, fell = decoding.accepted + PRIOR[0], decoding.rejected + PRIOR[1]

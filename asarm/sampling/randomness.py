@@ -22,6 +22,9 @@ RANK_STRIDE = 0xD1342543DE82EF95
 ROUND_STRIDE = 0xAEF17502108EF2D9
 
 
+Step = int | Tensor  # the number of a round; a tensor () where the device alone counts them
+
+
 class Purpose(IntEnum):
     """What a random number decides."""
 
@@ -36,11 +39,11 @@ class Randomness(Protocol):
     """All that a sampler leaves to chance."""
 
     def categorical(
-        self, probs: Tensor, ranks: Tensor, purpose: Purpose, round: int, needed: Tensor
+        self, probs: Tensor, ranks: Tensor, purpose: Purpose, round: Step, needed: Tensor
     ) -> Tensor:
         """Tokens (B, K) drawn from probs (B, K, V); only those `needed` (B, K) are looked at."""
 
-    def bernoulli(self, prob: Tensor, ranks: Tensor, round: int, needed: Tensor) -> Tensor:
+    def bernoulli(self, prob: Tensor, ranks: Tensor, round: Step, needed: Tensor) -> Tensor:
         """Yes (B, K) with probability prob (B, K); only those `needed`, up to the first no."""
 
     def gumbel(self, ranks: Tensor, vocab_size: int) -> Tensor:
@@ -61,11 +64,11 @@ class HashedRandomness:
         return HashedRandomness(self.seeds[sequences])
 
     def categorical(
-        self, probs: Tensor, ranks: Tensor, purpose: Purpose, round: int, needed: Tensor
+        self, probs: Tensor, ranks: Tensor, purpose: Purpose, round: Step, needed: Tensor
     ) -> Tensor:
         return inverse_cdf(probs, self._uniform(ranks, purpose, round))
 
-    def bernoulli(self, prob: Tensor, ranks: Tensor, round: int, needed: Tensor) -> Tensor:
+    def bernoulli(self, prob: Tensor, ranks: Tensor, round: Step, needed: Tensor) -> Tensor:
         return self._uniform(ranks, Purpose.ACCEPT, round) < prob
 
     def gumbel(self, ranks: Tensor, vocab_size: int) -> Tensor:
@@ -74,11 +77,12 @@ class HashedRandomness:
         uniform = unit_interval(mix(keys + tokens)) + 2.0**-54  # inside (0, 1)
         return -(-uniform.log()).log()
 
-    def _bits(self, ranks: Tensor, purpose: Purpose, round: int) -> Tensor:
-        stream = signed((round * len(Purpose) + purpose) * ROUND_STRIDE)
+    def _bits(self, ranks: Tensor, purpose: Purpose, round: Step) -> Tensor:
+        stream: Step = (round * len(Purpose) + purpose) * signed(ROUND_STRIDE)
+        stream = stream if isinstance(stream, Tensor) else signed(stream)
         return mix(self._keys + (ranks * signed(RANK_STRIDE) + stream))
 
-    def _uniform(self, ranks: Tensor, purpose: Purpose, round: int) -> Tensor:
+    def _uniform(self, ranks: Tensor, purpose: Purpose, round: Step) -> Tensor:
         """Numbers in [0, 1), float64, (B, K)."""
         return unit_interval(self._bits(ranks, purpose, round))
 

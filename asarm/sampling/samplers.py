@@ -14,19 +14,22 @@ import torch
 from torch import Tensor
 
 from asarm.sampling.decoding import Decoding
-from asarm.sampling.draft import Draft, ngram_draft, no_drafts, self_draft
+from asarm.sampling.draft import Draft, ngram_draft, self_draft
 from asarm.sampling.draft_length import DraftLength
 from asarm.sampling.randomness import Purpose
+from asarm.sampling.rounds import repeat
 from asarm.sampling.verify import Drafts
 
 
 def sequential(decoding: Decoding) -> None:
     """One target a call: the law that every lossless sampler has."""
-    while decoding.unfinished():
-        decoding.drop_finished()
+
+    def one_round() -> None:
         ranks = decoding.known[:, None]
         hidden = decoding.call(ranks, ranks, decoding.left[:, None] > 0, decoding.known)
-        decoding.settle(no_drafts(decoding), decoding.target_probs(hidden, ranks))
+        decoding.settle(decoding.no_drafts(), decoding.target_probs(hidden, ranks))
+
+    repeat(decoding, one_round)
 
 
 def assd(decoding: Decoding, length: DraftLength, draft: Draft = self_draft) -> None:
@@ -35,10 +38,11 @@ def assd(decoding: Decoding, length: DraftLength, draft: Draft = self_draft) -> 
     Two calls a round: up to k rows that see what is known, the first of which is exact; then the
     drafts' rows under the joint.
     """
-    while decoding.unfinished():
-        decoding.drop_finished()
+
+    def one_round() -> None:
         start, count = decoding.known, decoding.left.minimum(length(decoding))
-        steps = torch.arange(int(count.max()), device=start.device)
+        most = decoding.most(count, length.most)
+        steps = torch.arange(most, device=start.device)
         ranks, is_row = start[:, None] + steps, steps < count[:, None]
         hidden = decoding.call(ranks, start[:, None].expand_as(ranks), is_row, start)
         exact = exact_draft(decoding, hidden[:, :1])
@@ -46,11 +50,14 @@ def assd(decoding: Decoding, length: DraftLength, draft: Draft = self_draft) -> 
         drafts = draft(decoding, hidden[:, 1:], start + 1, start, (count - 1).clamp(min=0))
         drafts, target_probs = join(exact, drafts), exact.probs
         decoding.write(start, drafts.tokens, drafts.count)
-        if len(steps) > 1:
-            hidden = decoding.call(ranks[:, 1:], ranks[:, 1:], is_row[:, 1:], start + count - 1)
-            verified = decoding.target_probs(hidden, ranks[:, 1:])
+        if most > 1:
+            upto, ranks = start + count - 1, ranks[:, 1:]
+            hidden = decoding.call(ranks, ranks, is_row[:, 1:], upto, most - 1)
+            verified = decoding.target_probs(hidden, ranks)
             target_probs = torch.cat([target_probs, verified], dim=1)
         decoding.settle(drafts, target_probs, num_exact=1)
+
+    repeat(decoding, one_round)
 
 
 def ngram(decoding: Decoding, length: DraftLength) -> None:
@@ -58,15 +65,18 @@ def ngram(decoding: Decoding, length: DraftLength) -> None:
 
     One call a round: the drafts' rows and, for the case that all stand, the one after them.
     """
-    while decoding.unfinished():
-        decoding.drop_finished()
-        most = decoding.left.minimum(length(decoding))
-        drafts = ngram_draft(decoding, decoding.known, most)
-        steps = torch.arange(drafts.tokens.shape[1] + 1, device=decoding.known.device)
-        ranks = decoding.known[:, None] + steps
-        is_row = (steps <= drafts.count[:, None]) & (ranks < decoding.length[:, None])
-        hidden = decoding.call(ranks, ranks, is_row, decoding.known + drafts.count)
+
+    def one_round() -> None:
+        wanted = decoding.left.minimum(length(decoding))
+        drafts = ngram_draft(decoding, decoding.known, wanted, length.most)
+        most = drafts.tokens.shape[1]
+        ranks = decoding.known[:, None] + torch.arange(most + 1, device=decoding.known.device)
+        last = (decoding.known + drafts.count).minimum(decoding.length - 1)
+        is_row = ranks <= last[:, None]
+        hidden = decoding.call(ranks, ranks, is_row, decoding.known + drafts.count, most + 1)
         decoding.settle(drafts, decoding.target_probs(hidden, ranks))
+
+    repeat(decoding, one_round)
 
 
 def onepass(
@@ -78,31 +88,32 @@ def onepass(
     Their rows are prepared for every `stride`-th number of drafts that may stand. Where another
     number stands, those of the next lower one serve, which see fewer of the accepted drafts.
     """
-    drafts = no_drafts(decoding)
-    while decoding.unfinished():
-        if (stay := decoding.drop_finished()) is not None:
-            drafts = drafts.select(stay)
-        start, most, ahead = decoding.known, drafts.tokens.shape[1], length(decoding)
-        k = int(ahead.max())
+
+    def one_round() -> None:
+        drafts, start, ahead = decoding.drafts, decoding.known, length(decoding)
+        most, k = drafts.tokens.shape[1], decoding.most(ahead, length.most)
         decoding.write(start, drafts.tokens, drafts.count)
-        above = onepass_rows(most, k, stride).to(start.device)  # (2, Q)
+        above = onepass_rows(most, k, stride, start.device)  # (2, Q)
         ranks, limits = start[:, None] + above[0], start[:, None] + above[1]
         last = (start + drafts.count + ahead).minimum(decoding.length - 1)
         is_row = (above[1] <= drafts.count[:, None]) & (ranks <= last[:, None])
-        hidden = decoding.call(ranks, limits, is_row, start + drafts.count)
+        hidden = decoding.call(ranks, limits, is_row, start + drafts.count, most + 1)
         verified = slice(most + 1)
         decoding.settle(drafts, decoding.target_probs(hidden[:, verified], ranks[:, verified]))
         accepted = (decoding.known - start - 1).clamp(min=0)
         count = decoding.left.minimum(ahead)
         prepared = accepted - accepted % stride
         first = most + 1 + prepared // stride * (stride - 1 + k) + accepted - prepared
-        rows = first[:, None] + torch.arange(int(count.max()), device=start.device)
-        hidden = hidden.gather(1, rows[..., None].expand(-1, -1, hidden.shape[2]))  # (B, K, C)
-        drafts = draft(decoding, hidden, decoding.known, start + prepared, count)
+        steps = torch.arange(decoding.most(count, length.most), device=start.device)
+        rows = (first[:, None] + steps)[..., None]
+        hidden = hidden.gather(1, rows.expand(-1, -1, hidden.shape[2]))  # (B, K, C)
+        decoding.drafts = draft(decoding, hidden, decoding.known, start + prepared, count)
+
+    repeat(decoding, one_round)
 
 
 @cache
-def onepass_rows(most: int, k: int, stride: int) -> Tensor:
+def onepass_rows(most: int, k: int, stride: int, device: torch.device) -> Tensor:
     """Ranks and limits (2, Q), above what is known, of the rows of a call with `most` drafts.
 
     First those that verify the drafts and follow the last; then, for every stride-th number of
@@ -114,7 +125,7 @@ def onepass_rows(most: int, k: int, stride: int) -> Tensor:
         for limit in range(0, most + 1, stride)
         for rank in range(limit + 1, min(limit + stride - 1, most) + k + 1)
     ]
-    return torch.tensor([*verify, *draft]).T
+    return torch.tensor([*verify, *draft], device=device).T
 
 
 def parallel(decoding: Decoding, steps: int, by: str) -> None:

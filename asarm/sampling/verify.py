@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from asarm.sampling.randomness import Purpose, Randomness
+from asarm.sampling.randomness import Purpose, Randomness, Step
 
 
 @dataclass(frozen=True)
@@ -66,12 +66,12 @@ class Coupling(Protocol):
         """That of some sequences (n,) of the batch alone."""
 
     def draw(
-        self, probs: Tensor, ranks: Tensor, purpose: Purpose, round: int, needed: Tensor
+        self, probs: Tensor, ranks: Tensor, purpose: Purpose, round: Step, needed: Tensor
     ) -> Tensor:
         """Tokens (B, K) at ranks (B, K) from probs (B, K, V), where `needed` (B, K)."""
 
     def verify(
-        self, drafts: Drafts, target_probs: Tensor, start: Tensor, round: int, has_bonus: Tensor
+        self, drafts: Drafts, target_probs: Tensor, start: Tensor, round: Step, has_bonus: Tensor
     ) -> Verdict:
         """Keep a prefix of the drafts at ranks `start` (B,) and up, and choose what follows it.
 
@@ -96,12 +96,12 @@ class RejectionCoupling:
         return replace(self, randomness=self.randomness.select(sequences))
 
     def draw(
-        self, probs: Tensor, ranks: Tensor, purpose: Purpose, round: int, needed: Tensor
+        self, probs: Tensor, ranks: Tensor, purpose: Purpose, round: Step, needed: Tensor
     ) -> Tensor:
         return self.randomness.categorical(probs, ranks, purpose, round, needed)
 
     def verify(
-        self, drafts: Drafts, target_probs: Tensor, start: Tensor, round: int, has_bonus: Tensor
+        self, drafts: Drafts, target_probs: Tensor, start: Tensor, round: Step, has_bonus: Tensor
     ) -> Verdict:
         num_drafts = drafts.tokens.shape[1]
         accepted = torch.zeros_like(drafts.count)
@@ -119,7 +119,7 @@ class RejectionCoupling:
         return Verdict(accepted, token[:, 0])
 
     def accept(
-        self, drafts: Drafts, target_probs: Tensor, start: Tensor, round: int
+        self, drafts: Drafts, target_probs: Tensor, start: Tensor, round: Step
     ) -> tuple[Tensor, Tensor]:
         """How many drafts stand, (B,), and the weight (B,) of the target law in the residual.
 
@@ -143,7 +143,7 @@ class BlockCoupling(RejectionCoupling):
     """
 
     def accept(
-        self, drafts: Drafts, target_probs: Tensor, start: Tensor, round: int
+        self, drafts: Drafts, target_probs: Tensor, start: Tensor, round: Step
     ) -> tuple[Tensor, Tensor]:
         """From the last draft down, the first prefix that stands; the weight is its joint ratio."""
         weights = prefix_weights(*probs_of(drafts, target_probs))  # (B, K)
@@ -207,12 +207,12 @@ class GumbelCoupling:
         return replace(self, randomness=self.randomness.select(sequences))
 
     def draw(
-        self, probs: Tensor, ranks: Tensor, purpose: Purpose, round: int, needed: Tensor
+        self, probs: Tensor, ranks: Tensor, purpose: Purpose, round: Step, needed: Tensor
     ) -> Tensor:
         return (probs.log() + self.randomness.gumbel(ranks, probs.shape[-1])).argmax(-1)
 
     def verify(
-        self, drafts: Drafts, target_probs: Tensor, start: Tensor, round: int, has_bonus: Tensor
+        self, drafts: Drafts, target_probs: Tensor, start: Tensor, round: Step, has_bonus: Tensor
     ) -> Verdict:
         steps = torch.arange(target_probs.shape[1], device=start.device)
         ranks = start[:, None] + steps

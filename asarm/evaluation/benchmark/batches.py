@@ -10,11 +10,18 @@ from functools import partial
 from statistics import median
 
 from asarm.evaluation.benchmark.config import BenchmarkConfig
+from asarm.evaluation.benchmark.methods import PROMPT_SHARES
 from asarm.evaluation.benchmark.midway import Midway, orders_along
-from asarm.evaluation.benchmark.models import random_ids, with_reference
+from asarm.evaluation.benchmark.models import random_head, random_ids, with_reference
+from asarm.evaluation.benchmark.replayed import (
+    acceptance_by_lag,
+    auto_figure,
+    replay_acceptance,
+)
 from asarm.evaluation.benchmark.report import Figure
 from asarm.evaluation.benchmark.timing import alternate, ratio
 from asarm.model import AnySubsetTransformer
+from asarm.sampling.calibration import calibrate
 
 DEMANDS = {"sequential": ("", 4.0), "onepass": (" k = auto (default)", 2.0)}
 
@@ -22,11 +29,25 @@ Places = dict[int, list[Midway]]  # decodings along a text, by the size of their
 
 
 def batches_figures(config: BenchmarkConfig) -> list[Figure]:
-    """The gain of a batch whose sequences have texts and prompts of their own."""
+    """The gain of a batch whose sequences have texts and prompts of their own; that of k = auto.
+
+    Drafts of onepass stand as often as those of the trained model of demo size.
+    """
+    demo, _ = with_reference(config.demo_size, config)
+    if demo.draft_head is None:
+        demo.set_draft_head(random_head(demo, config.seed))
     model, _ = with_reference(config.base_size, config)
+    model.set_draft_head(random_head(model, config.seed))
     places = {size: places_of_batch(model, size, config) for size in (1, config.base_batch)}
+    costs, figures = calibrate(model, repeats=2), []
+    for share in reversed(PROMPT_SHARES):
+        stands = acceptance_by_lag(demo, share, config)
+        for of_size in places.values():
+            replay_acceptance(of_size, stands)
+        figures.append(auto_figure(places[1], share, costs, config))
     return [
-        batch_figure(places, method, k, demand, config) for method, (k, demand) in DEMANDS.items()
+        *(batch_figure(places, m, k, demand, config) for m, (k, demand) in DEMANDS.items()),
+        *figures,
     ]
 
 

@@ -34,7 +34,7 @@ class FirstRounds(Decoding):
         self.num_rounds = num_rounds
 
     def unfinished(self) -> bool:
-        return self.round < self.num_rounds and super().unfinished()
+        return super().unfinished() and bool(self.round < self.num_rounds)
 
 
 def first_rounds(

@@ -12,6 +12,7 @@ SECTIONS = (
     "demo",
     "batch",
     "batches",
+    "throughput",
     "memory",
     "methods",
     "head",
@@ -45,6 +46,7 @@ class BenchmarkConfig:
     demo_length: int = 256
     batch: int = 16
     base_batch: int = 8
+    large_batch: int = 32
     rounds: int = 12
     lengths: list[int] = field(default_factory=lambda: [2**n for n in range(7, 14)])
     steps: list[int] = field(default_factory=lambda: [32, 64, 128])
@@ -66,6 +68,7 @@ TINY = BenchmarkConfig(
     demo_length=24,
     batch=2,
     base_batch=2,
+    large_batch=3,
     rounds=2,
     lengths=[16, 32],
     steps=[2, 4],
@@ -99,6 +102,7 @@ def parse(arguments: Sequence[str] | None = None) -> BenchmarkConfig:
     flag("--demo_length", type=positive, help="tokens of its texts")
     flag("--batch", type=positive, help="sequences at once, against one, of batch")
     flag("--base_batch", type=positive, help="the same, of batches: at base size")
+    flag("--large_batch", type=positive, help="the same, of throughput")
     flag("--rounds", type=positive, help="timed at each place of a text, of batches and lengths")
     flag("--lengths", type=positive, nargs="+", help="of texts whose calls are timed, of lengths")
     flag("--steps", type=positive, nargs="+", help="network calls of parallel, of rivals")

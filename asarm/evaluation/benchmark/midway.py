@@ -11,10 +11,10 @@ from asarm.evaluation.benchmark.calls import FirstRounds
 from asarm.evaluation.benchmark.config import BenchmarkConfig
 from asarm.order import Order
 from asarm.rows import Backbone
-from asarm.sampling import ONE_LIMIT, decode
+from asarm.sampling import ONE_LIMIT, decode, default_draft
 from asarm.sampling.costs import COSTS
 from asarm.sampling.decoding import COUNTS
-from asarm.sampling.draft_length import AutoLength
+from asarm.sampling.draft_length import AutoLength, DraftLength
 from asarm.sampling.randomness import HashedRandomness
 from asarm.sampling.verify import BlockCoupling
 
@@ -39,24 +39,26 @@ class Midway(FirstRounds):
         seeds = torch.arange(len(input_ids), device=input_ids.device)
         self.coupling = BlockCoupling(HashedRandomness(seeds))
 
-    def next_rounds(self, known: int, method: str) -> int:
+    def next_rounds(self, known: int, method: str, length: DraftLength | None = None) -> int:
         """Make the rounds that follow so many ranks; the number of tokens that they commit.
 
+        Onepass drafts by the model's head if it has one, as many as pay if `length` is None.
         All ranks below but the last are taken to be in the cache, as they are between rounds.
         """
-        committed: list[int] = []
         again = copy(self)  # whose sequences may leave
         again.known = self.num_prompt.new_full(self.num_prompt.shape, known)
         again.cached = again.known - 1
-        again.round, again.on_commit = 0, committed.append
+        again.round, again.committed = 0, torch.zeros_like(self.committed)
         for name in COUNTS:
             setattr(again, name, torch.zeros_like(again.known))
         if method == "onepass":
-            costs = COSTS[self.model.device.type]
-            decode(again, method, k=AutoLength(method, costs, again.known.device), stride=ONE_LIMIT)
+            device = self.model.device
+            length = length or AutoLength(method, COSTS[device.type], device)
+            draft = default_draft(self.model)
+            decode(again, method, k=length, draft=draft, stride=ONE_LIMIT)
         else:
             decode(again, method)
-        return sum(committed)
+        return int((again.known - known).sum())
 
     def read_prompt(self) -> None:
         """Put the prompt into the cache, in a round that does not count."""

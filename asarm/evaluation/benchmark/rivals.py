@@ -39,9 +39,11 @@ class Recomputing(Midway):
     There every position sees every other, so none can be kept while others are filled.
     """
 
-    def call(self, ranks: Tensor, limits: Tensor, is_row: Tensor, upto: Tensor) -> Tensor:
+    def call(
+        self, ranks: Tensor, limits: Tensor, is_row: Tensor, upto: Tensor, most_content: int = 1
+    ) -> Tensor:
         self.cached = torch.zeros_like(self.cached)
-        return super().call(ranks, limits, is_row, upto)
+        return super().call(ranks, limits, is_row, upto, most_content)
 
 
 def measure_rivals(report: Report, config: BenchmarkConfig) -> None:

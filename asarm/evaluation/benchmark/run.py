@@ -16,6 +16,7 @@ from asarm.evaluation.benchmark.methods import measure_methods
 from asarm.evaluation.benchmark.report import Figure, Report
 from asarm.evaluation.benchmark.rivals import measure_rivals
 from asarm.evaluation.benchmark.speed import base_figures, batch_figures, demo_figures
+from asarm.evaluation.benchmark.throughput import throughput_figures
 from asarm.evaluation.benchmark.timing import machine
 from asarm.evaluation.benchmark.training import training_figures
 
@@ -24,6 +25,7 @@ MEASURE: dict[str, Callable[[BenchmarkConfig], list[Figure]]] = {
     "demo": demo_figures,
     "batch": batch_figures,
     "batches": batches_figures,
+    "throughput": throughput_figures,
     "memory": memory_figures,
     "head": head_figures,
     "training": training_figures,

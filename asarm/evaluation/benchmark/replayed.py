@@ -1,0 +1,97 @@
+"""Drafts that stand as often as a trained model's, behind a network of random weights.
+
+Such a network accepts nearly everything or nearly nothing; what a round takes does not depend on
+that, but how many drafts are best does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from statistics import median
+
+import torch
+from torch import Tensor
+
+from asarm.evaluation.benchmark.config import BenchmarkConfig
+from asarm.evaluation.benchmark.methods import SLOWER
+from asarm.evaluation.benchmark.midway import Midway
+from asarm.evaluation.benchmark.report import Figure
+from asarm.evaluation.benchmark.speed import held_out_blocks
+from asarm.evaluation.benchmark.timing import alternate, ratio
+from asarm.model import AnySubsetTransformer
+from asarm.order import Order
+from asarm.sampling import Costs, sample
+from asarm.sampling.costs import MOST
+from asarm.sampling.draft_length import AutoLength, DraftLength, FixedLength
+from asarm.sampling.randomness import HashedRandomness, Step
+from asarm.sampling.verify import Drafts, RejectionCoupling, prefix_length
+
+
+@dataclass(frozen=True)
+class ReplayedAcceptance(RejectionCoupling):
+    """Drafts stand with the probabilities of others at their lag, whatever the laws are."""
+
+    stands: tuple[float, ...] = ()  # of each draft of a round, if those before it do
+
+    def accept(
+        self, drafts: Drafts, target_probs: Tensor, start: Tensor, round: Step
+    ) -> tuple[Tensor, Tensor]:
+        steps = torch.arange(drafts.tokens.shape[1], device=start.device)
+        is_draft = steps < drafts.count[:, None]
+        keep = torch.tensor(self.stands, device=start.device)[steps].expand(is_draft.shape)
+        kept = self.randomness.bernoulli(keep, start[:, None] + steps, round, is_draft)
+        accepted = prefix_length(kept & is_draft)
+        return accepted, torch.ones_like(accepted, dtype=target_probs.dtype)
+
+
+def replay_acceptance(places: list[Midway], stands: tuple[float, ...]) -> None:
+    """Have the drafts of these decodings stand so often."""
+    for place in places:
+        seeds = torch.arange(len(place.known), device=place.known.device)
+        place.coupling = ReplayedAcceptance(HashedRandomness(seeds), stands=stands)
+
+
+def acceptance_by_lag(
+    model: AnySubsetTransformer, prompt_share: float, config: BenchmarkConfig
+) -> tuple[float, ...]:
+    """How often each of 16 drafts stands, if those before it do, when a model fills texts."""
+    accepted: list[tuple[int, int]] = []  # and drafted
+    for trial, ids in enumerate(held_out_blocks(config, config.trials).unsqueeze(1)):
+        order = Order.random_split(config.demo_length, prompt_share, seed=trial)
+        found = sample(model, ids, order, k=MOST, seed=trial, trace=True)
+        accepted += [(sum(r.accepted), len(r.drafted)) for r in (found.trace or [[]])[0]]
+    return tuple(
+        sum(a > lag for a, _ in accepted) / max(1, sum(a >= lag and d > lag for a, d in accepted))
+        for lag in range(MOST)
+    )
+
+
+def auto_figure(
+    places: list[Midway], prompt_share: float, costs: Costs, config: BenchmarkConfig
+) -> Figure:
+    """Time per token of onepass, k chosen by costs, against the fastest fixed k."""
+    device = places[0].known.device
+    lengths: dict[str, DraftLength] = {f"k = {k}": FixedLength(k) for k in config.ks if k > 1}
+    lengths["auto"] = AutoLength("onepass", costs, device)
+
+    def fill(length: DraftLength, _: int) -> int:
+        return sum(p.next_rounds(int(p.num_prompt[0]), "onepass", length) for p in places)
+
+    works = {name: partial(fill, length) for name, length in lengths.items()}
+    for work in works.values():
+        work(0)  # a warm-up
+    times = alternate(works, config.repeats, config.device)
+    fixed = [name for name in times if name != "auto"]
+    best = min(fixed, key=lambda name: median(times[name]))
+    chosen, fastest = (1000 * median(times[name]) for name in ("auto", best))
+    return Figure(
+        f"{config.base_size} size, L = {config.base_length}, onepass, drafts standing as often as "
+        f"the {config.demo_size} model's at {1 - prompt_share:.0%} targets: time per target, "
+        "k = auto / the fastest k",
+        ratio(times["auto"], times[best]),
+        SLOWER,
+        is_limit=True,
+        detail=f"{chosen:.2f} ms / {fastest:.2f} ms ({best}); costs {costs.call:.3g} a call, "
+        f"{costs.row:.3g} a row, {costs.draft:.3g} a draft",
+    )
