@@ -35,12 +35,13 @@ class Geometry(NamedTuple):
     sees_any: Tensor  # (B, N, 1) bool
 
     @classmethod
-    def whole(cls, distance: Tensor, is_hidden: Tensor, num_distances: int) -> Geometry:
+    def whole(
+        cls, distance: Tensor, is_hidden: Tensor, sees_any: Tensor, num_distances: int
+    ) -> Geometry:
         """All rows in one block, from distances and bool (B, N, S): for few rows, as in decoding.
 
         Nothing here waits for the device.
         """
-        sees_any = (~is_hidden).any(2, keepdim=True)
         rows, slots = (slice(0, size) for size in distance.shape[1:])
         bias = _bias(is_hidden, sees_any)
         block = Block(rows, slots, slice(0, num_distances), distance[:, None], bias)
@@ -222,11 +223,12 @@ def _attend(
     """`attend` without gradients; what the backward pass needs is appended to `keep`."""
     parts = []
     for rows, slots, distances, index, bias in where.blocks:
+        part = _at(query, 1, rows)
         scores = _scores(
-            query[:, rows] + content_bias,
-            query[:, rows] + distance_bias,
-            keys[:, :, slots],
-            table[:, :, distances],
+            part + content_bias,
+            part + distance_bias,
+            _at(keys, 2, slots),
+            _at(table, 2, distances),
             index,
             scale,
         )
@@ -236,7 +238,7 @@ def _attend(
         if keep is not None:
             keep.append(probs)
         kept = probs.clamp(min=0) * dropout.scale if dropout.is_on else probs
-        parts.append((kept @ values[:, :, slots]).transpose(1, 2))
+        parts.append((kept @ _at(values, 2, slots)).transpose(1, 2))
     seen = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
     return seen * where.sees_any[..., None]  # the softmax of a row that sees nothing is uniform
 
@@ -266,6 +268,12 @@ def _spread(to_scores: Tensor, index: Tensor, num_distances: int) -> Tensor:
     # a row meets a distance once: no need to add
     spread.transpose(0, 1).scatter_(3, index.expand(-1, heads, -1, -1), to_scores)
     return spread.flatten(1, 2)
+
+
+def _at(tensor: Tensor, dim: int, places: slice) -> Tensor:
+    """A tensor at some places of a dimension; itself, which takes no time, where they are all."""
+    size = places.stop - places.start
+    return tensor if size == tensor.shape[dim] else tensor.narrow(dim, places.start, size)
 
 
 def _by_head(rows: Tensor) -> Tensor:

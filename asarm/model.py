@@ -251,12 +251,13 @@ class Stack(nn.Module):
             num_slots = cache.num_slots(limits)
             slot_ranks = torch.arange(num_slots, device=limits.device)[None]
             slot_positions = cache.positions[:, :num_slots]
-        zero = tables[0].shape[2] // 2  # where the table has distance 0
+        num_distances = tables[0].shape[2]
+        zero = num_distances // 2  # where the table has distance 0
         distance = positions[:, :, None] - slot_positions[:, None, :] + zero
         is_hidden = slot_ranks[:, None, :] >= limits[:, :, None]
         if cache is None:
             return Geometry.cut(distance, is_hidden), tables
-        return Geometry.whole(distance, is_hidden, tables[0].shape[2]), tables
+        return Geometry.whole(distance, is_hidden, limits[:, :, None] > 0, num_distances), tables
 
 
 class AnySubsetTransformer(PreTrainedModel):

@@ -58,10 +58,15 @@ def random_geometry(rng, rows, slots, length):
     return Visible(distance, torch.arange(slots) >= limits[:, :, None], 2 * length - 1)
 
 
+def whole_geometry(visible):
+    distance, is_hidden, num_distances = visible
+    return Geometry.whole(distance, is_hidden, visible.sees_any[..., None], num_distances)
+
+
 def attend(*inputs_and_visible, scale=SCALE, whole=False):
     """`attention.attend` of (*inputs, visible, dropout), in one block or in several."""
     *inputs, visible, dropout = inputs_and_visible
-    where = Geometry.whole(*visible) if whole else Geometry.cut(*visible[:2])
+    where = whole_geometry(visible) if whole else Geometry.cut(*visible[:2])
     return attention.attend(*inputs, where, scale, dropout)
 
 
@@ -252,7 +257,7 @@ def test_geometry_of_queries_is_that_of_the_last_rows(monkeypatch, rows_at_once)
     inputs, visible = problem()
     found = attend(*inputs, visible, Dropout(0.0))[:, 2:]
     queries = [x[:, 2:] if i < 1 else x for i, x in enumerate(inputs)]
-    for where in (Geometry.cut(*visible[:2]), Geometry.whole(*visible)):
+    for where in (Geometry.cut(*visible[:2]), whole_geometry(visible)):
         other = attention.attend(*queries, where.of_queries(2), SCALE, Dropout(0.0))
         torch.testing.assert_close(other, found)
 

@@ -117,3 +117,8 @@ def test_calibration_finds_what_calls_rows_and_drafts_take(monkeypatch):
     monkeypatch.setattr(calibration, "perf_counter", lambda: clock[0])
     found = calibrate(small_model(std=0.3), length=80, num_targets=40, repeats=2)
     assert (found.call, found.row, found.draft) == pytest.approx((2.0, 0.05, 0.3))
+
+
+def test_calibration_on_too_few_targets_is_refused():
+    with pytest.raises(ValueError, match="num_targets is 1; .* expected more of them, such as 64"):
+        calibrate(small_model(std=0.3), length=20, num_targets=1, repeats=1)

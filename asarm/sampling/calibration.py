@@ -28,6 +28,9 @@ def calibrate(
         length: of the texts, of random tokens.
         num_targets: of a text.
         repeats: of each probe, of which the median counts.
+
+    Raises:
+        ValueError: too few targets to tell calls, rows and drafts apart.
     """
     rng = torch.Generator().manual_seed(0)
     ids = torch.randint(model.vocab_size, (1, length), generator=rng)
@@ -44,6 +47,11 @@ def calibrate(
         nfe = float(found.nfe)
         rounds.append([1.0, float(found.rows) / nfe, float(found.drafted) / nfe, median(times[1:])])
     system = torch.tensor(rounds, dtype=torch.float64)
+    if torch.linalg.matrix_rank(system[:, :3]) < 3:
+        raise ValueError(
+            f"num_targets is {num_targets}; rounds of so few take the same number of rows: "
+            "expected more of them, such as 64"
+        )
     solved = torch.linalg.solve(system[:, :3], system[:, 3]).clamp(min=0)
     call, row, draft = solved.tolist()
     return Costs(max(call, 1e-3), row, draft)
