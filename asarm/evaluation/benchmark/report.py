@@ -202,7 +202,7 @@ def _least(costs: Sequence[MethodCost]) -> int | str | None:
 
 def _figure_cells(f: Figure) -> list[str]:
     demand = (
-        "" if f.demand is None else f"{'at most' if f.is_limit else 'at least'} {f.demand:.2g}x"
+        "" if f.demand is None else f"{'at most' if f.is_limit else 'at least'} {f.demand:.3g}x"
     )
     measured = f"{f.measured:.2f}x" if f.measured >= 0.1 else f"{f.measured:.1g}x"
     return [f.what, measured, demand, f.verdict, f.detail]
