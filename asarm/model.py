@@ -44,6 +44,7 @@ class KeyValueCache:
         self.values = values  # (layers, B, H, S, D)
         self.positions = positions  # (B, S) the position whose token each slot holds
         self.tables = tables  # (H, D, P) per layer: every distance as a key
+        self.sequences = torch.arange(len(positions), device=positions.device)[:, None]  # (B, 1)
         self.is_static = False
 
     def select(self, sequences: Tensor) -> KeyValueCache:
@@ -51,6 +52,7 @@ class KeyValueCache:
         found = copy(self)
         found.keys, found.values = self.keys[:, sequences], self.values[:, sequences]
         found.positions = self.positions[sequences]
+        found.sequences = self.sequences[: len(sequences)]
         return found
 
     def fix_shapes(self) -> None:
@@ -72,7 +74,7 @@ class KeyValueCache:
         What is given back is (B, H, num_slots, D) each.
         """
         # on a CPU, scatter_ takes ten times as long in bfloat16
-        at = torch.arange(len(slots), device=slots.device)[:, None], slots
+        at = self.sequences, slots
         self.keys[layer].transpose(1, 2)[at] = keys.transpose(1, 2)
         self.values[layer].transpose(1, 2)[at] = values.transpose(1, 2)
         return self.read(layer, num_slots)
