@@ -122,7 +122,7 @@ def test_known_text_costs_a_call_its_next_rows_and_all_slots():
 def test_bytes_of_a_cache(model, length, batch):
     cache = model.new_cache(batch, length)
     layers, heads, width, size = 2, 4, 8, 8  # of float64
-    positions = 8 * batch * (length + 1)
+    positions = 8 * batch * (length + 1) + 8 * batch  # and a number for every sequence
     tables = layers * heads * width * (2 * length - 1) * size
     kept = 2 * layers * batch * heads * (length + 1) * width * size
     assert num_bytes(cache) == kept + tables + positions
