@@ -127,12 +127,16 @@ class RejectionCoupling:
         """
         steps = torch.arange(drafts.tokens.shape[1], device=start.device)
         is_draft = steps < drafts.count[:, None]
-        draft, target = probs_of(drafts, target_probs)
-        keep = self.slack + accept_prob(draft, target)
-        keep = keep.where(target > 0, 0)  # slack lets nothing in that the target law excludes
+        keep = self.keep_probs(drafts, target_probs)
         kept = self.randomness.bernoulli(keep, start[:, None] + steps, round, is_draft)
         accepted = prefix_length(kept & is_draft)
         return accepted, torch.ones_like(accepted, dtype=target_probs.dtype)
+
+    def keep_probs(self, drafts: Drafts, target_probs: Tensor) -> Tensor:
+        """Probability (B, K) that each draft stands, if those before it do."""
+        draft, target = probs_of(drafts, target_probs)
+        keep = self.slack + accept_prob(draft, target)
+        return keep.where(target > 0, 0)  # slack lets nothing in that the target law excludes
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ from asarm.order import Order
 from asarm.sampling import Costs, sample
 from asarm.sampling.costs import MOST
 from asarm.sampling.draft_length import AutoLength, DraftLength, FixedLength
-from asarm.sampling.randomness import HashedRandomness, Step
-from asarm.sampling.verify import Drafts, RejectionCoupling, prefix_length
+from asarm.sampling.randomness import HashedRandomness
+from asarm.sampling.verify import Drafts, RejectionCoupling
 
 
 @dataclass(frozen=True)
@@ -34,15 +34,9 @@ class ReplayedAcceptance(RejectionCoupling):
 
     stands: tuple[float, ...] = ()  # of each draft of a round, if those before it do
 
-    def accept(
-        self, drafts: Drafts, target_probs: Tensor, start: Tensor, round: Step
-    ) -> tuple[Tensor, Tensor]:
-        steps = torch.arange(drafts.tokens.shape[1], device=start.device)
-        is_draft = steps < drafts.count[:, None]
-        keep = torch.tensor(self.stands, device=start.device)[steps].expand(is_draft.shape)
-        kept = self.randomness.bernoulli(keep, start[:, None] + steps, round, is_draft)
-        accepted = prefix_length(kept & is_draft)
-        return accepted, torch.ones_like(accepted, dtype=target_probs.dtype)
+    def keep_probs(self, drafts: Drafts, target_probs: Tensor) -> Tensor:
+        stands = torch.tensor(self.stands, device=drafts.tokens.device)
+        return stands[: drafts.tokens.shape[1]].expand(drafts.tokens.shape)
 
 
 def replay_acceptance(places: list[Midway], stands: tuple[float, ...]) -> None:

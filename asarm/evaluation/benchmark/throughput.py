@@ -6,12 +6,12 @@ from collections.abc import Callable
 from functools import partial
 from statistics import median
 
-from asarm.evaluation.benchmark.calls import first_rounds
 from asarm.evaluation.benchmark.config import BenchmarkConfig
 from asarm.evaluation.benchmark.memory import current_memory, peak_memory
 from asarm.evaluation.benchmark.midway import orders_along
 from asarm.evaluation.benchmark.models import random_head, random_ids, with_reference
 from asarm.evaluation.benchmark.report import PAPER_K, Figure
+from asarm.evaluation.benchmark.rivals import calls_of_original
 from asarm.evaluation.benchmark.timing import alternate
 from asarm.model import AnySubsetTransformer
 from asarm.order import Order
@@ -30,15 +30,10 @@ def throughput_figures(config: BenchmarkConfig) -> list[Figure]:
         return []
     ours, reference = with_reference(config.base_size, config)
     ours.set_draft_head(random_head(ours, config.seed))
-    ids, orders = random_ids(ours, config.base_length), orders_along(config)
-
-    def call_reference(_: int) -> int:
-        calls = [
-            first_rounds(reference, ids, order, "assd", k=PAPER_K, num_rounds=1) for order in orders
-        ]
-        return sum(calls)
-
-    works: dict[str, Callable[[int], int]] = {"reference": call_reference}
+    ids, order = random_ids(ours, config.base_length), orders_along(config)[0]
+    works: dict[str, Callable[[int], int]] = {
+        "reference": lambda _: calls_of_original(reference, ids, config)
+    }
     for batch in (1, config.large_batch):
         for method in METHODS:
             for execution in ("eager", "static", *(["graph"] if is_gpu else [])):
@@ -48,8 +43,8 @@ def throughput_figures(config: BenchmarkConfig) -> list[Figure]:
         work(0)  # a warm-up
     times = alternate(works, config.repeats, config.device)
     seconds_per_call = median(times.pop("reference"))
-    paper = sample(ours, ids, orders[0], method="assd", k=PAPER_K, draft="self", seed=config.seed)
-    original = seconds_per_call * float(paper.nfe) / int(orders[0].num_targets)  # s per token
+    paper = sample(ours, ids, order, method="assd", k=PAPER_K, draft="self", seed=config.seed)
+    original = seconds_per_call * float(paper.nfe) / int(order.num_targets)  # s per token
     figures = []
     for name, found in times.items():
         method, _, size = name.split(", ")
