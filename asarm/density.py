@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from asarm.inputs import check_inputs
+from asarm.inputs import answering, checked_inputs
 from asarm.law import Allowed, Law
 from asarm.order import Order
 from asarm.rows import Backbone, ContentRows, QueryRows
@@ -42,7 +42,6 @@ def chunks(num_rows: int, vocab_size: int) -> Iterator[slice]:
     return (slice(start, start + step) for start in range(0, num_rows, step))
 
 
-@torch.no_grad()
 def log_prob(
     model: Backbone,
     input_ids: Tensor,
@@ -58,9 +57,10 @@ def log_prob(
 
     Args:
         model: any backbone, such as an `AnySubsetTransformer`.
-        input_ids: (B, L) token ids, targets included; ids at padding are ignored.
+        input_ids: (B, L) token ids, targets included; ids at padding are ignored. Any integers:
+            a tensor, an array or nested lists.
         order: which positions are targets, and in which order they are predicted.
-        temperature: of the law; its logits are divided by it.
+        temperature: divides the logits; at 0 the most probable token has probability 1.
         allowed: which tokens each position may hold; any if None.
 
     Returns:
@@ -70,15 +70,13 @@ def log_prob(
     Raises:
         ValueError: ids outside the vocabulary, `<mask>` in a prompt, or weights that give NaN.
     """
-    order = order.to(input_ids.device)
-    is_padding = order.rank >= order.length[:, None]
-    check_inputs(model, input_ids, order, read=~is_padding, allowed=allowed)
+    ids, order = checked_inputs(model, input_ids, order, reads_targets=True, allowed=allowed)
     law = Law(model.mask_token_id, temperature)
     allowed = allowed and allowed.to(model.device)
-    return joint_log_probs(model, input_ids.to(model.device), order.to(model.device), law, allowed)
+    with answering(model):
+        return joint_log_probs(model, ids, order, law, allowed)
 
 
-@torch.no_grad()
 def joint_log_probs(
     model: Backbone, input_ids: Tensor, order: Order, law: Law, allowed: Allowed | None = None
 ) -> Tensor:

@@ -5,10 +5,13 @@ Shapes: B batch, L length, K kinds of positions, V vocabulary; anything before i
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from asarm.checks import is_real, is_whole
 
 
 @dataclass(frozen=True)
@@ -56,16 +59,18 @@ class Allowed:
 
 @dataclass(frozen=True)
 class Law:
-    """The law of a token given its logits: `<mask>` and whatever is not allowed removed, then
-    temperature, top-k and top-p.
+    """The distribution of a token given its logits: `<mask>` and whatever is not allowed removed,
+    then temperature, top-k and top-p.
 
     Logits are consumed: what is passed may be overwritten.
 
     Args:
         mask_token_id: never predicted; nothing is removed if it is outside the vocabulary.
-        temperature: divides the logits; above 0.
-        top_k: keep the k most probable tokens (and ties); all if None.
-        top_p: keep the most probable tokens that together reach this share; all if None.
+        temperature: divides the logits; 0 is greedy decoding: the most probable token, the lowest
+            id of several.
+        top_k: keep exactly the k most probable tokens, the lowest ids of those that are equally
+            probable; all if None.
+        top_p: keep the most probable tokens that together reach this probability; all if None.
 
     Raises:
         ValueError: an option outside its range.
@@ -77,15 +82,13 @@ class Law:
     top_p: float | None = None
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
+        check_temperature("temperature", self.temperature)
+        if self.top_k is not None and not (is_whole(self.top_k) and self.top_k >= 1):
             raise ValueError(
-                f"temperature is {self.temperature}; expected above 0 "
-                "(top_k=1 always takes the most probable token)"
+                f"top_k is {self.top_k!r}; expected a whole number from 1, or None for no filter"
             )
-        if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k is {self.top_k}; expected at least 1, or None for no filter")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p is {self.top_p}; expected above 0 and at most 1")
+        if self.top_p is not None and not (is_real(self.top_p) and 0 < self.top_p <= 1):
+            raise ValueError(f"top_p is {self.top_p!r}; expected above 0 and at most 1, or None")
 
     def probs(self, logits: Tensor, is_allowed: Tensor | None = None) -> Tensor:
         """Probabilities (..., V) in float32, or in float64 from float64 logits."""
@@ -102,7 +105,7 @@ class Law:
         return self.probs(counts.log())
 
     def filter(self, logits: Tensor, is_allowed: Tensor | None = None) -> Tensor:
-        """Logits (..., V) of the law, in float32 or float64: what it never gives is -inf.
+        """Logits (..., V) of the distribution, in float32 or float64: what it never gives is -inf.
 
         Args:
             is_allowed: (..., V) bool; None allows all tokens but `<mask>`.
@@ -112,18 +115,55 @@ class Law:
             logits = logits.masked_fill(~is_allowed, -torch.inf)
         if 0 <= self.mask_token_id < logits.shape[-1]:
             logits[..., self.mask_token_id].fill_(-torch.inf)
+        if self.temperature == 0 or self.top_k == 1:
+            return _keep_best(logits)
         if self.temperature != 1:
-            logits = logits / self.temperature
+            logits = _divide(logits, self.temperature)
         if self.top_k is not None and self.top_k < logits.shape[-1]:
-            least = logits.topk(self.top_k, dim=-1).values[..., -1:]
-            logits = logits.masked_fill(logits < least, -torch.inf)
+            logits = _keep_top_k(logits, int(self.top_k))
         if self.top_p is not None and self.top_p < 1:
             logits = _keep_top_p(logits, self.top_p)
         return logits
 
 
+def check_temperature(name: str, value: float) -> None:
+    """Refuse a temperature that no distribution has; 0 is greedy decoding.
+
+    Raises:
+        ValueError: it is negative, infinite or no number.
+    """
+    if not (is_real(value) and 0 <= value < math.inf):
+        raise ValueError(
+            f"{name} is {value!r}; expected a finite number above 0, or 0 for greedy decoding"
+        )
+
+
+def _divide(logits: Tensor, temperature: float) -> Tensor:
+    """Logits (..., V) over a temperature, less their largest, so that none of them overflows."""
+    info = torch.finfo(logits.dtype)
+    divisor = min(max(float(temperature), info.tiny), info.max)  # 0 and inf would give NaN
+    return (logits - logits.amax(-1, keepdim=True)) / divisor
+
+
+def _keep_best(logits: Tensor) -> Tensor:
+    """Remove all tokens but the most probable one; argmax is the first of several."""
+    best = logits.argmax(-1, keepdim=True)
+    kept = torch.full_like(logits, -torch.inf).scatter_(-1, best, 0.0)
+    # neither NaN nor a row without a token may pass for a choice: NaN is found when committed
+    return kept.masked_fill(~logits.gather(-1, best).isfinite(), torch.nan)
+
+
+def _keep_top_k(logits: Tensor, top_k: int) -> Tensor:
+    """Remove all tokens but the k most probable ones; of equal ones the lowest ids stay."""
+    least = logits.topk(top_k, dim=-1).values[..., -1:]
+    is_above, is_least = logits > least, logits == least
+    room = top_k - is_above.sum(-1, keepdim=True)
+    is_kept = is_above | (is_least & (is_least.cumsum(-1) <= room))
+    return logits.masked_fill(~is_kept & ~logits.isnan(), -torch.inf)
+
+
 def _keep_top_p(logits: Tensor, top_p: float) -> Tensor:
-    """Remove the tokens after those that together reach the share `top_p`."""
+    """Remove the tokens after those that together reach the probability `top_p`."""
     ordered, index = logits.sort(dim=-1, descending=True, stable=True)
     probs = ordered.softmax(-1)
     is_surplus = probs.cumsum(-1) - probs >= top_p

@@ -14,11 +14,10 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 from asarm.draft_head import CONFIG as CONFIG_OF_HEAD
 from asarm.draft_head import WEIGHTS as WEIGHTS_OF_HEAD
 from asarm.draft_head import load_draft_head
-from asarm.model import AnySubsetTransformer, without_progress_bar
+from asarm.model import XLNET_VOCAB_SIZE, AnySubsetTransformer, without_progress_bar
 
 DEMO = Path(__file__).parent / "demo"
 XLNET_TOKENIZER = "xlnet/xlnet-base-cased"  # of the released models, which may lack a tokenizer
-XLNET_VOCAB_SIZE = 32000
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
 
@@ -52,8 +51,8 @@ def load(
     source = _source(name_or_path)
     config = _load_config(name_or_path, source, where)
     tokenizer = load_tokenizer(name_or_path, vocab_size=config.vocab_size, **where)
-    if tokenizer.mask_token_id is not None:
-        config.mask_token_id = tokenizer.mask_token_id
+    config.mask_token_id = tokenizer.mask_token_id
+    config.pad_token_id = tokenizer.pad_token_id
     model = _load_weights(name_or_path, source, where, config, dtype)
     weights = _find(source, WEIGHTS_OF_HEAD, where)
     if weights is not None and _find(source, CONFIG_OF_HEAD, where) is not None:

@@ -28,7 +28,8 @@ from asarm.draft_head import DraftHead, fingerprint, remove_draft_head, save_dra
 from asarm.products import linear, linear_after, pack
 from asarm.rows import ContentRows, QueryRows
 
-XLNET_MASK_TOKEN_ID = 6  # <mask>, where a checkpoint names none
+XLNET_VOCAB_SIZE, XLNET_PAD_TOKEN_ID, XLNET_MASK_TOKEN_ID = 32000, 5, 6
+NO_TOKEN = -1  # stands for a mask token where a vocabulary has none
 
 
 class KeyValueCache:
@@ -287,6 +288,7 @@ class AnySubsetTransformer(PreTrainedModel):
             raise ValueError(
                 f"attn_type is {config.attn_type!r}; expected 'bi': rows must see both sides"
             )
+        name_special_tokens(config)
         super().__init__(config)
         self.transformer = Stack(config)
         self.lm_loss = nn.Linear(config.d_model, config.vocab_size)
@@ -316,11 +318,26 @@ class AnySubsetTransformer(PreTrainedModel):
     def vocab_size(self) -> int:
         return self.config.vocab_size
 
+    @vocab_size.setter
+    def vocab_size(self, value: int) -> None:
+        """`resize_token_embeddings` of transformers sets it."""
+        self.config.vocab_size = value
+
     @property
     def mask_token_id(self) -> int:
-        """The token that is never predicted: the config's, or XLNet's <mask>."""
-        mask_token_id = getattr(self.config, "mask_token_id", None)
-        return XLNET_MASK_TOKEN_ID if mask_token_id is None else mask_token_id
+        """The token that is never predicted; `NO_TOKEN` where there is none."""
+        found = self.config.mask_token_id
+        return NO_TOKEN if found is None else found
+
+    @property
+    def pad_token_id(self) -> int | None:
+        """The token that fills up a batch, if it is known."""
+        return self.config.pad_token_id
+
+    @property
+    def trained_length(self) -> int | None:
+        """How many tokens the texts had that it was trained on, if it is known."""
+        return getattr(self.config, "trained_length", None)
 
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
@@ -396,7 +413,6 @@ class AnySubsetTransformer(PreTrainedModel):
         The draft head goes beside the weights; one that lies there already and is not this model's
         is removed.
         """
-        self.config.mask_token_id = self.mask_token_id
         with without_progress_bar():
             super().save_pretrained(save_directory, **kwargs)
         self.config.architectures = ["XLNetLMHeadModel"]  # what others shall load it as
@@ -406,6 +422,19 @@ class AnySubsetTransformer(PreTrainedModel):
         else:
             self.draft_head.config.backbone = fingerprint(self)
             save_draft_head(self.draft_head, save_directory)
+
+
+def name_special_tokens(config: XLNetConfig) -> None:
+    """Complete a config that says nothing of a mask token: <mask> of XLNet's vocabulary, or none.
+
+    XLNetConfig names XLNet's <pad> for every vocabulary; in another one it is a token like any.
+    """
+    if hasattr(config, "mask_token_id"):
+        return
+    is_xlnet = config.vocab_size == XLNET_VOCAB_SIZE
+    config.mask_token_id = XLNET_MASK_TOKEN_ID if is_xlnet else None
+    if not is_xlnet and config.pad_token_id == XLNET_PAD_TOKEN_ID:
+        config.pad_token_id = None
 
 
 def distance_encoding(length: int, width: int, clamp_len: int = -1) -> Tensor:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Integral
+from operator import index as whole
 
 import torch
 from torch import Tensor
@@ -118,8 +120,30 @@ class Order:
         """The same orders on another device."""
         return _checked(self.order.to(device), self.num_prompt.to(device), self.length.to(device))
 
-    def __getitem__(self, index: slice | Sequence[int] | Tensor) -> Order:
-        """The orders of some sequences, a batch again."""
+    def __eq__(self, other: object) -> bool:
+        """Whether both decode the same ranks of the same positions."""
+        if not isinstance(other, Order):
+            return NotImplemented
+        pairs = zip(self._parts(), other._parts(), strict=True)
+        return all(torch.equal(mine.cpu(), theirs.cpu()) for mine, theirs in pairs)
+
+    def __hash__(self) -> int:
+        return hash(tuple(tuple(part.flatten().tolist()) for part in self._parts()))
+
+    def _parts(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.order, self.num_prompt, self.length
+
+    def __getitem__(self, index: int | slice | Sequence[int] | Tensor) -> Order:
+        """The orders of some sequences, a batch again; an int gives a batch of one.
+
+        Raises:
+            IndexError: there is no such sequence.
+        """
+        if isinstance(index, Integral) or (isinstance(index, Tensor) and index.ndim == 0):
+            number = int(index)
+            if not -len(self) <= number < len(self):
+                raise IndexError(f"sequence {number} of a batch of {len(self)}")
+            index = [number]
         return _checked(self.order[index], self.num_prompt[index], self.length[index])
 
     @classmethod
@@ -197,10 +221,19 @@ def _per_sequence(values: int | Sequence[int] | Tensor, like: Tensor, name: str)
 
 
 def per_sequence_seeds(seed: int | Sequence[int], batch: int) -> list[int]:
-    """One seed for each sequence: seed + b, or the given ones."""
-    if isinstance(seed, int):
-        return [seed + b for b in range(batch)]
-    seeds = [int(s) for s in seed]
+    """One seed for each sequence: seed + b, or the given ones.
+
+    Raises:
+        ValueError: something that is no whole number, or another number of seeds.
+    """
+    try:
+        if isinstance(seed, Integral) or (isinstance(seed, Tensor) and seed.ndim == 0):
+            return [whole(seed) + b for b in range(batch)]
+        seeds = [whole(s) for s in seed]  # type: ignore[union-attr]
+    except TypeError:
+        raise ValueError(
+            f"seed is {seed!r}; expected a whole number, or one for each of {batch} sequences"
+        ) from None
     if len(seeds) != batch:
         raise ValueError(f"seed holds {len(seeds)} values; expected one int, or {batch} of them")
     return seeds

@@ -93,8 +93,9 @@ def small_model(
     *, seed: int = 0, dtype: torch.dtype = torch.float64, std: float = 0.6, **config
 ) -> AnySubsetTransformer:
     """A random network in which context matters, unlike in one with XLNet's initialisation."""
-    sizes = {"vocab_size": 60, "d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 64, **config}
-    model = AnySubsetTransformer(XLNetConfig(**sizes)).eval()
+    sizes = {"vocab_size": 60, "d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 64}
+    special = {"mask_token_id": 6, "pad_token_id": None}
+    model = AnySubsetTransformer(XLNetConfig(**sizes | special | config)).eval()
     randomize(model, seed=seed, std=std)
     return model.to(dtype)
 

@@ -141,11 +141,23 @@ def test_shape_and_dtype_of_ids(model, ids, says):
         ({"k": 2.5}, "k is 2.5.*at least 1"),
         ({"stride": 0}, "stride is 0.*at least 1"),
         ({"method": "assd", "stride": 2}, "stride is 2 with method 'assd'.*'onepass' only"),
-        ({"temperature": 0}, "temperature is 0.*above 0.*top_k=1"),
-        ({"temperature": -1.0}, "temperature is -1.0.*above 0"),
+        ({"temperature": -1.0}, "temperature is -1.0.*above 0, or 0 for greedy"),
         ({"temperature": float("nan")}, "temperature is nan.*above 0"),
-        ({"draft_temperature": 0.0}, "draft_temperature is 0.0.*above 0"),
-        ({"top_k": 0}, "top_k is 0.*at least 1"),
+        ({"temperature": float("inf")}, "temperature is inf.*finite"),
+        ({"temperature": "hot"}, "temperature is 'hot'.*finite number"),
+        ({"draft_temperature": -1.0}, "draft_temperature is -1.0.*above 0"),
+        ({"draft_temperature": float("inf")}, "draft_temperature is inf.*finite"),
+        ({"acceptance_slack": float("nan")}, "acceptance_slack is nan.*finite number from 0"),
+        ({"acceptance_slack": float("inf")}, "acceptance_slack is inf.*finite number from 0"),
+        ({"top_k": 1.5}, "top_k is 1.5.*whole number"),
+        ({"top_p": float("nan")}, "top_p is nan.*at most 1"),
+        ({"k": True}, "k is True.*at least 1"),
+        ({"stride": "wide"}, "stride is 'wide'.*at least 1"),
+        ({"method": "parallel", "steps": 2.5}, "steps is 2.5.*at least 1"),
+        ({"seed": None}, "seed is None.*whole number"),
+        ({"seed": 1.5}, "seed is 1.5.*whole number"),
+        ({"seed": [1, None]}, r"seed is \[1, None\].*whole number"),
+        ({"top_k": 0}, "top_k is 0.*whole number from 1"),
         ({"top_p": 0.0}, "top_p is 0.0.*above 0 and at most 1"),
         ({"top_p": 1.01}, "top_p is 1.01.*above 0 and at most 1"),
         ({"top_p": -0.2}, "top_p is -0.2.*above 0 and at most 1"),
@@ -154,7 +166,7 @@ def test_shape_and_dtype_of_ids(model, ids, says):
         ({"method": "parallel", "steps": 0}, "steps is 0.*at least 1"),
         ({"method": "parallel", "steps": 2, "by": "luck"}, "'luck'.*order, confidence"),
         ({"steps": 2}, "steps is 2.*only method 'parallel'"),
-        ({"acceptance_slack": -0.1}, "acceptance_slack is -0.1.*at least 0"),
+        ({"acceptance_slack": -0.1}, "acceptance_slack is -0.1.*number from 0"),
         (
             {"acceptance_slack": 0.1, "coupling": "gumbel"},
             "acceptance_slack is 0.1.*0 with coupling 'gumbel'",
@@ -167,7 +179,7 @@ def test_options_of_sample(model, options, says):
     refused(lambda: sample(model, IDS, SPLIT, **options), says)
 
 
-@pytest.mark.parametrize("temperature", [0.0, -2.0])
+@pytest.mark.parametrize("temperature", [-2.0, float("inf"), float("nan"), None])
 def test_temperature_of_log_prob(model, temperature):
     refused(
         lambda: log_prob(model, IDS, SPLIT, temperature=temperature), "temperature is .*above 0"

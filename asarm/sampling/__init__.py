@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -9,14 +10,15 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from asarm.inputs import check_inputs
-from asarm.law import Allowed, Law
+from asarm.checks import is_real, is_whole
+from asarm.inputs import answering, check_model, checked_inputs
+from asarm.law import Allowed, Law, check_temperature
 from asarm.order import Order, per_sequence_seeds
 from asarm.rows import Backbone
 from asarm.sampling import samplers
 from asarm.sampling.costs import COSTS, Costs
 from asarm.sampling.decoding import EXECUTIONS, Decoding
-from asarm.sampling.draft import Draft, head_draft, self_draft
+from asarm.sampling.draft import CheckedDraft, Draft, head_draft, self_draft
 from asarm.sampling.draft_length import AutoLength, DraftLength, FixedLength
 from asarm.sampling.randomness import HashedRandomness, signed
 from asarm.sampling.result import Round, SampleResult
@@ -58,11 +60,14 @@ def sample(
 
     `sequential`, `assd`, `ngram` and `onepass` are lossless: their samples have the same law,
     whatever k and the drafts are, and they never make more network calls than there are targets.
-    A sequence's sample depends on its own seed, not on its batch mates.
+    A sequence's sample depends on its own seed, not on its batch mates; in bfloat16 as far as
+    rounding, which depends on a batch's shape, makes no difference. The model computes in eval
+    mode and in its own dtype, and is left as it was.
 
     Args:
         model: any backbone, such as an `AnySubsetTransformer`.
-        input_ids: (B, L) token ids; what stands at targets and padding is not read.
+        input_ids: (B, L) token ids; what stands at targets and padding is not read. Any integers:
+            a tensor, an array or nested lists.
         order: which positions are targets, and in which order they are decoded.
         method: "sequential", one target a call; "assd" and "ngram", algorithms 1 and 2 of
             arXiv 2504.20456; "onepass", which verifies and drafts in the same call; "parallel",
@@ -72,16 +77,18 @@ def sample(
         costs: for k = "auto", what calls, rows and drafts take; those of `asarm.calibrate` for a
             model and device. If None, usual ones of the device's type: the same seed gives the
             same text wherever costs are the same.
-        temperature: of target and draft law alike.
+        temperature: of target and draft law alike; 0 is greedy decoding, which takes the lowest
+            id of equally probable tokens.
         draft_temperature: of the draft law instead; changes the cost, never the law.
-        top_k: keep the k most probable tokens of both laws.
+        top_k: keep exactly the k most probable tokens of both laws, the lowest ids of equal ones.
         top_p: keep the most probable tokens that together reach this share, in both laws.
         acceptance_slack: added to the probability of accepting a draft; above 0 it is lossy.
         coupling: "block", which accepts most (arXiv 2403.10444); "rejection", one draft after the
             other (the paper's); or "gumbel", with which every lossless method, k and batch gives
             the same text.
         draft: what drafts for assd and onepass: "self", the network's own rows; "head", the learned
-            head of the model; any `Draft`; the head if None and the model has one.
+            head of the model; any `Draft`, whose distributions are checked; the head if None and
+            the model has one.
         stride: of the numbers of drafts that may stand for which onepass prepares rows of their
             own; the more, the more calls and the fewer rows. If None, 1 where k is 1 or 2, and
             no number but 0 otherwise.
@@ -100,20 +107,23 @@ def sample(
         ValueError: an option or an input that cannot be served; the message says which.
     """
     _check_options(method, k, steps, by, coupling, acceptance_slack, draft_temperature, stride)
+    check_model(model)
     execution = _execution(execution, method, model.device, trace)
-    k = (k or "auto") if method in DRAFTING else None
+    if method not in DRAFTING:
+        k = None
+    elif k != "auto":
+        k = "auto" if k is None else int(k)
     costs = costs or COSTS.get(model.device.type, COSTS["cuda"])
-    order = order.to(input_ids.device)
-    is_read = order.rank < order.num_prompt[:, None]
-    check_inputs(model, input_ids, order, read=is_read, allowed=allowed)
-    seeds = [signed(s) for s in per_sequence_seeds(seed, len(input_ids))]
+    ids, order = checked_inputs(model, input_ids, order, reads_targets=False, allowed=allowed)
+    seeds = [signed(s) for s in per_sequence_seeds(seed, len(ids))]
     randomness = HashedRandomness(torch.tensor(seeds, device=model.device))
     draft_temperature = temperature if draft_temperature is None else draft_temperature
-    with tqdm(total=int(order.num_targets.sum()), unit="token", disable=not progress) as bar:
+    total = int(order.num_targets.sum())
+    with answering(model), tqdm(total=total, unit="token", disable=not progress) as bar:
         decoding = Decoding(
             model,
-            input_ids.to(model.device),
-            order.to(model.device),
+            ids,
+            order,
             law=Law(model.mask_token_id, temperature, top_k, top_p),
             draft_law=Law(model.mask_token_id, draft_temperature, top_k, top_p),
             coupling=_coupling(coupling, randomness, acceptance_slack),
@@ -153,7 +163,8 @@ def decode(
     by: str = "",
 ) -> None:
     """Run a sampler to the end."""
-    length = k if callable(k) else FixedLength(k or 1)
+    # no round can have more drafts than there are targets
+    length = k if callable(k) else FixedLength(min(k or 1, decoding.most_targets))
     match method:
         case "sequential":
             samplers.sequential(decoding)
@@ -182,23 +193,28 @@ def _check_options(
     _one_of("method", method, METHODS)
     _one_of("by", by, ("order", "confidence"))
     _one_of("coupling", coupling, COUPLINGS)
-    if k not in (None, "auto") and not (isinstance(k, int) and k >= 1):
+    if k is not None and k != "auto" and not _is_count(k):
         raise ValueError(f"k is {k!r}; expected at least 1 draft a round, or 'auto'")
-    if stride is not None and (stride < 1 or method != "onepass"):
+    if stride is not None and not (_is_count(stride) and method == "onepass"):
         raise ValueError(
-            f"stride is {stride} with method {method!r}; expected at least 1, for 'onepass' only"
+            f"stride is {stride!r} with method {method!r}; expected at least 1, for 'onepass' only"
         )
-    if method == "parallel" and (steps is None or steps < 1):
-        raise ValueError(f"steps is {steps}; method 'parallel' needs at least 1 network call")
+    if method == "parallel" and not _is_count(steps):
+        raise ValueError(f"steps is {steps!r}; method 'parallel' needs at least 1 network call")
     if method != "parallel" and steps is not None:
         raise ValueError(f"steps is {steps}; only method 'parallel' has a number of steps")
-    if acceptance_slack < 0 or (acceptance_slack > 0 and coupling == "gumbel"):
+    is_slack = is_real(acceptance_slack) and 0 <= acceptance_slack < math.inf
+    if not is_slack or (acceptance_slack > 0 and coupling == "gumbel"):
         raise ValueError(
-            f"acceptance_slack is {acceptance_slack} with coupling {coupling!r}; "
-            "expected at least 0, and 0 with coupling 'gumbel'"
+            f"acceptance_slack is {acceptance_slack!r} with coupling {coupling!r}; "
+            "expected a finite number from 0, and 0 with coupling 'gumbel'"
         )
-    if draft_temperature is not None and not draft_temperature > 0:
-        raise ValueError(f"draft_temperature is {draft_temperature}; expected above 0, or None")
+    if draft_temperature is not None:
+        check_temperature("draft_temperature", draft_temperature)
+
+
+def _is_count(value: object) -> bool:
+    return is_whole(value) and value >= 1  # type: ignore[operator]
 
 
 def _execution(asked: str | None, method: str, device: torch.device, trace: bool) -> str:
@@ -230,7 +246,7 @@ def _coupling(name: str, randomness: HashedRandomness, slack: float) -> Coupling
 def _draft(draft: str | Draft | None, model: Backbone) -> Draft:
     """What drafts for a model."""
     if callable(draft):
-        return draft
+        return CheckedDraft(draft)
     if draft is not None:
         _one_of("draft", draft, ("self", "head"))
     if draft == "head" and getattr(model, "draft_head", None) is None:

@@ -34,7 +34,9 @@ def calibrate(
     """
     rng = torch.Generator().manual_seed(0)
     ids = torch.randint(model.vocab_size, (1, length), generator=rng)
-    ids = torch.where(ids == model.mask_token_id, (ids + 1) % model.vocab_size, ids)
+    special = {model.mask_token_id, model.pad_token_id}  # neither can be part of a prompt
+    other = next(i for i in range(model.vocab_size) if i not in special)
+    ids.apply_(lambda i: other if i in special else i)
     order = Order.random_split(length, 1 - num_targets / length, seed=0)
     rounds = []
     for k, stride in PROBES:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cache
 
 import torch
 from torch import Tensor
+
+from asarm.checks import is_real
 
 MOST = 16  # drafts of a round that "auto" may choose
 GRID = 64  # acceptances that it tells apart
@@ -28,8 +31,12 @@ class Costs:
     draft: float
 
     def __post_init__(self) -> None:
-        if not (self.call > 0 and self.row >= 0 and self.draft >= 0):
-            raise ValueError(f"costs are {self}; expected that of a call above 0, none below 0")
+        values = self.call, self.row, self.draft
+        is_finite = all(is_real(value) and 0 <= value < math.inf for value in values)
+        if not (is_finite and self.call > 0):
+            raise ValueError(
+                f"costs are {self}; expected that of a call above 0, none below 0, all finite"
+            )
 
 
 COSTS = {  # by the device's type; `calibrate` measures those of a model

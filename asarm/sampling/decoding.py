@@ -23,7 +23,7 @@ from asarm.order import Order, content_limits
 from asarm.rows import Backbone, ContentRows, QueryRows
 from asarm.sampling.randomness import Step
 from asarm.sampling.result import Round
-from asarm.sampling.verify import Coupling, Drafts, Verdict
+from asarm.sampling.verify import Coupling, Drafts, Verdict, has_bad
 
 STAYS = 0.75  # of a batch: if no more are unfinished, the others leave
 COUNTS = ("nfe", "rows", "rounds", "drafted", "accepted", "rejected")
@@ -31,7 +31,13 @@ PER_SEQUENCE = (  # what a sequence takes with it
     *("num_prompt", "length", "positions", "rank", "tokens", "log_probs", "limits"),
     *("known", "cached", *COUNTS),
 )
-STATE = (*PER_SEQUENCE, "round", "committed", "is_nan")  # besides drafts; what a round changes
+STATE = (
+    *PER_SEQUENCE,
+    "round",
+    "committed",
+    "is_nan",
+    "is_bad_draft",
+)  # besides drafts; what a round changes
 EXECUTIONS = ("eager", "static", "graph")
 
 
@@ -73,6 +79,7 @@ class Decoding:
         self.allowed, self.execution = allowed, execution
         self.is_static = execution != "eager"
         self.num_prompt, self.length = order.num_prompt, order.length
+        self.most_targets = int(order.num_targets.max())
         # column L of what is (B, L + 1) is spare: padding reads it and writes it
         ranks = torch.arange(self.size + 1, device=input_ids.device).expand(batch, -1)
         self.positions = torch.cat([order.order, torch.zeros_like(ranks[:, :1])], dim=1)
@@ -90,7 +97,8 @@ class Decoding:
         self.drafts = self.no_drafts()  # of the next round, where one call verifies and drafts
         self.round: Step = torch.zeros_like(self.known[0]) if self.is_static else 0
         self.committed = torch.zeros_like(self.known[0])  # tokens, of all sequences
-        self.is_nan = self.committed > 0  # whether any law was
+        self.is_nan = self.committed > 0  # whether any target distribution was
+        self.is_bad_draft = self.committed > 0  # whether any draft came from no distribution
         self.told = 0  # of what is committed
         # content rows of the first call: the prompts
         self.size_of_prompt = int(self.num_prompt.max())
@@ -110,12 +118,18 @@ class Decoding:
         """Whether any target is left; tells the host what it must know, and waits for the device.
 
         Raises:
-            ValueError: a law held NaN.
+            ValueError: a target distribution held NaN, or drafts came from no distribution.
         """
-        seen = torch.stack([(self.left > 0).any().long(), self.committed, self.is_nan.long()])
-        is_left, committed, is_nan = seen.tolist()
+        seen = (self.left > 0).any(), self.committed, self.is_nan, self.is_bad_draft
+        is_left, committed, is_nan, is_bad = torch.stack([part.long() for part in seen]).tolist()
         if is_nan:
             raise ValueError("the model gives NaN instead of probabilities; check its weights")
+        if is_bad:
+            raise ValueError(
+                "drafts come with probabilities that are NaN, infinite, negative or 0 at the "
+                "drafted token, or are more than were asked for; expected the distributions that "
+                "they were drawn from: check the drafter, or take draft='self'"
+            )
         self.on_commit(committed - self.told)
         self.told = committed
         return bool(is_left)
@@ -132,7 +146,7 @@ class Decoding:
 
     def most(self, count: Tensor, bound: int) -> int:
         """The largest of count (B,), or its bound in every round of a static decoding."""
-        return bound if self.is_static else int(count.max())
+        return min(bound, self.most_targets + 1) if self.is_static else int(count.max())
 
     def drop_finished(self) -> bool:
         """Have finished sequences leave, where they are enough; `restore` brings them back."""
@@ -185,10 +199,20 @@ class Decoding:
         content = self._content(self.cached, num_content, size)
         positions = self.positions.gather(1, torch.where(is_row, ranks, self.size))
         query = QueryRows(positions, torch.where(is_row, limits, 0))
-        hidden = self.model(content, query, self.cache)
+        hidden = self._hidden(content, query, is_row)
         self.cached = upto
         self.nfe += num_queries > 0
         self.rows += num_queries + num_content
+        return hidden
+
+    def _hidden(self, content: ContentRows, query: QueryRows, is_row: Tensor) -> Tensor:
+        """Hidden states (B, Q, C) of query rows; those that no sequence needs are not computed."""
+        if self.is_static or (is_needed := is_row.any(0)).all():
+            return self.model(content, query, self.cache)
+        fewer = QueryRows(query.positions[:, is_needed], query.limits[:, is_needed])
+        found = self.model(content, fewer, self.cache)
+        hidden = found.new_zeros(*is_row.shape, found.shape[2])
+        hidden[:, is_needed] = found
         return hidden
 
     def target_probs(self, hidden: Tensor, ranks: Tensor) -> Tensor:
@@ -242,6 +266,7 @@ class Decoding:
         """
         is_left = self.left > 0
         num_drafts = drafts.tokens.shape[1]
+        self.is_bad_draft |= has_bad(drafts).any()
         has_bonus = self.known + drafts.count < self.length
         if target_probs.shape[1] == num_drafts:
             has_bonus = torch.zeros_like(has_bonus)

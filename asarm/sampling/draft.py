@@ -27,7 +27,10 @@ class Draft(Protocol):
     def __call__(
         self, decoding: Decoding, hidden: Tensor, start: Tensor, limit: Tensor, count: Tensor
     ) -> Drafts:
-        """Drafts for `count` (B,) ranks from `start` (B,) on.
+        """Drafts for at most `count` (B,) ranks from `start` (B,) on.
+
+        Every token is to be drawn from the probabilities that come with it, up to a factor: what
+        is not finite, negative, or 0 at the token itself ends the decoding with a ValueError.
 
         Args:
             decoding: the batch; what is committed or drafted already is in its tokens.
@@ -47,6 +50,45 @@ def self_draft(
         probs, ranks, Purpose.DRAFT, decoding.round, steps < count[:, None]
     )
     return Drafts(tokens, probs, count)
+
+
+class CheckedDraft:
+    """A user's drafter, with its distributions normalised and what is no distribution noted.
+
+    Verification keeps the target distribution only if every draft was drawn from the probabilities
+    that come with it.
+    """
+
+    def __init__(self, draft: Draft):
+        self.draft = draft
+
+    def __call__(
+        self, decoding: Decoding, hidden: Tensor, start: Tensor, limit: Tensor, count: Tensor
+    ) -> Drafts:
+        found = self.draft(decoding, hidden, start, limit, count)
+        self._check_shapes(found, count, decoding.model.vocab_size)
+        probs, tokens = found.probs.to(decoding.dtype), found.tokens.long()
+        lawful = found.count.clamp(min=0).minimum(count).clamp(max=tokens.shape[1])
+        decoding.is_bad_draft |= (found.count != lawful).any()
+        steps = torch.arange(tokens.shape[1], device=tokens.device)
+        is_draft = steps < lawful[:, None]
+        is_token = (tokens >= 0) & (tokens < probs.shape[2])
+        total = probs.sum(2)
+        is_right = total.isfinite() & (total > 0) & (probs >= 0).all(2) & is_token
+        decoding.is_bad_draft |= (is_draft & ~is_right).any()
+        probs = torch.where((is_draft & is_right)[..., None], probs / total[..., None], 0)
+        return Drafts(tokens.where(is_token & is_draft, 0), probs, lawful)
+
+    @staticmethod
+    def _check_shapes(found: Drafts, count: Tensor, vocab_size: int) -> None:
+        shapes = [tuple(part.shape) for part in (found.tokens, found.probs, found.count)]
+        batch, size = len(count), found.tokens.shape[-1]
+        if shapes != [(batch, size), (batch, size, vocab_size), (batch,)]:
+            raise ValueError(
+                f"the drafter gives tokens of shape {shapes[0]}, probs of {shapes[1]} and count of "
+                f"{shapes[2]}; expected (B, K), (B, K, V) and (B,), with a batch of {batch} and a "
+                f"vocabulary of {vocab_size}"
+            )
 
 
 class HeadDraft:

@@ -90,7 +90,8 @@ def onepass(
     """
 
     def one_round() -> None:
-        drafts, start, ahead = decoding.drafts, decoding.known, length(decoding)
+        drafts, start = decoding.drafts, decoding.known
+        ahead = length(decoding).minimum(decoding.left - 1).clamp(min=0)  # one is committed first
         most, k = drafts.tokens.shape[1], decoding.most(ahead, length.most)
         decoding.write(start, drafts.tokens, drafts.count)
         above = onepass_rows(most, k, stride, start.device)  # (2, Q)

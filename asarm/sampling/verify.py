@@ -164,6 +164,13 @@ class BlockCoupling(RejectionCoupling):
         return accepted, weight.where(accepted > 0, 1)
 
 
+def has_bad(drafts: Drafts) -> Tensor:
+    """Whether a draft is impossible under the distribution it is said to come from, (B, K)."""
+    steps = torch.arange(drafts.tokens.shape[1], device=drafts.count.device)
+    own = drafts.probs.gather(2, drafts.tokens[..., None])[..., 0]
+    return (steps < drafts.count[:, None]) & ~(own > 0)  # a softmax with NaN or inf is NaN
+
+
 def probs_of(drafts: Drafts, target_probs: Tensor) -> tuple[Tensor, Tensor]:
     """Probability of each draft, (B, K), under its draft law and under the target law."""
     token = drafts.tokens[..., None]

@@ -10,7 +10,7 @@ from asarm.draft_head import DraftHead, DraftHeadConfig
 from asarm.evaluation.benchmark.config import BenchmarkConfig
 from asarm.evaluation.reference import RecomputingXLNet
 from asarm.loading import DEMO, load, resolve_device, resolve_dtype
-from asarm.model import AnySubsetTransformer
+from asarm.model import XLNET_MASK_TOKEN_ID, AnySubsetTransformer
 from asarm.order import Order
 from asarm.rows import Backbone
 from asarm.sampling import sample
@@ -30,7 +30,10 @@ def is_trained(size: str, config: BenchmarkConfig) -> bool:
 
 def network_config(size: str, spread: float = SPREAD) -> XLNetConfig:
     network = NETWORKS[size]
-    return XLNetConfig(**network, initializer_range=spread * network["d_model"] ** -0.5)
+    spread *= network["d_model"] ** -0.5
+    return XLNetConfig(
+        **network, initializer_range=spread, mask_token_id=XLNET_MASK_TOKEN_ID, pad_token_id=None
+    )
 
 
 def with_reference(

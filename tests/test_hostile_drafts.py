@@ -1,0 +1,135 @@
+"""Drafters that return what is no distribution: the text keeps its distribution, or all ends."""
+
+import math
+
+import pytest
+import torch
+from fakes import mixed_batch, small_model
+from test_law_of_samplers import FAKES, ORDERS, output_law
+
+from asarm import Order, sample
+from asarm.sampling.draft import CheckedDraft, self_draft
+from asarm.sampling.verify import Drafts
+
+METHODS = pytest.mark.parametrize("method", ["assd", "onepass"])
+COUPLINGS = pytest.mark.parametrize("coupling", ["block", "rejection", "gumbel"])
+
+
+def twisted(twist):
+    """A drafter that draws as the model does and returns its probabilities twisted."""
+
+    def draft(decoding, hidden, start, limit, count):
+        found = self_draft(decoding, hidden, start, limit, count)
+        return twist(found)
+
+    return draft
+
+
+def with_probs(change):
+    def twist(found):
+        probs = found.probs.clone()
+        change(probs, found.tokens)
+        return Drafts(found.tokens, probs, found.count)
+
+    return twist
+
+
+def fill(value):
+    return lambda probs, tokens: probs.fill_(value)
+
+
+def one(value):
+    """One token's probability alone, which is not the drafted one's."""
+    return lambda probs, tokens: probs.scatter_(2, (tokens[..., None] + 1) % probs.shape[2], value)
+
+
+def own(value):
+    return lambda probs, tokens: probs.scatter_(2, tokens[..., None], value)
+
+
+WRONG = {
+    "all NaN": with_probs(fill(math.nan)),
+    "one NaN": with_probs(one(math.nan)),
+    "one infinite": with_probs(one(math.inf)),
+    "all zero": with_probs(fill(0.0)),
+    "one negative": with_probs(one(-0.1)),
+    "drafted what has probability 0": with_probs(own(0.0)),
+    "a token outside": lambda found: Drafts(found.tokens + 1000, found.probs, found.count),
+    "a token below 0": lambda found: Drafts(found.tokens - 1000, found.probs, found.count),
+    "more than asked": lambda found: Drafts(found.tokens, found.probs, found.count + 1),
+    "fewer than none": lambda found: Drafts(found.tokens, found.probs, found.count - 9),
+}
+
+
+@METHODS
+@COUPLINGS
+@pytest.mark.parametrize("execution", ["eager", "static"])
+@pytest.mark.parametrize("twist", WRONG.values(), ids=WRONG)
+def test_what_is_no_distribution_is_refused(method, coupling, twist, execution):
+    model = small_model()
+    ids, order = mixed_batch([12, 9], [3, 2], model.vocab_size)
+    options = {"method": method, "coupling": coupling, "k": 3, "execution": execution}
+    with pytest.raises(ValueError, match="drafts come with probabilities .* check the drafter"):
+        sample(model, ids, order, draft=twisted(twist), **options)
+
+
+@METHODS
+@pytest.mark.parametrize(
+    "twist",
+    [
+        lambda found: Drafts(found.tokens[:, None], found.probs, found.count),
+        lambda found: Drafts(found.tokens, found.probs[..., :5], found.count),
+        lambda found: Drafts(found.tokens, found.probs, found.count[:1]),
+    ],
+)
+def test_other_shapes_are_refused(method, twist):
+    model = small_model()
+    ids, order = mixed_batch([12, 9], [3, 2], model.vocab_size)
+    with pytest.raises(ValueError, match="the drafter gives"):
+        sample(model, ids, order, method=method, k=3, draft=twisted(twist))
+
+
+@METHODS
+@pytest.mark.parametrize("coupling", ["block", "rejection"])
+@pytest.mark.parametrize("factor", [0.01, 7.0])
+def test_what_is_not_normalised_is(method, coupling, factor):
+    model = small_model()
+    ids, order = mixed_batch([12, 9], [3, 2], model.vocab_size)
+    options = {"method": method, "coupling": coupling, "k": 3, "seed": 5}
+    draft = twisted(with_probs(lambda probs, tokens: probs.mul_(factor)))
+    found, plain = (sample(model, ids, order, draft=d, **options) for d in (draft, "self"))
+    assert torch.equal(found.tokens, plain.tokens)
+    assert torch.equal(found.accepted, plain.accepted)
+
+
+@METHODS
+def test_fewer_drafts_than_asked_and_dtypes_of_their_own_are_lawful(method):
+    """The distribution of the output, over every random outcome, stays that of sequential."""
+
+    def fewer(found):
+        return Drafts(found.tokens.int(), found.probs.float() * 3, found.count.clamp(max=1))
+
+    model = FAKES["no mask"]
+    positions, num_prompt, length = ORDERS["ascending"]
+    order = Order(torch.tensor([positions]), num_prompt, length)
+    expected = output_law(model, order, "sequential")
+    call = {"k": 3, "draft": CheckedDraft(twisted(fewer))}
+    found = output_law(model, order, method, call=call)
+    assert set(found) == set(expected)
+    assert all(abs(found[text] - expected[text]) < 1e-6 for text in expected)
+
+
+@METHODS
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_head_that_gives_no_numbers_is_refused(method, value):
+    from asarm import load
+
+    model, tokenizer = load("demo")
+    with torch.no_grad():
+        model.draft_head.down.bias.fill_(value)
+    ids = torch.tensor(
+        [tokenizer("Return the name of the file, or None if it is not there.").input_ids]
+    )
+    order = Order.random_split(ids.shape[1], 0.2, seed=0)
+    with pytest.raises(ValueError, match="drafts come with probabilities .* check the drafter"):
+        sample(model, ids, order, method=method, k=4)
