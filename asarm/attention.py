@@ -9,13 +9,24 @@ Shapes: B batch, N rows, S slots, P = 2L - 1 distances, H heads, D head width; n
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 LEVELS = 2**16  # dropout compares 16 random bits with its share
-ROWS_AT_ONCE = {"cpu": 64, "cuda": 512}  # of a block, in training; elsewhere all
+ROWS_AT_ONCE = {"cpu": 64, "cuda": 512}  # of a block, where rows are cut; elsewhere all
+ENTRIES_KEPT = 2**22  # rows times slots: with more, the tensors of blocks are made in their turn
+
+
+class Place(NamedTuple):
+    """Where a block is."""
+
+    rows: slice
+    slots: slice
+    distances: slice  # of the table
 
 
 class Block(NamedTuple):
@@ -28,52 +39,113 @@ class Block(NamedTuple):
     bias: Tensor  # (B, 1, n, s) of the scores: -inf where a slot is hidden, 0 where it is seen
 
 
+class Sight(NamedTuple):
+    """Where rows and slots are, and how many ranks each row sees."""
+
+    positions: Tensor  # (B, N)
+    limits: Tensor  # (B, N)
+    slot_positions: Tensor  # (B, S)
+    slot_ranks: Tensor  # (B, S), or (1, S) where they are the same in all sequences
+    num_distances: int  # of the table
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """How many rows and slots there are."""
+        return self.positions.shape[1], self.slot_positions.shape[1]
+
+    def distance(self, rows: slice, slots: slice) -> Tensor:
+        """Index into the table, (B, n, s)."""
+        zero = self.num_distances // 2  # where the table has distance 0
+        return self.positions[:, rows, None] - self.slot_positions[:, None, slots] + zero
+
+    def is_hidden(self, rows: slice, slots: slice) -> Tensor:
+        """Which slots a row may not see, (B, n, s) bool."""
+        return self.slot_ranks[:, None, slots] >= self.limits[:, rows, None]
+
+    def block(self, place: Place, sees_any: Tensor) -> Block:
+        """The tensors of a block; `sees_any` is (B, N, 1), see `Geometry`."""
+        rows, slots, distances = place
+        index = self.distance(rows, slots) - distances.start
+        return Block(*place, index[:, None], _bias(self.is_hidden(rows, slots), sees_any[:, rows]))
+
+
+@dataclass(frozen=True)
+class LateBlocks:
+    """Blocks whose tensors are made in their turn: all of them grow with rows times slots."""
+
+    sight: Sight
+    places: tuple[Place, ...]
+    sees_any: Tensor  # (B, N, 1) bool
+    first: int = 0  # the rows before it are left out, and it is row 0
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __iter__(self) -> Iterator[Block]:
+        for place in self.places:
+            block = self.sight.block(place, self.sees_any)
+            yield _later(block, self.first) if self.first else block
+
+
 class Geometry(NamedTuple):
     """Who sees whom, and how far apart they are: the same in every layer."""
 
-    blocks: tuple[Block, ...]
+    blocks: tuple[Block, ...] | LateBlocks
     sees_any: Tensor  # (B, N, 1) bool
 
     @classmethod
-    def whole(
-        cls, distance: Tensor, is_hidden: Tensor, sees_any: Tensor, num_distances: int
-    ) -> Geometry:
-        """All rows in one block, from distances and bool (B, N, S): for few rows, as in decoding.
+    def whole(cls, sight: Sight, rows_at_once: int | None = None) -> Geometry:
+        """Blocks that meet all slots and distances: one for few rows, as in decoding.
 
-        Nothing here waits for the device.
+        Nothing here waits for the device. Slot 0 has rank 0: what has a limit sees something.
         """
-        rows, slots = (slice(0, size) for size in distance.shape[1:])
-        bias = _bias(is_hidden, sees_any)
-        block = Block(rows, slots, slice(0, num_distances), distance[:, None], bias)
-        return cls((block,), sees_any)
+        num_rows, num_slots = sight.size
+        slots, distances = slice(0, num_slots), slice(0, sight.num_distances)
+        sees_any = sight.limits[:, :, None] > 0
+        places = [Place(rows, slots, distances) for rows in _parts(num_rows, rows_at_once)]
+        return cls.of(LateBlocks(sight, tuple(places), sees_any))
 
     @classmethod
-    def cut(cls, distance: Tensor, is_hidden: Tensor) -> Geometry:
-        """The same in blocks, each with no more slots and distances than its rows see."""
-        sees_any = (~is_hidden).any(2, keepdim=True)
-        num_rows, blocks = distance.shape[1], []
-        rows_at_once = ROWS_AT_ONCE.get(distance.device.type, num_rows)
-        for start in range(0, num_rows, rows_at_once):
-            rows = slice(start, min(start + rows_at_once, num_rows))
-            seen = (~is_hidden[:, rows]).any(1).any(0).nonzero()
+    def cut(cls, sight: Sight) -> Geometry:
+        """Blocks with no more slots and distances than their rows see."""
+        num_rows, num_slots = sight.size
+        places, sees_any = [], []
+        for rows in _parts(num_rows, ROWS_AT_ONCE.get(sight.limits.device.type)):
+            is_seen = ~sight.is_hidden(rows, slice(0, num_slots))
+            sees_any.append(is_seen.any(2, keepdim=True))
+            seen = is_seen.any(1).any(0).nonzero()
             slots = slice(0, int(seen[-1]) + 1 if len(seen) else 0)
-            index = distance[:, rows, slots]
+            index = sight.distance(rows, slots)
             low, high = (int(end) for end in index.aminmax()) if index.numel() else (0, 0)
-            bias = _bias(is_hidden[:, rows, slots], sees_any[:, rows])
-            index = (index - low)[:, None]
-            blocks.append(Block(rows, slots, slice(low, high + 1), index, bias))
-        return cls(tuple(blocks), sees_any)
+            places.append(Place(rows, slots, slice(low, high + 1)))
+        return cls.of(LateBlocks(sight, tuple(places), torch.cat(sees_any, dim=1)))
+
+    @classmethod
+    def of(cls, blocks: LateBlocks) -> Geometry:
+        """Blocks whose tensors are kept, for all layers, where they are small."""
+        num_rows, num_slots = blocks.sight.size
+        is_small = len(blocks.sees_any) * num_rows * num_slots <= ENTRIES_KEPT
+        return cls(tuple(blocks) if is_small else blocks, blocks.sees_any)
 
     def of_queries(self, num_content: int) -> Geometry:
         """Of the rows that follow the content rows."""
+        sees_any = self.sees_any[:, num_content:]
+        if isinstance(self.blocks, LateBlocks):
+            places = tuple(p for p in self.blocks.places if p.rows.stop > num_content)
+            return Geometry(replace(self.blocks, places=places, first=num_content), sees_any)
         blocks = (b for b in self.blocks if b.rows.stop > num_content)
-        later = tuple(_later(block, num_content) for block in blocks)
-        return Geometry(later, self.sees_any[:, num_content:])
+        return Geometry(tuple(_later(block, num_content) for block in blocks), sees_any)
+
+
+def _parts(size: int, at_once: int | None) -> Iterator[slice]:
+    """Slices of so many rows; one of all rows if None."""
+    step = max(at_once or size, 1)
+    return (slice(start, min(start + step, size)) for start in range(0, size, step))
 
 
 def _bias(is_hidden: Tensor, sees_any: Tensor) -> Tensor:
     """Of scores (B, 1, n, s); none in a row that sees nothing, which would get NaN."""
-    bias = torch.zeros(is_hidden.shape, device=is_hidden.device)
+    bias = torch.zeros(is_hidden.shape, device=is_hidden.device, dtype=torch.float32)
     return bias.masked_fill_(is_hidden & sees_any, -torch.inf)[:, None]
 
 

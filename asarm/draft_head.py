@@ -130,7 +130,10 @@ def fingerprint(backbone: nn.Module) -> list[float]:
 
 def fits(head: DraftHead, backbone: nn.Module) -> bool:
     """Whether a head was trained behind these weights, as far as bfloat16 can tell."""
-    ours, theirs = torch.tensor(fingerprint(backbone)), torch.tensor(head.config.backbone)
+    ours, theirs = (
+        torch.tensor(entries, dtype=torch.float32)
+        for entries in (fingerprint(backbone), head.config.backbone)
+    )
     return ours.shape == theirs.shape and torch.allclose(ours, theirs, rtol=0.01, atol=1e-4)
 
 
@@ -159,7 +162,7 @@ def load_draft_head(folder: str | Path, backbone: nn.Module) -> DraftHead:
     """
     try:
         config = DraftHeadConfig(**json.loads(Path(folder, CONFIG).read_text(encoding="utf-8")))
-        head = DraftHead(config)
+        head = DraftHead(config).to(torch.float32)
         head.load_state_dict(load_file(str(Path(folder, WEIGHTS))))
     except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]

@@ -23,12 +23,13 @@ from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.utils import logging
 
-from asarm.attention import Dropout, Geometry, attend, round_share
+from asarm.attention import ROWS_AT_ONCE, Dropout, Geometry, Sight, attend, round_share
 from asarm.draft_head import DraftHead, fingerprint, remove_draft_head, save_draft_head
-from asarm.products import linear, linear_after, pack
+from asarm.products import linear, linear_after, pack, pack_again
 from asarm.rows import ContentRows, QueryRows
 
 XLNET_VOCAB_SIZE, XLNET_PAD_TOKEN_ID, XLNET_MASK_TOKEN_ID = 32000, 5, 6
+ENTRIES_AT_ONCE = 2**20  # rows times slots that a call of decoding looks over in one block
 NO_TOKEN = -1  # stands for a mask token where a vocabulary has none
 
 
@@ -226,13 +227,13 @@ class Stack(nn.Module):
     ) -> Tensor:
         """Hidden states (B, Q, C) of the query rows."""
         num_content = content.tokens.shape[1]
-        where, tables = self.surroundings(content, query, cache)
+        where, num_slots, tables = self.surroundings(content, query, cache)
         blanks = self.mask_emb.expand(*query.positions.shape, -1)
         rows = self.dropout(torch.cat([self.word_embedding(content.tokens), blanks], dim=1))
         for index, (layer, table) in enumerate(zip(self.layers(), tables, strict=True)):
             keep = None
             if cache is not None:
-                keep = partial(cache.update, index, content.slots, where.blocks[0].slots.stop)
+                keep = partial(cache.update, index, content.slots, num_slots)
             arguments = rows, num_content, table, where, keep, index == len(self.layer) - 1
             if self.gradient_checkpointing and self.training:
                 rows = self._gradient_checkpointing_func(layer.__call__, *arguments)
@@ -242,8 +243,12 @@ class Stack(nn.Module):
 
     def surroundings(
         self, content: ContentRows, query: QueryRows, cache: KeyValueCache | None
-    ) -> tuple[Geometry, list[Tensor]]:
-        """Who sees whom in a call, and the tables of distances of all layers."""
+    ) -> tuple[Geometry, int, list[Tensor]]:
+        """Who sees whom in a call, among how many slots, and the tables of distances of all layers.
+
+        Few rows make one block. Many, as of long prompts and in training, are cut into blocks, by
+        what they see unless shapes may not depend on it.
+        """
         positions = torch.cat([content.positions, query.positions], dim=1)
         limits = torch.cat([content.limits, query.limits], dim=1)
         if cache is None:
@@ -255,13 +260,14 @@ class Stack(nn.Module):
             num_slots = cache.num_slots(limits)
             slot_ranks = torch.arange(num_slots, device=limits.device)[None]
             slot_positions = cache.positions[:, :num_slots]
-        num_distances = tables[0].shape[2]
-        zero = num_distances // 2  # where the table has distance 0
-        distance = positions[:, :, None] - slot_positions[:, None, :] + zero
-        is_hidden = slot_ranks[:, None, :] >= limits[:, :, None]
-        if cache is None:
-            return Geometry.cut(distance, is_hidden), tables
-        return Geometry.whole(distance, is_hidden, limits[:, :, None] > 0, num_distances), tables
+        sight = Sight(positions, limits, slot_positions, slot_ranks, tables[0].shape[2])
+        is_few = limits.numel() * slot_positions.shape[1] <= ENTRIES_AT_ONCE
+        if cache is not None and (is_few or cache.is_static):
+            rows_at_once = None if is_few else ROWS_AT_ONCE.get(limits.device.type)
+            where = Geometry.whole(sight, rows_at_once)
+        else:
+            where = Geometry.cut(sight)
+        return where, slot_positions.shape[1], tables
 
 
 class AnySubsetTransformer(PreTrainedModel):
@@ -375,6 +381,7 @@ class AnySubsetTransformer(PreTrainedModel):
     @torch.no_grad()
     def new_cache(self, batch: int, length: int) -> KeyValueCache:
         """An empty cache for `batch` sequences of at most `length` positions."""
+        self._pack_again()
         config, like = self.config, self.lm_loss.weight
         shape = config.n_layer, batch, config.n_head, length + 1, config.d_head
         positions = torch.zeros(batch, length + 1, dtype=torch.long, device=like.device)
@@ -389,6 +396,8 @@ class AnySubsetTransformer(PreTrainedModel):
         With a cache, rows see the content kept there, that of this call included; without one,
         the content of this call alone.
         """
+        if cache is None:
+            self._pack_again()
         return self.transformer(content, query, cache)
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -398,14 +407,19 @@ class AnySubsetTransformer(PreTrainedModel):
     def pack(self) -> AnySubsetTransformer:
         """Have a CPU read weights in bfloat16 faster where nothing is learned; no change elsewhere.
 
-        Packed copies take as much memory as the weights; they follow neither changes of the
-        weights nor moves to another device or dtype: pack again then.
+        Packed copies take as much memory as the weights. They are made anew where the weights have
+        changed, by whatever means, when a cache is made or a call has none.
         """
         for layer in self.transformer.layers():
             layer.rel_attn.pack()
             layer.ff.pack()
         pack(self.lm_loss.weight)
         return self
+
+    def _pack_again(self) -> None:
+        if self.dtype == torch.bfloat16 and not torch.compiler.is_compiling():
+            for weight in self.parameters():
+                pack_again(weight)
 
     def save_pretrained(self, save_directory: str | Path, **kwargs) -> None:
         """Write an ordinary XLNet folder: safetensors, and the mask token in the config.
@@ -439,8 +453,8 @@ def name_special_tokens(config: XLNetConfig) -> None:
 
 def distance_encoding(length: int, width: int, clamp_len: int = -1) -> Tensor:
     """Sinusoids (P, C) of the distances -(L - 1) .. L - 1, in float32 as in transformers."""
-    frequency = 1 / torch.pow(10000, torch.arange(0, width, 2.0) / width)
-    distance = torch.arange(1.0 - length, length)
+    frequency = 1 / torch.pow(10000, torch.arange(0, width, 2, dtype=torch.float32) / width)
+    distance = torch.arange(1 - length, length, dtype=torch.float32)
     if clamp_len > 0:
         distance = distance.clamp(-clamp_len, clamp_len)
     angle = distance[:, None] * frequency

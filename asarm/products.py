@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
+INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes
 HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
@@ -24,10 +25,13 @@ class Packed(NamedTuple):
     """A copy of a weight, and what tells whether the weight is still the same."""
 
     copy: Tensor  # opaque: oneDNN alone reads it
+    transposed: bool
     address: int
     version: int
+    content: tuple[int, int]
 
     def is_of(self, weight: Tensor) -> bool:
+        """Whether the weight was not written since, as far as torch counts: not through `.data`."""
         return (self.address, self.version) == (weight.data_ptr(), weight._version)
 
 
@@ -37,13 +41,38 @@ _packed: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # of weights that 
 def pack(weight: Tensor, *, transposed: bool = False) -> None:
     """Keep a packed copy of a weight, for `linear`, where that helps: in bfloat16, on a CPU.
 
-    It takes as much memory as the weight, and is not used once the weight has changed.
+    It takes as much memory as the weight, and is not used once the weight was written.
     """
     is_packable = weight.dtype == torch.bfloat16 and not weight.is_inference()  # has a version
     if HAS_ONEDNN and weight.device.type == "cpu" and is_packable:
         plain = _matrix(weight.detach(), transposed).contiguous()
         copy = torch.ops.mkldnn._reorder_linear_weight(plain, 1)
-        _packed[weight] = Packed(copy, weight.data_ptr(), weight._version)
+        address, version = weight.data_ptr(), weight._version
+        _packed[weight] = Packed(copy, transposed, address, version, content_of(weight))
+
+
+def pack_again(weight: Tensor) -> None:
+    """Renew the packed copy of a weight, if it has one and its content is another."""
+    packed = _packed.get(weight)
+    if packed is not None and not (packed.is_of(weight) and packed.content == content_of(weight)):
+        del _packed[weight]
+        pack(weight, transposed=packed.transposed)
+
+
+def content_of(weight: Tensor) -> tuple[int, int]:
+    """Two numbers that tell a weight's content: torch does not count what `.data` writes.
+
+    The sums of its rows and of its columns, as integers, each weighed by its place.
+    """
+    bits = torch.atleast_2d(weight.detach()).flatten(1).contiguous()
+    is_even = bits.shape[1] * bits.element_size() % 8 == 0
+    bits = bits.view(torch.int64 if is_even else INTEGERS[bits.element_size()])
+    by_row, by_column = (_weighed(bits.sum(dim, dtype=torch.int64)) for dim in (1, 0))
+    return int(by_row), int(by_column)
+
+
+def _weighed(sums: Tensor) -> Tensor:
+    return (sums * torch.arange(1, len(sums) + 1, device=sums.device)).sum()
 
 
 def linear(

@@ -11,20 +11,28 @@ from torch.autograd import gradcheck
 from torch.autograd.graph import saved_tensors_hooks
 
 from asarm import attention
-from asarm.attention import LEVELS, Dropout, Geometry
+from asarm.attention import LEVELS, Dropout, Geometry, Sight
 
 BATCH, ROWS, SLOTS, LENGTH, HEADS, WIDTH = 2, 5, 4, 6, 3, 2
 SCALE = 0.7
 BLOCKS = [1, 2, 3, ROWS, 100]  # rows at once: some blocks see nothing, or are not full
+# whether the tensors of blocks are kept, or made in their turn
+KEPT = pytest.mark.parametrize("kept_entries", [0, 2**22])
 NAMES = ("query", "content_bias", "distance_bias", "keys", "values", "table")
 
 
 class Visible(NamedTuple):
-    """What a geometry is made of: distances and bool (B, N, S), how many distances there are."""
+    """What a geometry is made of, and what it says: distances and bool (B, N, S)."""
 
-    distance: torch.Tensor
-    is_hidden: torch.Tensor
-    num_distances: int
+    sight: Sight
+
+    @property
+    def distance(self):
+        return self.sight.distance(slice(None), slice(None))
+
+    @property
+    def is_hidden(self):
+        return self.sight.is_hidden(slice(None), slice(None))
 
     @property
     def sees_any(self):
@@ -54,19 +62,14 @@ def random_geometry(rng, rows, slots, length):
     )
     limits = torch.randint(1, slots + 1, (BATCH, rows), generator=rng)
     limits[0, -1] = 0
-    distance = positions[:, :, None] - slot_positions[:, None] + length - 1
-    return Visible(distance, torch.arange(slots) >= limits[:, :, None], 2 * length - 1)
-
-
-def whole_geometry(visible):
-    distance, is_hidden, num_distances = visible
-    return Geometry.whole(distance, is_hidden, visible.sees_any[..., None], num_distances)
+    ranks = torch.arange(slots)[None]
+    return Visible(Sight(positions, limits, slot_positions, ranks, 2 * length - 1))
 
 
 def attend(*inputs_and_visible, scale=SCALE, whole=False):
     """`attention.attend` of (*inputs, visible, dropout), in one block or in several."""
     *inputs, visible, dropout = inputs_and_visible
-    where = whole_geometry(visible) if whole else Geometry.cut(*visible[:2])
+    where = Geometry.whole(visible.sight) if whole else Geometry.cut(visible.sight)
     return attention.attend(*inputs, where, scale, dropout)
 
 
@@ -89,19 +92,21 @@ def kept_of(dropout, visible, seed):
     """What `attend` keeps when it is called after `seed`: drawn block by block."""
     torch.manual_seed(seed)
     kept = torch.zeros(BATCH, HEADS, ROWS, SLOTS, dtype=torch.bool)
-    for block in Geometry.cut(*visible[:2]).blocks:
+    for block in Geometry.cut(visible.sight).blocks:
         size = block.rows.stop - block.rows.start, block.slots.stop
         kept[:, :, block.rows, block.slots] = dropout.draw(torch.empty(BATCH, HEADS, *size))
     return kept
 
 
+@KEPT
 @pytest.mark.parametrize("rows_at_once", BLOCKS)
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("share", [0.0, 0.25])
 def test_attend_and_all_its_gradients_are_those_of_plain_autograd(
-    monkeypatch, share, seed, rows_at_once
+    monkeypatch, share, seed, rows_at_once, kept_entries
 ):
     monkeypatch.setitem(attention.ROWS_AT_ONCE, "cpu", rows_at_once)
+    monkeypatch.setattr(attention, "ENTRIES_KEPT", kept_entries)
     inputs, visible = problem(seed)
     dropout = Dropout(share)
     kept = kept_of(dropout, visible, seed) if share else None
@@ -122,13 +127,15 @@ def test_attend_and_all_its_gradients_are_those_of_plain_autograd(
         )
 
 
+@KEPT
 @pytest.mark.parametrize("rows_at_once", BLOCKS)
-def test_blocks_hold_every_row_once_and_all_that_it_sees(monkeypatch, rows_at_once):
+def test_blocks_hold_every_row_once_and_all_that_it_sees(monkeypatch, rows_at_once, kept_entries):
+    monkeypatch.setattr(attention, "ENTRIES_KEPT", kept_entries)
     monkeypatch.setitem(attention.ROWS_AT_ONCE, "cpu", rows_at_once)
     for seed in range(5):
-        _, (distance, is_hidden, _) = problem(seed)
-        rows = []
-        for block in Geometry.cut(distance, is_hidden).blocks:
+        _, visible = problem(seed)
+        distance, is_hidden, rows = visible.distance, visible.is_hidden, []
+        for block in Geometry.cut(visible.sight).blocks:
             rows += range(ROWS)[block.rows]
             index = block.distance + block.distances.start
             assert torch.equal(index[:, 0], distance[:, block.rows, block.slots])
@@ -170,7 +177,8 @@ def test_rows_that_see_nothing_give_zeros_and_no_gradient(share):
 
 def test_hidden_slots_reach_no_row_and_get_no_gradient():
     inputs, visible = problem()
-    visible = visible._replace(is_hidden=visible.is_hidden | (torch.arange(SLOTS) == SLOTS - 2))
+    unseen = visible.sight.slot_ranks.masked_fill(torch.arange(SLOTS) == SLOTS - 2, 10**6)
+    visible = Visible(visible.sight._replace(slot_ranks=unseen))
     found = attend(*inputs, visible, Dropout(0.0))
     gradients = torch.autograd.grad(found.pow(2).sum(), inputs)
     for name, gradient in zip(NAMES, gradients, strict=True):
@@ -242,7 +250,7 @@ def test_one_tensor_of_the_size_of_the_scores_is_kept(monkeypatch, share):
     rows, slots = 40, 30
     inputs, visible = problem(rows=rows, slots=slots, length=32, dtype=torch.float32)
     limits = torch.arange(rows).clamp(max=slots).expand(BATCH, -1)
-    visible = visible._replace(is_hidden=torch.arange(slots) >= limits[:, :, None])
+    visible = Visible(visible.sight._replace(limits=limits))
     saved = []
     with saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
         attend(*inputs, visible, Dropout(share))
@@ -251,13 +259,16 @@ def test_one_tensor_of_the_size_of_the_scores_is_kept(monkeypatch, share):
     assert sum(t.numel() for t in saved) == scores + shared
 
 
+@KEPT
 @pytest.mark.parametrize("rows_at_once", BLOCKS)
-def test_geometry_of_queries_is_that_of_the_last_rows(monkeypatch, rows_at_once):
+def test_geometry_of_queries_is_that_of_the_last_rows(monkeypatch, rows_at_once, kept_entries):
+    monkeypatch.setattr(attention, "ENTRIES_KEPT", kept_entries)
     monkeypatch.setitem(attention.ROWS_AT_ONCE, "cpu", rows_at_once)
     inputs, visible = problem()
     found = attend(*inputs, visible, Dropout(0.0))[:, 2:]
     queries = [x[:, 2:] if i < 1 else x for i, x in enumerate(inputs)]
-    for where in (Geometry.cut(*visible[:2]), whole_geometry(visible)):
+    whole = [Geometry.whole(visible.sight, size) for size in (None, rows_at_once)]
+    for where in (Geometry.cut(visible.sight), *whole):
         other = attention.attend(*queries, where.of_queries(2), SCALE, Dropout(0.0))
         torch.testing.assert_close(other, found)
 

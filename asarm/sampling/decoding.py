@@ -146,7 +146,7 @@ class Decoding:
 
     def most(self, count: Tensor, bound: int) -> int:
         """The largest of count (B,), or its bound in every round of a static decoding."""
-        return min(bound, self.most_targets + 1) if self.is_static else int(count.max())
+        return bound if self.is_static else int(count.max())
 
     def drop_finished(self) -> bool:
         """Have finished sequences leave, where they are enough; `restore` brings them back."""

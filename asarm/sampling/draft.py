@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from asarm.draft_head import DraftHead, Seen, neighbours_of
-from asarm.products import linear, pack
+from asarm.products import content_of, linear, pack
 from asarm.sampling.decoding import Decoding
 from asarm.sampling.randomness import Purpose
 from asarm.sampling.verify import Drafts
@@ -147,8 +147,8 @@ def head_draft(model: Any) -> HeadDraft:
     """The draft of a model that has a head; what it needs is made once for the same weights."""
     head = model.draft_head
     embedding, output = model.get_input_embeddings().weight, model.get_output_embeddings().weight
-    weights = (embedding, output, *head.parameters())
-    state = [(weight.data_ptr(), weight._version) for weight in weights]
+    weights = {id(weight): weight for weight in (embedding, output, *head.parameters())}
+    state = [(weight.device, weight.dtype, *content_of(weight)) for weight in weights.values()]
     made = getattr(head, "made", None)
     if made is None or made[0] != state:
         with torch.no_grad():

@@ -54,5 +54,5 @@ class AutoLength:
         self.most, self.best = int(best.max()), best.to(device)
 
     def __call__(self, decoding: Decoding) -> Tensor:
-        stood, fell = decoding.accepted + PRIOR[0], decoding.rejected + PRIOR[1]
+        stood, fell = decoding.accepted.float() + PRIOR[0], decoding.rejected.float() + PRIOR[1]
         return self.best[(stood / (stood + fell) * (GRID - 1)).round().long()]
