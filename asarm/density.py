@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from asarm.inputs import answering, checked_inputs
-from asarm.law import Allowed, Law
+from asarm.distribution import Allowed, Distribution
 from asarm.order import Order
 from asarm.rows import Backbone, ContentRows, QueryRows
 
@@ -71,14 +71,14 @@ def log_prob(
         ValueError: ids outside the vocabulary, `<mask>` in a prompt, or weights that give NaN.
     """
     ids, order = checked_inputs(model, input_ids, order, reads_targets=True, allowed=allowed)
-    law = Law(model.mask_token_id, temperature)
+    law = Distribution(model.mask_token_id, temperature)
     allowed = allowed and allowed.to(model.device)
     with answering(model):
         return joint_log_probs(model, ids, order, law, allowed)
 
 
 def joint_log_probs(
-    model: Backbone, input_ids: Tensor, order: Order, law: Law, allowed: Allowed | None = None
+    model: Backbone, input_ids: Tensor, order: Order, law: Distribution, allowed: Allowed | None = None
 ) -> Tensor:
     """`log_prob` of checked input under any law, (B, L)."""
     content, query = joint_rows(input_ids, order)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from asarm.checks import described
-from asarm.law import Allowed
+from asarm.distribution import Allowed
 from asarm.order import Order
 from asarm.rows import Backbone
 

@@ -11,9 +11,9 @@ from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
-from asarm.draft_head import CONFIG as CONFIG_OF_HEAD
-from asarm.draft_head import WEIGHTS as WEIGHTS_OF_HEAD
-from asarm.draft_head import load_draft_head
+from asarm.drafting.head import CONFIG as CONFIG_OF_HEAD
+from asarm.drafting.head import WEIGHTS as WEIGHTS_OF_HEAD
+from asarm.drafting.head import load_draft_head
 from asarm.model import XLNET_VOCAB_SIZE, AnySubsetTransformer, without_progress_bar
 
 DEMO = Path(__file__).parent / "demo"

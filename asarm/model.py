@@ -24,7 +24,7 @@ from transformers.activations import ACT2FN
 from transformers.utils import logging
 
 from asarm.attention import ROWS_AT_ONCE, Dropout, Geometry, Sight, attend, round_share
-from asarm.draft_head import DraftHead, fingerprint, remove_draft_head, save_draft_head
+from asarm.drafting.head import DraftHead, fingerprint, remove_draft_head, save_draft_head
 from asarm.products import linear, linear_after, pack, pack_again
 from asarm.rows import ContentRows, QueryRows
 

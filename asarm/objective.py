@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from asarm.density import chunks, joint_rows, target_ranks
-from asarm.law import Law
+from asarm.distribution import Distribution
 from asarm.order import Order
 from asarm.products import columns, linear
 from asarm.rows import ContentRows, QueryRows
@@ -128,7 +128,7 @@ def _loss_of_rows(
     weights = (scale / (order.num_targets * len(order)))[:, None].expand_as(is_row)[is_row]
     head = model.get_output_embeddings()
     return HeadCrossEntropy.apply(
-        hidden[is_row], head.weight, head.bias, tokens, weights, Law(model.mask_token_id)
+        hidden[is_row], head.weight, head.bias, tokens, weights, Distribution(model.mask_token_id)
     )
 
 
@@ -141,7 +141,7 @@ class HeadCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, hidden: Tensor, weight: Tensor, bias: Tensor, tokens: Tensor, weights: Tensor, law: Law
+        ctx, hidden: Tensor, weight: Tensor, bias: Tensor, tokens: Tensor, weights: Tensor, law: Distribution
     ) -> Tensor:
         device = hidden.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None

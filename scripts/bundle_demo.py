@@ -61,7 +61,7 @@ def bundle_head(model: Any, evaluations: Any, folder: Path) -> None:
     """The head of a model that is in the folder already, and a paragraph of its card."""
     import torch
 
-    from asarm.draft_head import save_draft_head
+    from asarm.drafting.head import save_draft_head
 
     head = model.draft_head
     size = sum(weight.numel() for weight in head.parameters())

@@ -8,16 +8,16 @@ from hypothesis import strategies as st
 
 from asarm import sample
 from asarm.sampling.verify import (
-    BlockCoupling,
+    BlockVerifier,
     Drafts,
-    RejectionCoupling,
+    RejectionVerifier,
     block_keep_probs,
     prefix_weights,
     probs_of,
 )
 
 VOCAB = 3
-COUPLINGS = [RejectionCoupling, BlockCoupling]
+COUPLINGS = [RejectionVerifier, BlockVerifier]
 
 
 class Told:
@@ -74,7 +74,7 @@ class Block:
     def verify(self, coupling, accepted):
         """Probability (R,) that so many drafts stand, and the law (R, V) of the token behind."""
         steps = torch.arange(self.size)
-        is_from_behind = coupling is BlockCoupling
+        is_from_behind = coupling is BlockVerifier
         told = Told(steps < (self.size - accepted if is_from_behind else accepted))
         start = torch.zeros(len(self.weight), dtype=torch.long)
         verdict = coupling(told).verify(self.drafts, self.target_probs, start, 0, start == 0)
@@ -82,7 +82,7 @@ class Block:
         return told.chance, told.law
 
     def output_law(self, coupling):
-        """Law (V, ..., V) of K + 1 tokens: the drafts that stand, the one behind, the target."""
+        """Distribution (V, ..., V) of K + 1 tokens: the drafts that stand, the one behind, the target."""
         found = torch.zeros([VOCAB] * (self.size + 1), dtype=torch.float64)
         for accepted in range(self.size + 1):
             chance, law = self.verify(coupling, accepted)
@@ -126,8 +126,8 @@ def test_what_is_kept_and_what_replaces_the_rest_are_the_target_law(coupling, bl
 
 @given(blocks)
 def test_a_block_keeps_no_fewer_drafts_than_one_after_the_other(block):
-    one_by_one = block.mean_accepted(RejectionCoupling)
-    assert block.mean_accepted(BlockCoupling) >= one_by_one - 1e-12
+    one_by_one = block.mean_accepted(RejectionVerifier)
+    assert block.mean_accepted(BlockVerifier) >= one_by_one - 1e-12
 
 
 @given(blocks)
@@ -136,7 +136,7 @@ def test_the_whole_block_stands_with_its_joint_ratio_cut_at_one_all_along(block)
     weight = torch.ones(len(own)).double()
     for ours, target in zip(own.T, theirs.T, strict=True):
         weight = (weight * target / ours).clamp(max=1)
-    chance, _ = block.verify(BlockCoupling, block.size)
+    chance, _ = block.verify(BlockVerifier, block.size)
     is_drawn = block.weight > 0
     torch.testing.assert_close(chance[is_drawn], weight[is_drawn])
 
@@ -144,15 +144,15 @@ def test_the_whole_block_stands_with_its_joint_ratio_cut_at_one_all_along(block)
 @given(st.integers(0, 10_000), st.sampled_from([0.0, 0.5]))
 def test_one_draft_is_verified_alike(seed, zeros):
     block = Block(1, seed, zeros=zeros)
-    assert block.mean_accepted(BlockCoupling) == pytest.approx(
-        block.mean_accepted(RejectionCoupling), abs=1e-12
+    assert block.mean_accepted(BlockVerifier) == pytest.approx(
+        block.mean_accepted(RejectionVerifier), abs=1e-12
     )
 
 
 @pytest.mark.parametrize("num_drafts", [2, 3])
 def test_more_drafts_stand_where_a_good_one_follows_a_bad_one(num_drafts):
     gains = [
-        block.mean_accepted(BlockCoupling) - block.mean_accepted(RejectionCoupling)
+        block.mean_accepted(BlockVerifier) - block.mean_accepted(RejectionVerifier)
         for block in (Block(num_drafts, seed) for seed in range(20))
     ]
     assert min(gains) >= -1e-12 and sum(gains) / len(gains) > 0.01
@@ -163,7 +163,7 @@ def test_drafts_of_the_target_law_all_stand(num_drafts, seed):
     block = Block(num_drafts, seed)
     laws = block.target_probs[:, :-1]
     block.drafts = Drafts(block.drafts.tokens, laws, block.drafts.count)
-    chance, _ = block.verify(BlockCoupling, num_drafts)
+    chance, _ = block.verify(BlockVerifier, num_drafts)
     torch.testing.assert_close(chance, torch.ones_like(chance))
 
 
@@ -174,7 +174,7 @@ def test_an_exact_first_draft_stands_whatever_follows(seed):
     laws = block.drafts.probs.clone()
     laws[:, 0] = block.target_probs[:, 0]
     block.drafts = Drafts(block.drafts.tokens, laws, block.drafts.count)
-    chance, _ = block.verify(BlockCoupling, 0)
+    chance, _ = block.verify(BlockVerifier, 0)
     can_be = probs_of(block.drafts, laws)[0][:, 0] > 0
     assert can_be.any() and not chance[can_be].any()
 
@@ -203,9 +203,9 @@ def test_slack_is_added_draft_by_draft_whatever_the_coupling(method, k):
     """A block has no ratio of its own to add it to."""
     ids, order = mixed_batch([20, 14], [2, 1], 60)
     model = small_model(std=0.3)
-    call = {"method": method, "k": k, "acceptance_slack": 0.2}
+    call = {"sampler": method, "k": k, "tolerance": 0.2}
     block, one_by_one = (
-        sample(model, ids, order, coupling=coupling, **call) for coupling in ("block", "rejection")
+        sample(model, ids, order, verifier=coupling, **call) for coupling in ("block", "rejection")
     )
     assert torch.equal(block.tokens, one_by_one.tokens)
     assert torch.equal(block.accepted, one_by_one.accepted)
@@ -215,10 +215,10 @@ def test_slack_is_added_draft_by_draft_whatever_the_coupling(method, k):
 def test_block_is_what_is_taken_where_nothing_is_said():
     ids, order = mixed_batch([20, 20, 20, 20], [2, 1, 3, 4], 60)
     model = small_model(std=0.3)
-    call = {"method": "onepass", "k": 4}
+    call = {"sampler": "onepass", "k": 4}
     plain = sample(model, ids, order, **call)
     block, one_by_one = (
-        sample(model, ids, order, coupling=coupling, **call) for coupling in ("block", "rejection")
+        sample(model, ids, order, verifier=coupling, **call) for coupling in ("block", "rejection")
     )
     assert torch.equal(plain.tokens, block.tokens)
     assert not torch.equal(block.tokens, one_by_one.tokens)

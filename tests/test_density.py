@@ -8,7 +8,7 @@ from fakes import mixed_batch, small_model
 
 from asarm import Order, density, log_prob, sample
 from asarm.density import joint_rows
-from asarm.law import Allowed
+from asarm.distribution import Allowed
 
 LOSSLESS = ("sequential", "assd", "ngram", "onepass")
 
@@ -99,7 +99,7 @@ def test_log_probs_of_a_sample_are_its_density(method, temperature):
     model = small_model()
     ids, order = mixed_batch([12, 7, 12], [3, 0, 11], 60)
     result = sample(
-        model, ids, order, method=method, k=3, temperature=temperature, draft_temperature=1.5
+        model, ids, order, sampler=method, k=3, temperature=temperature, draft_temperature=1.5
     )
     expected = log_prob(model, result.tokens, order, temperature=temperature)
     torch.testing.assert_close(result.log_probs, expected, atol=1e-10, rtol=0)
@@ -109,7 +109,7 @@ def test_log_probs_of_a_sample_are_its_density(method, temperature):
 def test_log_probs_of_parallel_are_the_density_in_the_order_asked_for(by):
     model = small_model()
     ids, order = mixed_batch([12, 7], [3, 0], 60)
-    result = sample(model, ids, order, method="parallel", steps=2, by=by)
+    result = sample(model, ids, order, sampler="parallel", steps=2, by=by)
     torch.testing.assert_close(result.log_probs, log_prob(model, result.tokens, order))
 
 
@@ -200,11 +200,11 @@ def test_samples_hold_what_is_allowed_and_their_density_is_that_law(method):
     model, (ids, order) = small_model(), mixed_batch([12, 7, 12], [3, 0, 11], 60)
     allowed = some_allowed(3, 12, 60, seed=1)
     options = {"steps": 3} if method == "parallel" else {"k": 3} if method != "sequential" else {}
-    result = sample(model, ids, order, method=method, allowed=allowed, temperature=0.7, **options)
+    result = sample(model, ids, order, sampler=method, allowed=allowed, temperature=0.7, **options)
     expected = log_prob(model, result.tokens, order, temperature=0.7, allowed=allowed)
     torch.testing.assert_close(result.log_probs, expected, atol=1e-10, rtol=0)
     assert expected.isfinite().all()
-    free = sample(model, ids, order, method=method, temperature=0.7, **options)
+    free = sample(model, ids, order, sampler=method, temperature=0.7, **options)
     assert log_prob(model, free.tokens, order, allowed=allowed).isinf().any()
 
 

@@ -52,8 +52,8 @@ def test_dropout_is_off_and_modes_are_left_as_they_were(method):
     model = in_training()
     before, exact = modes(model), small_model()
     assert same(
-        sample(model, IDS, ORDER, method=method, seed=1),
-        sample(exact, IDS, ORDER, method=method, seed=1),
+        sample(model, IDS, ORDER, sampler=method, seed=1),
+        sample(exact, IDS, ORDER, sampler=method, seed=1),
     )
     assert torch.equal(log_prob(model, IDS, ORDER), log_prob(exact, IDS, ORDER))
     assert modes(model) == before and before[""] and not before["transformer.layer.0.ff"]
@@ -103,15 +103,15 @@ def test_threads_that_share_a_model_in_train_mode():
 @METHODS
 def test_autocast_and_the_default_dtype_change_nothing(demo, text, method):
     model, (ids, order) = demo[0], text
-    expected = sample(model, ids, order, method=method), log_prob(model, ids, order)
+    expected = sample(model, ids, order, sampler=method), log_prob(model, ids, order)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = sample(model, ids, order, method=method), log_prob(model, ids, order)
+        found = sample(model, ids, order, sampler=method), log_prob(model, ids, order)
     assert same(found[0], expected[0]) and torch.equal(found[1], expected[1])
     for dtype in (torch.bfloat16, torch.float64):
         torch.set_default_dtype(dtype)
         try:
             fresh = load("demo")[0]
-            found = sample(fresh, ids, order, method=method), log_prob(fresh, ids, order)
+            found = sample(fresh, ids, order, sampler=method), log_prob(fresh, ids, order)
         finally:
             torch.set_default_dtype(torch.float32)
         assert same(found[0], expected[0]) and torch.equal(found[1], expected[1])
@@ -389,10 +389,10 @@ def test_rows_made_are_rows_counted(method, k, stride):
     options = {"stride": stride} if method == "onepass" else {}
     model = Counting(small_model())
     ids, order = mixed_batch([12], [4], 60)
-    found = sample(model, ids, order, method=method, k=k, draft="self", **options)
+    found = sample(model, ids, order, sampler=method, k=k, drafter="self", **options)
     assert model.rows == int(found.rows)
     if k not in (1, 3, "auto"):  # more than the targets are worth as much as the targets
-        enough = sample(small_model(), ids, order, method=method, k=8, draft="self", **options)
+        enough = sample(small_model(), ids, order, sampler=method, k=8, drafter="self", **options)
         assert int(found.rows) == int(enough.rows)
 
 
@@ -400,7 +400,7 @@ def test_rows_made_are_rows_counted(method, k, stride):
 @pytest.mark.parametrize("method", ["assd", "ngram", "onepass"])
 def test_large_k_gives_the_same_text(method, execution):
     model = small_model()
-    expected = sample(model, IDS, ORDER, method="sequential", coupling="gumbel")
-    options = {"method": method, "coupling": "gumbel", "execution": execution}
+    expected = sample(model, IDS, ORDER, sampler="sequential", verifier="gumbel")
+    options = {"sampler": method, "verifier": "gumbel", "execution": execution}
     found = sample(model, IDS, ORDER, k=10**12, **options)
     assert torch.equal(found.tokens, expected.tokens) and found.k == 10**12

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import XLNetLMHeadModel
 
 from asarm import Order, load, sample
-from asarm.draft_head import (
+from asarm.drafting.head import (
     CONFIG,
     WEIGHTS,
     DraftHead,
@@ -21,12 +21,12 @@ from asarm.draft_head import (
     fits,
     save_draft_head,
 )
-from asarm.law import Law
+from asarm.distribution import Distribution
 from asarm.loading import load_tokenizer
 from asarm.sampling.decoding import Decoding
 from asarm.sampling.draft import head_draft, neighbours, self_draft
 from asarm.sampling.randomness import HashedRandomness
-from asarm.sampling.verify import RejectionCoupling
+from asarm.sampling.verify import RejectionVerifier
 
 METHODS = [(method, k) for method in ("assd", "onepass") for k in (1, 2, 4)]
 COUPLINGS = ("block", "rejection", "gumbel")
@@ -65,8 +65,8 @@ def test_neighbours_are_known_by_the_row_by_the_head_or_not(data):
     rank = data.draw(st.integers(limit, length - 1))
     offsets = data.draw(st.lists(st.integers(-3, 3).filter(bool), min_size=1, max_size=4))
     ids = torch.randint(3, (1, size), generator=torch.Generator().manual_seed(limit))
-    law = Law(6)
-    coupling = RejectionCoupling(HashedRandomness(torch.tensor([0])))
+    law = Distribution(6)
+    coupling = RejectionVerifier(HashedRandomness(torch.tensor([0])))
     table = ConditionalTable(length=size)
     order = Order(torch.tensor([rows]), num_prompt, length)
     decoding = Decoding(table, ids, order, law, law, coupling)
@@ -108,10 +108,10 @@ def test_the_code_of_a_row_holds_what_the_head_alone_saw():
 @pytest.mark.parametrize(("method", "k"), METHODS)
 def test_a_new_head_drafts_as_the_rows_themselves(method, k, coupling):
     model, (ids, order) = small_model(seed=3), batch()
-    call = {"method": method, "k": k, "coupling": coupling, "seed": 5}
+    call = {"sampler": method, "k": k, "verifier": coupling, "seed": 5}
     plain = sample(model, ids, order, **call)
     model.set_draft_head(DraftHead(DraftHeadConfig(32, hidden=16, rank=6)).double())
-    with_head = sample(model, ids, order, draft="head", **call)
+    with_head = sample(model, ids, order, drafter="head", **call)
     for name in ("tokens", "nfe", "rows", "accepted"):
         assert torch.equal(getattr(plain, name), getattr(with_head, name)), name
 
@@ -128,7 +128,7 @@ def test_without_a_neighbour_that_it_alone_knows_nothing_is_corrected():
         is_target = torch.arange(24) % step == step - 1
         order = Order.from_mask(is_target if step > 1 else torch.arange(24) > 2)
         by_head, by_row = (
-            sample(model, ids, order, k=4, draft=name, trace=True) for name in ("head", "self")
+            sample(model, ids, order, k=4, drafter=name, trace=True) for name in ("head", "self")
         )
         assert (by_head.trace == by_row.trace) == is_same
 
@@ -145,9 +145,9 @@ def test_every_kind_of_order_is_drafted_for(kind):
     model, (ids, _) = headed(seed=2), mixed_batch([size], [1], 60)
     for num_prompt in (0, 1, 9):
         order = Order(rank[None], num_prompt)
-        expected = sample(model, ids, order, method="sequential", coupling="gumbel")
+        expected = sample(model, ids, order, sampler="sequential", verifier="gumbel")
         for method, k in METHODS:
-            found = sample(model, ids, order, method=method, k=k, coupling="gumbel")
+            found = sample(model, ids, order, sampler=method, k=k, verifier="gumbel")
             assert torch.equal(found.tokens, expected.tokens)
             assert (found.nfe <= order.num_targets).all()
 
@@ -159,7 +159,7 @@ def test_every_kind_of_order_is_drafted_for(kind):
 @pytest.mark.parametrize(("method", "k"), METHODS)
 def test_batch_mates_change_nothing(method, k, coupling):
     model, (ids, order) = headed(seed=3), batch()
-    call = {"method": method, "k": k, "coupling": coupling}
+    call = {"sampler": method, "k": k, "verifier": coupling}
     together = sample(model, ids, order, seed=7, **call)
     for b in range(len(ids)):
         alone = sample(model, ids[[b]], order[[b]], seed=7 + b, **call)
@@ -173,21 +173,21 @@ def test_batch_mates_change_nothing(method, k, coupling):
 
 
 def trace(model, **call):
-    return sample(model, *batch(), method="onepass", k=4, trace=True, **call).trace
+    return sample(model, *batch(), sampler="onepass", k=4, trace=True, **call).trace
 
 
 def test_the_head_drafts_where_there_is_one_and_self_ignores_it():
     model, bare = headed(seed=3), small_model(seed=3)
-    assert trace(model) == trace(model, draft="head") == trace(model, draft=head_draft(model))
-    assert trace(model, draft="self") == trace(bare) == trace(bare, draft=self_draft)
+    assert trace(model) == trace(model, drafter="head") == trace(model, drafter=head_draft(model))
+    assert trace(model, drafter="self") == trace(bare) == trace(bare, drafter=self_draft)
     assert trace(model) != trace(bare)
 
 
 def test_a_head_that_is_not_there_is_refused():
     with pytest.raises(ValueError, match="^draft is 'head', and the model has no draft head"):
-        sample(small_model(), *batch(), draft="head")
+        sample(small_model(), *batch(), drafter="head")
     with pytest.raises(ValueError, match="^draft is 'learned'; expected one of self, head$"):
-        sample(headed(), *batch(), draft="learned")
+        sample(headed(), *batch(), drafter="learned")
 
 
 def test_what_is_kept_of_a_head_follows_its_weights():
@@ -219,7 +219,7 @@ def test_the_head_goes_with_the_model(dtype):
     model, (ids, order) = headed(seed=3, std=0.3).to(dtype), batch()
     assert {weight.dtype for weight in model.draft_head.parameters()} == {dtype}
     for method, k in METHODS:
-        result = sample(model, ids, order, method=method, k=k, draft="head")
+        result = sample(model, ids, order, sampler=method, k=k, drafter="head")
         assert (result.nfe <= order.num_targets).all()
         assert result.log_probs.isfinite().all() and result.log_probs.dtype == torch.float32
     meta = deepcopy(model).to("meta")

@@ -9,11 +9,11 @@ from fakes import mixed_batch, small_model
 from asarm import sample, sampling
 from asarm.sampling import calibration
 from asarm.sampling.calibration import calibrate
-from asarm.sampling.costs import EVENNESS, GRID, MOST, Costs, best_lengths, time_per_token
+from asarm.sampling.cost import EVENNESS, GRID, MOST, Costs, best_lengths, time_per_token
 from asarm.sampling.draft_length import PRIOR, AutoLength
 
 DRAFTING = ("assd", "ngram", "onepass")
-PLAIN = Costs(call=1.0, row=0.03, draft=0.1)
+PLAIN = Costs(call=1.0, row=0.03, drafter=0.1)
 
 
 @pytest.mark.parametrize("method", DRAFTING)
@@ -40,7 +40,7 @@ def test_time_of_a_token_is_that_of_rounds_played_at_random(method, acceptance, 
         acceptance_of_round = torch.full((rounds, 1), acceptance)
     stand = torch.rand(rounds, drafts, generator=rng) < acceptance_of_round
     tokens = rounds + int(stand.long().cumprod(1).sum())
-    time = time_per_token(method, k, acceptance, Costs(call=1.0, row=0.0, draft=0.0))
+    time = time_per_token(method, k, acceptance, Costs(call=1.0, row=0.0, drafter=0.0))
     calls = 2 if method == "assd" and k > 1 else 1
     assert time == pytest.approx(calls * rounds / tokens, rel=0.02)
 
@@ -51,7 +51,7 @@ def test_rows_and_calls_of_a_round_are_those_of_the_sampler(method, k):
     model = small_model(std=0.0)
     ids, order = mixed_batch([90], [20], 60)
     stride = {"stride": 99} if method == "onepass" else {}
-    found = sample(model, ids, order, method=method, k=k, **stride)
+    found = sample(model, ids, order, sampler=method, k=k, **stride)
     assert torch.equal(found.accepted, found.drafted)
     ends = 6 * (k + 1) + 20  # the prompt's rows, and drafts that are missing at the ends
     for costs, counted in ((Costs(1.0, 0.0, 0.0), found.nfe), (Costs(1e-9, 1.0, 0.0), found.rows)):
@@ -81,7 +81,7 @@ def test_a_draft_is_rejected_at_most_once_a_round(method):
     decodings = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sampling, "_result", lambda decoding, **_: decodings.append(decoding))
-        sample(model, ids, order, method=method, k=4, trace=True)
+        sample(model, ids, order, sampler=method, k=4, trace=True)
     (decoding,) = decodings
     fell = [sum(not all(r.accepted) for r in rounds) for rounds in decoding.trace]
     assert decoding.rejected.tolist() == fell and sum(fell) > 3
@@ -105,7 +105,7 @@ def test_recorded_costs_decide_and_give_the_text_again():
 
 def test_calibration_finds_what_calls_rows_and_drafts_take(monkeypatch):
     """On a clock that knows nothing else."""
-    clock, true = [0.0], Costs(call=2.0, row=0.05, draft=0.3)
+    clock, true = [0.0], Costs(call=2.0, row=0.05, drafter=0.3)
 
     def counted(*arguments, **options):
         found = sample(*arguments, **options)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asarm import Order, load, log_prob, sample
-from asarm.law import Law
+from asarm.distribution import Distribution
 
 LOSSLESS = ("sequential", "assd", "ngram", "onepass")
 VOCAB = 7
@@ -29,7 +29,7 @@ class Tied(ConditionalTable):
 def test_top_k_keeps_exactly_k_tokens(scores, top_k, dtype):
     logits = torch.tensor(scores).to(dtype)
     best = sorted(range(VOCAB), key=lambda token: (-scores[token], token))[:top_k]
-    law = Law(VOCAB, top_k=top_k).probs(logits.clone())
+    law = Distribution(VOCAB, top_k=top_k).probs(logits.clone())
     assert set(law.nonzero()[:, 0].tolist()) == set(best)
     torch.testing.assert_close(law.sum(), torch.ones_like(law.sum()))
 
@@ -38,7 +38,7 @@ def test_top_k_keeps_exactly_k_tokens(scores, top_k, dtype):
 def test_temperature_0_is_the_first_of_the_best_tokens(scores, others):
     logits = torch.tensor(scores, dtype=torch.float64)
     best = max(range(VOCAB), key=lambda token: (scores[token], -token))
-    law = Law(VOCAB, temperature=0, **others)
+    law = Distribution(VOCAB, temperature=0, **others)
     assert law.probs(logits.clone()).tolist() == [float(t == best) for t in range(VOCAB)]
     assert law.log_probs(logits.clone())[best] == 0
 
@@ -48,14 +48,14 @@ def test_temperature_0_is_the_first_of_the_best_tokens(scores, others):
 def test_extreme_temperatures_are_distributions(temperature, dtype):
     logits = torch.tensor([30.0, -20.0, 30.0, 5.0, -1.0], dtype=dtype)
     is_allowed = torch.tensor([False, True, False, True, True])
-    law = Law(3, temperature).probs(logits, is_allowed)
+    law = Distribution(3, temperature).probs(logits, is_allowed)
     expected = [0, 0.5, 0, 0, 0.5] if temperature > 1 else [0, 0, 0, 0, 1]
     torch.testing.assert_close(law, torch.tensor(expected, dtype=dtype))
 
 
 @pytest.mark.parametrize("logits", [[float("nan"), 1.0], [float("-inf")] * 2, [float("inf"), 0.0]])
 def test_what_is_no_distribution_is_no_choice_either(logits):
-    assert Law(9, temperature=0).probs(torch.tensor(logits)).isnan().all()
+    assert Distribution(9, temperature=0).probs(torch.tensor(logits)).isnan().all()
 
 
 @pytest.mark.parametrize("coupling", ["block", "rejection", "gumbel"])
@@ -72,7 +72,7 @@ def test_every_sampler_gives_the_greedy_text_for_every_seed(method, options, cou
     drafting = {} if method == "sequential" else {"k": 3}
     for seed in range(20):
         found = sample(
-            model, ids, order, method=method, seed=seed, coupling=coupling, **options, **drafting
+            model, ids, order, sampler=method, seed=seed, verifier=coupling, **options, **drafting
         )
         assert found.tokens.tolist() == [greedy] and found.lossless
         assert found.log_probs.tolist() == [[0.0] * 6]
@@ -87,7 +87,7 @@ def test_greedy_text_in_bfloat16_does_not_change_with_the_seed(options):
     )
     ids = torch.tensor([tokenizer(text)["input_ids"]] * 30)
     order = Order.random_split(ids.shape[1], 0.3, seed=1)[[0] * len(ids)]
-    found = sample(model, ids, order, method="sequential", seed=0, **options)
+    found = sample(model, ids, order, sampler="sequential", seed=0, **options)
     assert (found.tokens == found.tokens[0]).all()
 
 
@@ -106,9 +106,9 @@ def test_greedy_log_densities():
 def test_extreme_drafts_leave_the_text_of_greedy_decoding(draft_temperature):
     model = small_model()
     ids, order = mixed_batch([12], [3], model.vocab_size)
-    plain = sample(model, ids, order, method="sequential", temperature=0)
+    plain = sample(model, ids, order, sampler="sequential", temperature=0)
     for method in ("assd", "onepass"):
         found = sample(
-            model, ids, order, method=method, temperature=0, draft_temperature=draft_temperature
+            model, ids, order, sampler=method, temperature=0, draft_temperature=draft_temperature
         )
         assert torch.equal(found.tokens, plain.tokens)

@@ -12,8 +12,8 @@ from transformers import XLNetConfig
 from asarm import AnySubsetTransformer, Order, load, sample
 from asarm.corpus import held_out_documents
 from asarm.density import joint_rows
-from asarm.draft_head import DraftHead, DraftHeadConfig
-from asarm.law import Allowed, Law
+from asarm.drafting.head import DraftHead, DraftHeadConfig
+from asarm.distribution import Allowed, Distribution
 from asarm.loading import DEMO
 from asarm.sampling.randomness import HashedRandomness, Purpose
 from asarm.text import encode
@@ -61,19 +61,19 @@ def demo_with_a_head():
 @cache
 def expected(problem):
     model, ids, order = problem()
-    return sample(model, ids, order, method="sequential", coupling="gumbel", seed=7).tokens
+    return sample(model, ids, order, sampler="sequential", verifier="gumbel", seed=7).tokens
 
 
 def same_text(problem, method, k):
     """The batch of 8, and two of its sequences alone; at least 20% of the drafts were rejected."""
     model, ids, order = problem()
-    result = sample(model, ids, order, method=method, k=k, coupling="gumbel", seed=7)
+    result = sample(model, ids, order, sampler=method, k=k, verifier="gumbel", seed=7)
     assert torch.equal(result.tokens, expected(problem))
     if result.drafted.sum():
         assert result.accepted.sum() <= 0.8 * result.drafted.sum()
     for b in (1, 3):
         alone = sample(
-            model, ids[[b]], order[[b]], method=method, k=k, coupling="gumbel", seed=7 + b
+            model, ids[[b]], order[[b]], sampler=method, k=k, verifier="gumbel", seed=7 + b
         )
         assert torch.equal(alone.tokens[0], expected(problem)[b])
 
@@ -115,9 +115,9 @@ def few_allowed():
 @pytest.mark.parametrize(("method", "k"), [("sequential", None), *METHODS])
 def test_same_text_from_allowed_tokens(method, k):
     model, ids, order = small()
-    call = {"coupling": "gumbel", "allowed": few_allowed()}
-    expected = sample(model, ids, order, method="sequential", seed=7, **call)
-    result = sample(model, ids, order, method=method, k=k, seed=7, **call)
+    call = {"verifier": "gumbel", "allowed": few_allowed()}
+    expected = sample(model, ids, order, sampler="sequential", seed=7, **call)
+    result = sample(model, ids, order, sampler=method, k=k, seed=7, **call)
     assert torch.equal(result.tokens, expected.tokens)
     is_allowed = few_allowed().at(torch.arange(24).expand(8, -1))  # (B, L, V)
     assert is_allowed.gather(2, result.tokens[..., None])[..., 0][order.is_target].all()
@@ -140,9 +140,9 @@ def base_model():
 
 def test_same_text_from_a_base_size_model_in_float32_but_for_ties(base_model):
     ids, order = mixed_batch([24, 20], [15, 10], 32000)
-    tokens = sample(base_model, ids, order, method="sequential", coupling="gumbel").tokens
+    tokens = sample(base_model, ids, order, sampler="sequential", verifier="gumbel").tokens
     for method, k in [("assd", 5), ("ngram", 5), ("onepass", 2), ("onepass", 5)]:
-        result = sample(base_model, ids, order, method=method, k=k, coupling="gumbel")
+        result = sample(base_model, ids, order, sampler=method, k=k, verifier="gumbel")
         assert result.accepted.sum() <= 0.8 * result.drafted.sum()
         for b in range(2):
             differs = (result.tokens[b] != tokens[b])[order.order[b]].nonzero()
@@ -155,7 +155,7 @@ def lead(model, tokens, order, b, rank):
     """By how much the best token of a rank wins: largest minus second largest log p + G."""
     content, query = joint_rows(tokens, order)
     hidden = model(content, query)[b, rank - int(order.num_prompt[b])]
-    log_probs = Law(model.mask_token_id).log_probs(model.logits(hidden))
+    log_probs = Distribution(model.mask_token_id).log_probs(model.logits(hidden))
     gumbel = HashedRandomness(torch.tensor([b])).gumbel(torch.tensor([[rank]]), len(log_probs))
     best = (log_probs + gumbel[0, 0]).topk(2).values
     return float(best[0] - best[1])
@@ -258,6 +258,6 @@ def test_numbers_depend_on_nothing_but_their_key():
 def test_the_seed_of_a_sequence_decides():
     model, ids, order = small()
     ids, order = ids[[0, 0, 0]], Order(order.order[[0, 0, 0]], 1)
-    one = sample(model, ids, order, coupling="gumbel", seed=[11, 12, 11]).tokens
+    one = sample(model, ids, order, verifier="gumbel", seed=[11, 12, 11]).tokens
     assert torch.equal(one[0], one[2])
     assert not torch.equal(one[0], one[1])

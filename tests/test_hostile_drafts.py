@@ -68,9 +68,9 @@ WRONG = {
 def test_what_is_no_distribution_is_refused(method, coupling, twist, execution):
     model = small_model()
     ids, order = mixed_batch([12, 9], [3, 2], model.vocab_size)
-    options = {"method": method, "coupling": coupling, "k": 3, "execution": execution}
+    options = {"sampler": method, "verifier": coupling, "k": 3, "execution": execution}
     with pytest.raises(ValueError, match="drafts come with probabilities .* check the drafter"):
-        sample(model, ids, order, draft=twisted(twist), **options)
+        sample(model, ids, order, drafter=twisted(twist), **options)
 
 
 @METHODS
@@ -86,7 +86,7 @@ def test_other_shapes_are_refused(method, twist):
     model = small_model()
     ids, order = mixed_batch([12, 9], [3, 2], model.vocab_size)
     with pytest.raises(ValueError, match="the drafter gives"):
-        sample(model, ids, order, method=method, k=3, draft=twisted(twist))
+        sample(model, ids, order, sampler=method, k=3, drafter=twisted(twist))
 
 
 @METHODS
@@ -95,9 +95,9 @@ def test_other_shapes_are_refused(method, twist):
 def test_what_is_not_normalised_is(method, coupling, factor):
     model = small_model()
     ids, order = mixed_batch([12, 9], [3, 2], model.vocab_size)
-    options = {"method": method, "coupling": coupling, "k": 3, "seed": 5}
+    options = {"sampler": method, "verifier": coupling, "k": 3, "seed": 5}
     draft = twisted(with_probs(lambda probs, tokens: probs.mul_(factor)))
-    found, plain = (sample(model, ids, order, draft=d, **options) for d in (draft, "self"))
+    found, plain = (sample(model, ids, order, drafter=d, **options) for d in (draft, "self"))
     assert torch.equal(found.tokens, plain.tokens)
     assert torch.equal(found.accepted, plain.accepted)
 
@@ -113,7 +113,7 @@ def test_fewer_drafts_than_asked_and_dtypes_of_their_own_are_lawful(method):
     positions, num_prompt, length = ORDERS["ascending"]
     order = Order(torch.tensor([positions]), num_prompt, length)
     expected = output_law(model, order, "sequential")
-    call = {"k": 3, "draft": CheckedDraft(twisted(fewer))}
+    call = {"k": 3, "drafter": CheckedDraft(twisted(fewer))}
     found = output_law(model, order, method, call=call)
     assert set(found) == set(expected)
     assert all(abs(found[text] - expected[text]) < 1e-6 for text in expected)
@@ -132,4 +132,4 @@ def test_a_head_that_gives_no_numbers_is_refused(method, value):
     )
     order = Order.random_split(ids.shape[1], 0.2, seed=0)
     with pytest.raises(ValueError, match="drafts come with probabilities .* check the drafter"):
-        sample(model, ids, order, method=method, k=4)
+        sample(model, ids, order, sampler=method, k=4)

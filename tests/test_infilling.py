@@ -19,7 +19,7 @@ from asarm.infilling import Candidate, Score, infill, reference_lengths, score
 from asarm.infilling.fill import ranked
 from asarm.infilling.prior import length_prior
 from asarm.infilling.template import Template, split_at_marker
-from asarm.law import Law
+from asarm.distribution import Distribution
 from asarm.loading import load, load_tokenizer
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -236,7 +236,7 @@ def test_scores_of_one_token_fillings_are_parts_of_one_law():
     ids = torch.tensor([[*before, 0]])
     content, query = joint_rows(ids, Order.left_to_right(len(before) + 1, len(before)))
     logits = model.logits(model(content, query))[0, 0]
-    law = Law(model.mask_token_id).probs(logits)
+    law = Distribution(model.mask_token_id).probs(logits)
     pieces = {i: TOKENIZER.decode([i]) for i in range(9, 8192, 37)}
     choices = {i: piece for i, piece in pieces.items() if "\ufffd" not in piece}
     found = score(model, TOKENIZER, "It was___", list(choices.values()), batch_size=64)

@@ -134,26 +134,26 @@ def test_shape_and_dtype_of_ids(model, ids, says):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"method": "ancestral"}, "'ancestral'.*sequential, assd, ngram, onepass, parallel"),
+        ({"sampler": "ancestral"}, "'ancestral'.*sequential, assd, ngram, onepass, parallel"),
         ({"k": 0}, "k is 0.*at least 1"),
         ({"k": -3}, "k is -3.*at least 1"),
         ({"k": "best"}, "k is 'best'.*'auto'"),
         ({"k": 2.5}, "k is 2.5.*at least 1"),
         ({"stride": 0}, "stride is 0.*at least 1"),
-        ({"method": "assd", "stride": 2}, "stride is 2 with method 'assd'.*'onepass' only"),
+        ({"sampler": "assd", "stride": 2}, "stride is 2 with sampler 'assd'.*'onepass' only"),
         ({"temperature": -1.0}, "temperature is -1.0.*above 0, or 0 for greedy"),
         ({"temperature": float("nan")}, "temperature is nan.*above 0"),
         ({"temperature": float("inf")}, "temperature is inf.*finite"),
         ({"temperature": "hot"}, "temperature is 'hot'.*finite number"),
         ({"draft_temperature": -1.0}, "draft_temperature is -1.0.*above 0"),
         ({"draft_temperature": float("inf")}, "draft_temperature is inf.*finite"),
-        ({"acceptance_slack": float("nan")}, "acceptance_slack is nan.*finite number from 0"),
-        ({"acceptance_slack": float("inf")}, "acceptance_slack is inf.*finite number from 0"),
+        ({"tolerance": float("nan")}, "tolerance is nan.*finite number from 0"),
+        ({"tolerance": float("inf")}, "tolerance is inf.*finite number from 0"),
         ({"top_k": 1.5}, "top_k is 1.5.*whole number"),
         ({"top_p": float("nan")}, "top_p is nan.*at most 1"),
         ({"k": True}, "k is True.*at least 1"),
         ({"stride": "wide"}, "stride is 'wide'.*at least 1"),
-        ({"method": "parallel", "steps": 2.5}, "steps is 2.5.*at least 1"),
+        ({"sampler": "parallel", "steps": 2.5}, "steps is 2.5.*at least 1"),
         ({"seed": None}, "seed is None.*whole number"),
         ({"seed": 1.5}, "seed is 1.5.*whole number"),
         ({"seed": [1, None]}, r"seed is \[1, None\].*whole number"),
@@ -161,15 +161,15 @@ def test_shape_and_dtype_of_ids(model, ids, says):
         ({"top_p": 0.0}, "top_p is 0.0.*above 0 and at most 1"),
         ({"top_p": 1.01}, "top_p is 1.01.*above 0 and at most 1"),
         ({"top_p": -0.2}, "top_p is -0.2.*above 0 and at most 1"),
-        ({"coupling": "maximal"}, "'maximal'.*rejection, gumbel"),
-        ({"method": "parallel"}, "steps is None.*at least 1"),
-        ({"method": "parallel", "steps": 0}, "steps is 0.*at least 1"),
-        ({"method": "parallel", "steps": 2, "by": "luck"}, "'luck'.*order, confidence"),
+        ({"verifier": "maximal"}, "'maximal'.*rejection, gumbel"),
+        ({"sampler": "parallel"}, "steps is None.*at least 1"),
+        ({"sampler": "parallel", "steps": 0}, "steps is 0.*at least 1"),
+        ({"sampler": "parallel", "steps": 2, "by": "luck"}, "'luck'.*order, confidence"),
         ({"steps": 2}, "steps is 2.*only method 'parallel'"),
-        ({"acceptance_slack": -0.1}, "acceptance_slack is -0.1.*number from 0"),
+        ({"tolerance": -0.1}, "tolerance is -0.1.*number from 0"),
         (
-            {"acceptance_slack": 0.1, "coupling": "gumbel"},
-            "acceptance_slack is 0.1.*0 with coupling 'gumbel'",
+            {"tolerance": 0.1, "verifier": "gumbel"},
+            "tolerance is 0.1.*0 with coupling 'gumbel'",
         ),
         ({"seed": [1, 2, 3]}, "seed holds 3 values.*2"),
     ],
@@ -193,7 +193,7 @@ def test_nan_weights(method, coupling):
     broken.transformer.layer[1].ff.layer_1.weight.data[3, 4] = torch.nan
     steps = 2 if method == "parallel" else None
     refused(
-        lambda: sample(broken, IDS, SPLIT, method=method, coupling=coupling, steps=steps),
+        lambda: sample(broken, IDS, SPLIT, sampler=method, verifier=coupling, steps=steps),
         "gives NaN.*check its weights",
     )
     refused(lambda: log_prob(broken, IDS, SPLIT), "gives NaN.*check its weights")
@@ -202,7 +202,7 @@ def test_nan_weights(method, coupling):
 @pytest.mark.parametrize("method", ["sequential", "assd", "ngram", "onepass", "parallel"])
 def test_empty_prompt_and_all_positions_targets_are_valid(model, method):
     order = Order.from_mask(torch.ones(2, 4))
-    result = sample(model, IDS, order, method=method, steps=2 if method == "parallel" else None)
+    result = sample(model, IDS, order, sampler=method, steps=2 if method == "parallel" else None)
     assert result.log_probs.isfinite().all() and (result.log_probs < 0).all()
     assert log_prob(model, IDS, order).isfinite().all()
 
@@ -210,7 +210,7 @@ def test_empty_prompt_and_all_positions_targets_are_valid(model, method):
 @pytest.mark.parametrize("method", ["sequential", "assd", "ngram", "onepass"])
 def test_one_position_and_more_drafts_than_targets_are_valid(model, method):
     k = None if method == "sequential" else 9
-    result = sample(model, IDS[:, :1], Order(torch.zeros(2, 1).long(), 0), method=method, k=k)
+    result = sample(model, IDS[:, :1], Order(torch.zeros(2, 1).long(), 0), sampler=method, k=k)
     assert result.nfe.tolist() == [1, 1]
 
 

@@ -11,15 +11,16 @@ from fakes import ConditionalTable, randomize, small_model
 
 from asarm import Order
 from asarm.density import joint_log_probs
-from asarm.draft_head import DraftHead, DraftHeadConfig, Seen
-from asarm.law import Allowed, Law
+from asarm.drafting.head import DraftHead, DraftHeadConfig, Seen
+from asarm.distribution import Allowed, Distribution
 from asarm.sampling import decode
-from asarm.sampling.costs import GRID, Costs
+from asarm.sampling.cost import GRID, Costs
 from asarm.sampling.decoding import Decoding
 from asarm.sampling.draft import head_draft, neighbours
 from asarm.sampling.draft_length import AutoLength
 from asarm.sampling.randomness import Purpose
-from asarm.sampling.verify import BlockCoupling, Drafts, RejectionCoupling
+from asarm.drafting.drafters import Drafts
+from asarm.sampling.verify import BlockVerifier, RejectionVerifier
 
 LENGTH = 6
 IDS = torch.tensor([[2, 0, 1, 1, 2, 0]])  # what is given where a position is prompt
@@ -46,7 +47,7 @@ FAKES = {
     "no mask": ConditionalTable(length=LENGTH),
     "mask inside": ConditionalTable(length=LENGTH, vocab_size=4, mask_token_id=3, seed=1),
 }
-COUPLINGS = pytest.mark.parametrize("coupling", [RejectionCoupling, BlockCoupling])
+COUPLINGS = pytest.mark.parametrize("coupling", [RejectionVerifier, BlockVerifier])
 KINDS = [0, 1, 1, 0, 2, 2]  # of the positions; what is given at position 2 is not of its kind
 KEPT = [{0, 1, 2, 3}, {0, 2}, {1, 3}]  # the tokens of each kind, 3 being <mask> or beyond
 
@@ -112,7 +113,7 @@ def output_law(
     order,
     method,
     *,
-    coupling=BlockCoupling,
+    verifier=BlockVerifier,
     slack=0.0,
     restricted=False,
     draft_temperature=None,
@@ -120,12 +121,12 @@ def output_law(
     **law,
 ):
     """Probability of every text that a sampler can give, over all its paths: rows of a batch."""
-    law = Law(model.mask_token_id, **law)
+    law = Distribution(model.mask_token_id, **law)
     draft_law = replace(law, temperature=draft_temperature or law.temperature)
     probability, scripts = Counter(), [[]]
     while scripts:
         randomness = EnumeratingRandomness(scripts)
-        verifying = RejectionCoupling(randomness, slack) if slack else coupling(randomness)
+        verifying = RejectionVerifier(randomness, slack) if slack else coupling(randomness)
         ids, orders = IDS.expand(len(scripts), -1), order[[0] * len(scripts)]
         allowed = allowed_tokens(model, len(ids)) if restricted else None
         decoding = Decoding(model, ids, orders, law, draft_law, verifying, allowed=allowed)
@@ -191,13 +192,13 @@ def error(
     targets=4,
     slack=0.0,
     restricted=False,
-    coupling=BlockCoupling,
+    verifier=BlockVerifier,
     **call,
 ):
     """How far the law of a sampler is from the sequential joint, at the worst text."""
     expected = expected_law(fake, order, options, targets, restricted)
     asked = make_order(order, targets)
-    how = {"slack": slack, "restricted": restricted, "coupling": coupling, "call": call}
+    how = {"slack": slack, "restricted": restricted, "verifier": coupling, "call": call}
     found = output_law(FAKES[fake], asked, method, **how, **OPTIONS[options])
     assert sum(expected.values()) == pytest.approx(1, abs=1e-9)
     assert sum(found.values()) == pytest.approx(1, abs=1e-9)
@@ -239,7 +240,7 @@ def test_parallel_has_this_law_only_with_a_call_for_every_target():
     assert error("no mask", "permuted", "plain", "parallel", steps=2, by="order") > 0.01
 
 
-def test_acceptance_slack_loses_this_law():
+def test_tolerance_loses_this_law():
     assert error("no mask", "permuted", "plain", "assd", k=2, slack=0.3) > 0.001
 
 
@@ -313,7 +314,7 @@ class Capricious(AutoLength):
 def test_as_many_drafts_as_earlier_ones_suggest(method, order, options, coupling, monkeypatch):
     """The number of drafts follows from the fate of earlier ones, and changes no law."""
     length = Capricious()
-    found = error("no mask", order, options, method, k=length, stride=9, coupling=coupling)
+    found = error("no mask", order, options, method, k=length, stride=9, verifier=coupling)
     assert found < 1e-9
     assert len(length.lengths) > 1
 
@@ -393,14 +394,14 @@ TWISTS = {
 @pytest.mark.parametrize(("method", "k"), DRAFTING)
 def test_dependent_drafts(method, k, options, coupling):
     """Four targets, and three where three drafts may take every filter's outcomes."""
-    how = {"targets": 3 if k == 3 else 4, "coupling": coupling, "draft": TableDraft()}
+    how = {"targets": 3 if k == 3 else 4, "verifier": coupling, "drafter": TableDraft()}
     assert error("no mask", "permuted", options, method, k=k, **how) < 1e-9
 
 
 @COUPLINGS
 @pytest.mark.parametrize(("k", "stride"), [(2, 2), (2, 9)])
 def test_dependent_drafts_of_rows_that_saw_fewer(k, stride, coupling):
-    how = {"stride": stride, "coupling": coupling, "draft": TableDraft()}
+    how = {"stride": stride, "verifier": coupling, "drafter": TableDraft()}
     assert error("no mask", "permuted", "plain", "onepass", k=k, **how) < 1e-9
 
 
@@ -408,7 +409,7 @@ def test_dependent_drafts_of_rows_that_saw_fewer(k, stride, coupling):
 @pytest.mark.parametrize("order", ["ascending", "backwards", "padded", "empty prompt"])
 @pytest.mark.parametrize(("method", "k"), [("assd", 3), ("onepass", 2)])
 def test_dependent_drafts_in_other_orders(method, k, order, coupling):
-    how = {"coupling": coupling, "draft": TableDraft(seed=1)}
+    how = {"verifier": coupling, "drafter": TableDraft(seed=1)}
     assert error("no mask", order, "plain", method, k=k, **how) < 1e-9
 
 
@@ -417,7 +418,7 @@ def test_dependent_drafts_in_other_orders(method, k, order, coupling):
 @pytest.mark.parametrize("options", ["plain", "all"])
 @pytest.mark.parametrize(("method", "k"), [("assd", 3), ("onepass", 1), ("onepass", 2)])
 def test_drafts_with_zeros_and_drafts_that_are_wrong(method, k, options, twist, coupling):
-    how = {"coupling": coupling, "draft": TableDraft(TWISTS[twist])}
+    how = {"verifier": coupling, "drafter": TableDraft(TWISTS[twist])}
     assert error("no mask", "ascending", options, method, k=k, **how) < 1e-9
 
 
@@ -426,7 +427,7 @@ def test_drafts_with_zeros_and_drafts_that_are_wrong(method, k, options, twist, 
 @pytest.mark.parametrize("fake", FAKES)
 @pytest.mark.parametrize(("method", "k"), [("assd", 3), ("onepass", 2), ("onepass", 3)])
 def test_dependent_drafts_of_allowed_tokens(method, k, fake, twist, coupling):
-    how = {"restricted": True, "coupling": coupling, "draft": TableDraft(TWISTS[twist])}
+    how = {"restricted": True, "verifier": coupling, "drafter": TableDraft(TWISTS[twist])}
     assert error(fake, "permuted", "draft_temperature", method, k=k, **how) < 1e-9
 
 
@@ -440,7 +441,7 @@ def test_the_drafts_of_the_table_do_depend_on_one_another():
             laws.append(drafts.probs)
         return drafts
 
-    output_law(FAKES["no mask"], make_order("backwards"), "assd", call={"k": 3, "draft": watching})
+    output_law(FAKES["no mask"], make_order("backwards"), "assd", call={"k": 3, "drafter": watching})
     for step in (0, 1):
         one_row = torch.cat(laws)[:, step].round(decimals=9).unique(dim=0)
         assert len(one_row) == 3
@@ -450,7 +451,7 @@ def test_the_drafts_of_the_table_do_depend_on_one_another():
 # --- what would be wrong is found out ---
 
 
-class StaleBlocks(BlockCoupling):
+class StaleBlocks(BlockVerifier):
     """Weighs each draft by the law of the one before."""
 
     def accept(self, drafts, target_probs, start, round):
@@ -462,13 +463,13 @@ class StaleBlocks(BlockCoupling):
 @pytest.mark.parametrize("tells", ["the row's own law", "the law of another neighbour"])
 @pytest.mark.parametrize("method", ["assd", "onepass"])
 def test_drafts_of_another_law_than_is_told_lose_this_law(method, tells, coupling):
-    how = {"targets": 3, "coupling": coupling, "draft": TableDraft(tells=tells)}
+    how = {"targets": 3, "verifier": coupling, "drafter": TableDraft(tells=tells)}
     assert error("no mask", "permuted", "plain", method, k=3, **how) > 1e-3
 
 
 @pytest.mark.parametrize("method", ["assd", "onepass"])
 def test_a_block_weighed_by_stale_laws_loses_this_law(method):
-    how = {"targets": 3, "coupling": StaleBlocks, "draft": TableDraft()}
+    how = {"targets": 3, "verifier": StaleBlocks, "drafter": TableDraft()}
     assert error("no mask", "permuted", "plain", method, k=3, **how) > 1e-3
 
 
@@ -496,17 +497,17 @@ def law_of_the_network(order, targets, options):
     fillings = torch.cartesian_prod(*[torch.arange(3)] * targets)
     ids = IDS.expand(len(fillings), -1).clone()
     ids[:, places] = fillings
-    law = Law(model.mask_token_id, **options)
+    law = Distribution(model.mask_token_id, **options)
     log_probs = joint_log_probs(model, ids, asked[[0] * len(ids)], law).sum(1)
     weights = zip(ids.tolist(), log_probs.exp().tolist(), strict=True)
     return {tuple(text): weight for text, weight in weights}
 
 
-def error_of_head(order, options, method, k, coupling, targets=3, draft=None):
+def error_of_head(order, options, method, k, coupling, targets=3, drafter=None):
     expected = law_of_the_network(order, targets, options)
     model, asked = headed_model(), make_order(order, targets)
-    call = {"k": k, "draft": draft or head_draft(model)}
-    how = {"coupling": coupling, "call": call}
+    call = {"k": k, "drafter": draft or head_draft(model)}
+    how = {"verifier": coupling, "call": call}
     with torch.inference_mode():
         found = output_law(model, asked, method, **how, **OPTIONS[options])
     assert sum(expected.values()) == pytest.approx(1, abs=1e-9)

@@ -27,7 +27,7 @@ from asarm.infilling.length import (
 )
 from asarm.infilling.prior import length_prior
 from asarm.infilling.template import Template, collate, split_at_marker
-from asarm.law import Allowed
+from asarm.distribution import Allowed
 from asarm.loading import load_tokenizer
 
 TOKENIZER = load_tokenizer("demo")

@@ -10,7 +10,7 @@ from transformers import XLNetConfig, XLNetLMHeadModel
 
 from asarm import AnySubsetTransformer, log_prob, sample
 from asarm.density import joint_rows
-from asarm.law import Law
+from asarm.distribution import Distribution
 from asarm.objective import joint_loss
 from asarm.rows import ContentRows, QueryRows
 
@@ -70,7 +70,7 @@ def test_joint_log_probs_are_those_of_transformers(dtype, prompts, clamp_len):
         one = order[[b]]
         logits = reference_logits(reference, ids[[b]], one, query_limits(one))
         tokens = ids[b][order.order[b]]
-        expected = Law(6).log_probs(logits).gather(1, tokens[:, None])[:, 0]
+        expected = Distribution(6).log_probs(logits).gather(1, tokens[:, None])[:, 0]
         first = max(1, int(order.num_prompt[b]))  # rank 0 of an empty prompt averages over all
         error = found[b][order.order[b]][first:] - expected[first:]
         assert error.abs().max() < TOLERANCE[dtype]
@@ -100,11 +100,11 @@ def test_every_draft_and_verify_row_is_that_of_transformers(dtype, prompts, cach
 @pytest.mark.parametrize("method", ["sequential", "assd", "ngram", "onepass"])
 def test_log_probs_of_samples_are_those_of_transformers(method):
     model, reference, ids, order = problem("many", torch.float64)
-    result = sample(model, ids, order, method=method, k=3, seed=1)
+    result = sample(model, ids, order, sampler=method, k=3, seed=1)
     for b in range(2):
         one, tokens = order[[b]], result.tokens[[b]]
         logits = reference_logits(reference, tokens, one, query_limits(one))
-        expected = Law(6).log_probs(logits).gather(1, tokens[0][one.order[0]][:, None])[:, 0]
+        expected = Distribution(6).log_probs(logits).gather(1, tokens[0][one.order[0]][:, None])[:, 0]
         found = result.log_probs[b][one.order[0]]
         first = int(one.num_prompt)
         torch.testing.assert_close(found[first:], expected[first:], atol=1e-10, rtol=0)
@@ -175,7 +175,7 @@ def test_bfloat16_runs(method):
     model, ids, order = small_model(std=0.25), *mixed_batch([12, 9], [2, 4], 60)
     steps = 3 if method == "parallel" else None
     rough = small_model(std=0.25, dtype=torch.bfloat16)
-    result = sample(rough, ids, order, method=method, steps=steps)
+    result = sample(rough, ids, order, sampler=method, steps=steps)
     assert result.log_probs.dtype == torch.float32
     assert result.log_probs.isfinite().all()
     exact = log_prob(model, result.tokens, order)

@@ -13,7 +13,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from asarm import density, log_prob
 from asarm.density import joint_rows, target_ranks
 from asarm.evaluation.reference import RecomputingXLNet
-from asarm.law import Law
+from asarm.distribution import Distribution
 from asarm.objective import (
     LOSS_SCALES,
     PROMPT_ATTENTION,
@@ -306,7 +306,7 @@ def plain_loss(model, ids, order, scale):
     """The mean over sequences of the scaled mean over targets, in one piece for autograd."""
     content, query = joint_rows(ids, order)
     _, is_row = target_ranks(order)
-    log_probs = Law(model.mask_token_id).log_probs(model.logits(model(content, query)))
+    log_probs = Distribution(model.mask_token_id).log_probs(model.logits(model(content, query)))
     picked = log_probs.gather(2, ids.gather(1, query.positions)[..., None])[..., 0]
     per_sequence = -picked.where(is_row, 0).sum(1) / order.num_targets
     return (scale(order.num_targets.double() / order.length) * per_sequence).mean()
@@ -344,7 +344,7 @@ def test_head_cross_entropy_passes_gradcheck(monkeypatch, rows_at_once):
     *matrices, tokens, weights = random_head(5, 3, 7)
 
     def loss(hidden, weight, bias):
-        return HeadCrossEntropy.apply(hidden, weight, bias, tokens, weights, Law(4))
+        return HeadCrossEntropy.apply(hidden, weight, bias, tokens, weights, Distribution(4))
 
     assert gradcheck(loss, matrices)
 
@@ -352,8 +352,8 @@ def test_head_cross_entropy_passes_gradcheck(monkeypatch, rows_at_once):
 @pytest.mark.parametrize("shift", [-5000.0, 5000.0])
 def test_head_cross_entropy_is_finite_for_large_logits(shift):
     hidden, weight, bias, tokens, weights = (x.detach() for x in random_head(5, 3, 7))
-    plain = HeadCrossEntropy.apply(hidden, weight, bias, tokens, weights, Law(4))
-    shifted = HeadCrossEntropy.apply(hidden, weight, bias + shift, tokens, weights, Law(4))
+    plain = HeadCrossEntropy.apply(hidden, weight, bias, tokens, weights, Distribution(4))
+    shifted = HeadCrossEntropy.apply(hidden, weight, bias + shift, tokens, weights, Distribution(4))
     torch.testing.assert_close(shifted, plain)
 
 
@@ -361,7 +361,7 @@ def test_head_cross_entropy_keeps_no_logits():
     *matrices, tokens, weights = random_head(500, 4, 60)
     kept = []
     with saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
-        HeadCrossEntropy.apply(*matrices, tokens, weights, Law(4))
+        HeadCrossEntropy.apply(*matrices, tokens, weights, Distribution(4))
     assert kept and max(t.numel() for t in kept) < 500 * 60 / 10
 
 

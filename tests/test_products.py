@@ -143,8 +143,8 @@ def test_a_packed_model_is_the_same_model():
     for name, weight in model.state_dict().items():
         assert torch.equal(weight, before[name])
     model.to(torch.float64)
-    exact = sample(deepcopy(model), ids, order, method="sequential", coupling="gumbel")
-    again = sample(model, ids, order, method="sequential", coupling="gumbel")
+    exact = sample(deepcopy(model), ids, order, sampler="sequential", verifier="gumbel")
+    again = sample(model, ids, order, sampler="sequential", verifier="gumbel")
     assert torch.equal(again.tokens, exact.tokens)
     assert torch.equal(again.log_probs, exact.log_probs)
 

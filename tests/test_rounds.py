@@ -14,8 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from asarm import sample, sampling
-from asarm.draft_head import DraftHead, DraftHeadConfig
-from asarm.law import Allowed
+from asarm.drafting.head import DraftHead, DraftHeadConfig
+from asarm.distribution import Allowed
 from asarm.sampling import rounds
 from asarm.sampling.randomness import HashedRandomness
 
@@ -103,7 +103,7 @@ def check_same(found, expected, k):
 def test_static_and_replayed_rounds_give_the_eager_text(replayed, model, method, k, coupling):
     ids, order = mixed_batch([30, 26, 9, 3, 12], [6, 0, 8, 1, 1], 60)
     for draft in ["head", "self"] if method in ("assd", "onepass") else [None]:
-        options = {"method": method, "k": k, "coupling": coupling, "draft": draft, "seed": 3}
+        options = {"sampler": method, "k": k, "verifier": coupling, "drafter": draft, "seed": 3}
         expected = sample(model, ids, order, execution="eager", **options)
         check_same(sample(model, ids, order, execution="static", **options), expected, k)
         check_same(replayed(model, ids, order, **options), expected, k)
@@ -115,7 +115,7 @@ def test_replayed_rounds_with_filters(replayed, model, method, k):
     tables = torch.rand(3, 60, generator=torch.Generator().manual_seed(1)) < 0.5
     tables[:, 7:12] = True
     allowed = Allowed(tables, torch.arange(24).expand(2, -1) % 3)
-    options = {"method": method, "k": k, "allowed": allowed, "temperature": 0.8}
+    options = {"sampler": method, "k": k, "allowed": allowed, "temperature": 0.8}
     options |= {"top_k": 20, "top_p": 0.9}
     expected = sample(model, ids, order, **options)
     check_same(replayed(model, ids, order, **options), expected, k)
@@ -124,15 +124,15 @@ def test_replayed_rounds_with_filters(replayed, model, method, k):
 @pytest.mark.parametrize("stride", [1, 2, 3])
 def test_replayed_rounds_with_rows_of_several_limits(replayed, model, stride):
     ids, order = mixed_batch([24, 20], [6, 1], 60)
-    options = {"method": "onepass", "k": 4, "stride": stride}
+    options = {"sampler": "onepass", "k": 4, "stride": stride}
     check_same(replayed(model, ids, order, **options), sample(model, ids, order, **options), 4)
 
 
 def test_a_text_of_a_single_target(replayed, model):
     ids, order = mixed_batch([5], [4], 60)
     for method in ("sequential", "assd", "ngram", "onepass"):
-        expected = sample(model, ids, order, method=method)
-        check_same(replayed(model, ids, order, method=method), expected, "auto")
+        expected = sample(model, ids, order, sampler=method)
+        check_same(replayed(model, ids, order, sampler=method), expected, "auto")
 
 
 def test_what_python_decides_in_a_round_shows_in_a_replay(replayed, model, monkeypatch):
@@ -144,12 +144,12 @@ def test_what_python_decides_in_a_round_shows_in_a_replay(replayed, model, monke
         return bits(self, ranks, purpose, next(counter))
 
     monkeypatch.setattr(HashedRandomness, "_bits", counted)
-    static = sample(model, ids, order, method="sequential", execution="static")
+    static = sample(model, ids, order, sampler="sequential", execution="static")
     counter = count()
-    again = sample(model, ids, order, method="sequential", execution="static")
+    again = sample(model, ids, order, sampler="sequential", execution="static")
     assert torch.equal(again.tokens, static.tokens)
     counter = count()
-    found = replayed(model, ids, order, method="sequential")
+    found = replayed(model, ids, order, sampler="sequential")
     assert not torch.equal(found.tokens, static.tokens)
 
 
@@ -167,9 +167,9 @@ def test_progress_and_broken_weights_are_noticed_every_few_rounds(model):
         model,
         ids,
         order,
-        law=sampling.Law(model.mask_token_id),
-        draft_law=sampling.Law(model.mask_token_id),
-        coupling=sampling.GumbelCoupling(HashedRandomness(torch.zeros(1).long())),
+        law=sampling.Distribution(model.mask_token_id),
+        draft_law=sampling.Distribution(model.mask_token_id),
+        verifier=sampling.GumbelVerifier(HashedRandomness(torch.zeros(1).long())),
         execution="static",
         on_commit=told.append,
     )
@@ -190,14 +190,14 @@ def test_executions_that_cannot_be_are_refused(model):
     with pytest.raises(ValueError, match="trace=True; expected 'eager'"):
         sample(model, ids, order, execution="static", trace=True)
     with pytest.raises(ValueError, match="method 'parallel'"):
-        sample(model, ids, order, method="parallel", steps=3, execution="static")
+        sample(model, ids, order, sampler="parallel", steps=3, execution="static")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 @pytest.mark.parametrize(("method", "k"), METHODS)
 def test_a_gpu_gives_the_same_text(model, method, k):
     ids, order = mixed_batch([30, 26, 9, 3, 12], [6, 0, 8, 1, 1], 60)
-    options = {"method": method, "k": k, "seed": 3}
+    options = {"sampler": method, "k": k, "seed": 3}
     expected = sample(model, ids, order, **options)
     on_gpu = small_model().cuda()
     on_gpu.set_draft_head(model.draft_head.cuda())

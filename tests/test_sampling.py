@@ -8,16 +8,16 @@ from fakes import ConditionalTable, Uncached, mixed_batch, small_model
 
 from asarm import Order, sample
 from asarm.sampling import DRAFTING, METHODS, decoding
-from asarm.sampling.costs import COSTS
+from asarm.sampling.cost import COSTS
 from asarm.sampling.randomness import HashedRandomness
 
 LOSSLESS = METHODS[:-1]
 CALLS = [
-    {"method": "sequential"},
-    *({"method": method, "k": k} for method in LOSSLESS[1:] for k in (1, 2, 5, "auto")),
-    {"method": "onepass", "k": 4, "stride": 2},
-    {"method": "parallel", "steps": 3},
-    {"method": "parallel", "steps": 3, "by": "confidence"},
+    {"sampler": "sequential"},
+    *({"sampler": method, "k": k} for method in LOSSLESS[1:] for k in (1, 2, 5, "auto")),
+    {"sampler": "onepass", "k": 4, "stride": 2},
+    {"sampler": "parallel", "steps": 3},
+    {"sampler": "parallel", "steps": 3, "by": "confidence"},
 ]
 LENGTHS, PROMPTS = [14, 9, 14, 3], [4, 0, 13, 1]
 COUNTS = ("nfe", "rows", "rounds", "drafted", "accepted")
@@ -54,10 +54,10 @@ def same(found, expected):
 @every_call
 def test_batch_mates_and_padding_change_nothing(model, problem, call, coupling):
     ids, order = problem
-    together = sample(model, ids, order, coupling=coupling, seed=40, **call)
+    together = sample(model, ids, order, verifier=coupling, seed=40, **call)
     for b, length in enumerate(LENGTHS):
         one = Order(order.order[[b], :length], PROMPTS[b])
-        alone = sample(model, ids[[b], :length], one, coupling=coupling, seed=40 + b, **call)
+        alone = sample(model, ids[[b], :length], one, verifier=coupling, seed=40 + b, **call)
         assert torch.equal(alone.tokens[0], together.tokens[b, :length])
         torch.testing.assert_close(alone.log_probs[0], together.log_probs[b, :length])
         for name in COUNTS:
@@ -69,7 +69,7 @@ def test_batch_mates_and_padding_change_nothing(model, problem, call, coupling):
 def test_sequences_that_leave_change_nothing(model, problem, call, coupling, monkeypatch):
     """They leave one by one here, and the network sees no more of them."""
     stay, leave = Batches(model), Batches(model)
-    options = {"coupling": coupling, "trace": True, **call}
+    options = {"verifier": coupling, "trace": True, **call}
     monkeypatch.setattr(decoding, "STAYS", 0.0)
     expected = sample(stay, *problem, **options)
     monkeypatch.setattr(decoding, "STAYS", 0.99)
@@ -78,7 +78,7 @@ def test_sequences_that_leave_change_nothing(model, problem, call, coupling, mon
     assert found.trace == expected.trace
     assert set(stay.sizes) == {4}
     assert leave.sizes == sorted(leave.sizes, reverse=True)
-    assert (leave.sizes[-1] < 4) == (call["method"] != "parallel")
+    assert (leave.sizes[-1] < 4) == (call["sampler"] != "parallel")
 
 
 class Batches(Uncached):
@@ -144,7 +144,7 @@ def test_inputs_are_left_as_they_are(model, problem):
 @every_call
 def test_result_is_consistent(model, problem, call, coupling):
     ids, order = problem
-    result = sample(model, ids, order, coupling=coupling, **call)
+    result = sample(model, ids, order, verifier=coupling, **call)
     assert torch.equal(
         result.tokens.where(order.is_target, 0), result.tokens - ids.where(~order.is_target, 0)
     )
@@ -156,14 +156,14 @@ def test_result_is_consistent(model, problem, call, coupling):
     assert (result.accepted <= result.drafted).all()
     least = order.length - 1 + result.nfe  # all tokens but the last, and a query a call
     assert (result.rows >= least.where(order.num_targets > 1, 0)).all()
-    assert result.lossless == (call["method"] != "parallel")
+    assert result.lossless == (call["sampler"] != "parallel")
     assert result.k == call.get("k")
     assert result.trace is None
 
 
 def test_costs_of_sequential_are_known(model, problem):
     ids, order = problem
-    result = sample(model, ids, order, method="sequential")
+    result = sample(model, ids, order, sampler="sequential")
     assert torch.equal(result.nfe, order.num_targets)
     assert torch.equal(result.rounds, order.num_targets)
     assert torch.equal(result.rows, order.num_prompt + order.num_targets * 2 - 1)
@@ -172,11 +172,11 @@ def test_costs_of_sequential_are_known(model, problem):
 
 def test_calls_of_a_round_are_known(model, problem):
     assert torch.equal(*(getattr(sample(model, *problem, k=3), name) for name in ("nfe", "rounds")))
-    ngram = sample(model, *problem, method="ngram", k=3)
+    ngram = sample(model, *problem, sampler="ngram", k=3)
     assert torch.equal(ngram.nfe, ngram.rounds)
-    assd = sample(model, *problem, method="assd", k=3)
+    assd = sample(model, *problem, sampler="assd", k=3)
     assert (assd.nfe >= 2 * assd.rounds - 1).all()  # one call when one target is left
-    parallel = sample(model, *problem, method="parallel", steps=4)
+    parallel = sample(model, *problem, sampler="parallel", steps=4)
     assert parallel.nfe.tolist() == [4, 4, 1, 2]  # no more than there are targets
 
 
@@ -185,7 +185,7 @@ def test_nfe_is_the_number_of_network_calls(model):
     for call in CALLS:
         counting = Counting(model)
         result = sample(counting, ids, order, **call)
-        scored = 1 if call["method"] == "parallel" else 0  # the exact density of what it drew
+        scored = 1 if call["sampler"] == "parallel" else 0  # the exact density of what it drew
         assert counting.calls == int(result.nfe) + scored
 
 
@@ -198,10 +198,10 @@ class Counting(Uncached):
 
 
 def test_defaults_are_those_documented(model, problem):
-    same(sample(model, *problem), sample(model, *problem, method="onepass", coupling="block"))
+    same(sample(model, *problem), sample(model, *problem, sampler="onepass", verifier="block"))
     for method in METHODS:
         steps = 2 if method == "parallel" else None
-        found = sample(model, *problem, method=method, steps=steps)
+        found = sample(model, *problem, sampler=method, steps=steps)
         drafts = method in DRAFTING
         assert (found.k, found.costs) == (("auto", COSTS["cpu"]) if drafts else (None, None))
     same(sample(model, *problem, k="auto", costs=COSTS["cpu"]), sample(model, *problem, k=None))
@@ -211,8 +211,8 @@ def test_defaults_are_those_documented(model, problem):
 @every_call
 def test_trace_replays_the_decoding(model, problem, call, coupling):
     ids, order = problem
-    result = sample(model, ids, order, coupling=coupling, trace=True, **call)
-    same(result, sample(model, ids, order, coupling=coupling, **call))
+    result = sample(model, ids, order, verifier=coupling, trace=True, **call)
+    same(result, sample(model, ids, order, verifier=coupling, **call))
     for b, rounds in enumerate(result.trace):
         num_prompt, length = int(order.num_prompt[b]), int(order.length[b])
         replayed = [pair for step in rounds for pair in step.committed]
@@ -253,7 +253,7 @@ def test_progress_shows_a_bar_only_when_asked_for(model, problem, capsys):
 
 @pytest.mark.parametrize("call", CALLS[:-2], ids=str)
 def test_top_k_of_one_is_the_most_probable_text(model, problem, call):
-    greedy = sample(model, *problem, method="sequential", top_k=1, seed=1)
+    greedy = sample(model, *problem, sampler="sequential", top_k=1, seed=1)
     found = sample(model, *problem, top_k=1, seed=2, **call)
     assert torch.equal(found.tokens, greedy.tokens)
     assert not found.log_probs.any()
@@ -261,8 +261,8 @@ def test_top_k_of_one_is_the_most_probable_text(model, problem, call):
 
 @pytest.mark.parametrize("method", LOSSLESS)
 def test_low_temperature_is_the_most_probable_text(model, problem, method):
-    greedy = sample(model, *problem, method="sequential", top_k=1)
-    found = sample(model, *problem, method=method, temperature=1e-4, seed=2)
+    greedy = sample(model, *problem, sampler="sequential", top_k=1)
+    found = sample(model, *problem, sampler=method, temperature=1e-4, seed=2)
     assert torch.equal(found.tokens, greedy.tokens)
 
 
@@ -272,24 +272,24 @@ def test_draft_temperature_never_changes_the_text_of_the_gumbel_coupling(
     model, problem, method, draft_temperature
 ):
     found, plain = (
-        sample(model, *problem, method=method, coupling="gumbel", draft_temperature=t)
+        sample(model, *problem, sampler=method, verifier="gumbel", draft_temperature=t)
         for t in (draft_temperature, None)
     )
     assert torch.equal(found.tokens, plain.tokens)
 
 
 @pytest.mark.parametrize("method", ["assd", "ngram", "onepass"])
-def test_acceptance_slack_accepts_more_and_says_that_it_is_lossy(model, problem, method):
+def test_tolerance_accepts_more_and_says_that_it_is_lossy(model, problem, method):
     exact, all_kept = (
-        sample(model, *problem, method=method, k=3, acceptance_slack=slack) for slack in (0.0, 1.0)
+        sample(model, *problem, sampler=method, k=3, tolerance=slack) for slack in (0.0, 1.0)
     )
     assert exact.lossless and (exact.accepted < exact.drafted).any()
     assert not all_kept.lossless and torch.equal(all_kept.accepted, all_kept.drafted)
 
 
 def test_parallel_with_a_call_for_every_target_is_sequential(model, problem):
-    sequential = sample(model, *problem, method="sequential", coupling="gumbel")
-    found = sample(model, *problem, method="parallel", steps=13, coupling="gumbel")
+    sequential = sample(model, *problem, sampler="sequential", verifier="gumbel")
+    found = sample(model, *problem, sampler="parallel", steps=13, verifier="gumbel")
     assert torch.equal(found.tokens, sequential.tokens)
     assert torch.equal(found.nfe, sequential.nfe)
 
@@ -308,6 +308,6 @@ def test_parallel_by_confidence_fills_the_surest_targets_first(steps):
         surest = [i for _, i in by_confidence[: math.ceil(len(left) / (steps - step))]]
         known |= {i: drawn[i] for i in surest}
         left = [i for i in left if i not in surest]
-    options = {"method": "parallel", "by": "confidence", "coupling": "gumbel"}
+    options = {"sampler": "parallel", "by": "confidence", "verifier": "gumbel"}
     found = sample(table, ids, order, steps=steps, **options)
     assert found.tokens[0].tolist() == [known[i] for i in range(6)]

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 
 from asarm import Order, load, log_prob, sample
 from asarm.data import Batch
-from asarm.draft_head import CONFIG, WEIGHTS, DraftHead, DraftHeadConfig, fits
-from asarm.draft_objective import LAGS, DraftLaws, DraftObjective, draft_laws, draw_starts
+from asarm.drafting.head import CONFIG, WEIGHTS, DraftHead, DraftHeadConfig, fits
+from asarm.drafting.objective import LAGS, DraftLaws, DraftObjective, draft_laws, draw_starts
 from asarm.evaluation.densities import RATES, draft_rejections
 from asarm.sampling.draft import head_draft
 from asarm.training import export, loop, setup, step

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asarm import Order
-from asarm.law import Law
+from asarm.distribution import Distribution
 from asarm.sampling.decoding import Decoding
 from asarm.sampling.draft import bigram_counts, ngram_draft
 from asarm.sampling.randomness import HashedRandomness
-from asarm.sampling.verify import RejectionCoupling, accept_prob, prefix_length, residual
+from asarm.sampling.verify import RejectionVerifier, accept_prob, prefix_length, residual
 
 VOCAB = 5
 MODEL = ConditionalTable(length=6, vocab_size=VOCAB)
@@ -90,8 +90,8 @@ def test_ngram_drafts_follow_their_left_neighbours_drafts_included(data):
     order = data.draw(st.permutations(range(6)))
     num_prompt, k = data.draw(st.integers(0, 5)), data.draw(st.integers(1, 4))
     ids = torch.tensor([data.draw(st.lists(st.integers(0, 2), min_size=6, max_size=6))])
-    law = Law(MODEL.mask_token_id, temperature=data.draw(st.sampled_from([1.0, 0.5])))
-    coupling = RejectionCoupling(HashedRandomness(torch.tensor([data.draw(st.integers(0, 99))])))
+    law = Distribution(MODEL.mask_token_id, temperature=data.draw(st.sampled_from([1.0, 0.5])))
+    coupling = RejectionVerifier(HashedRandomness(torch.tensor([data.draw(st.integers(0, 99))])))
     decoding = Decoding(MODEL, ids, Order(torch.tensor([order]), num_prompt), law, law, coupling)
     asked = decoding.left.clamp(max=k)
     drafts = ngram_draft(decoding, decoding.known, asked, k)
@@ -114,8 +114,8 @@ def test_ngram_drafts_of_a_batch_are_those_of_each_alone():
     ids = torch.tensor([[1, 2, 0, 0, 0, 0], [1, 1, 2, 1, 0, 0], [0, 0, 0, 0, 0, 0]])
 
     def drafts(rows):
-        law, randomness = Law(6), HashedRandomness(torch.tensor(rows))
-        decoding = Decoding(MODEL, ids[rows], orders[rows], law, law, RejectionCoupling(randomness))
+        law, randomness = Distribution(6), HashedRandomness(torch.tensor(rows))
+        decoding = Decoding(MODEL, ids[rows], orders[rows], law, law, RejectionVerifier(randomness))
         return ngram_draft(decoding, decoding.known, decoding.left.clamp(max=3), 3)
 
     together = drafts([0, 1, 2])
@@ -134,7 +134,7 @@ scores = st.lists(st.integers(-4, 4).map(float), min_size=VOCAB, max_size=VOCAB)
 @given(scores, st.integers(1, VOCAB + 1))
 def test_top_k_keeps_the_most_probable_and_renormalises(scores, top_k):
     logits = torch.tensor(scores, dtype=torch.float64)
-    plain, law = Law(1).probs(logits.clone()), Law(1, top_k=top_k).probs(logits.clone())
+    plain, law = Distribution(1).probs(logits.clone()), Distribution(1, top_k=top_k).probs(logits.clone())
     best_first = sorted(range(VOCAB), key=lambda token: (-float(plain[token]), token))
     best = [token for token in best_first[:top_k] if token != 1]  # what is removed comes last
     kept = torch.zeros_like(plain)
@@ -145,7 +145,7 @@ def test_top_k_keeps_the_most_probable_and_renormalises(scores, top_k):
 @given(scores, st.floats(0.01, 1))
 def test_top_p_keeps_the_fewest_that_reach_the_share(scores, top_p):
     logits = torch.tensor(scores, dtype=torch.float64)
-    plain, law = Law(1).probs(logits.clone()), Law(1, top_p=top_p).probs(logits.clone())
+    plain, law = Distribution(1).probs(logits.clone()), Distribution(1, top_p=top_p).probs(logits.clone())
     kept = law > 0
     assert plain[kept].sum() >= top_p - 1e-9
     assert plain[kept].sum() - plain[kept].min() < top_p + 1e-9
@@ -156,14 +156,14 @@ def test_top_p_keeps_the_fewest_that_reach_the_share(scores, top_p):
 @pytest.mark.parametrize("mask_token_id", [0, 4])
 def test_mask_token_is_removed_before_the_law_is_normalised(mask_token_id):
     logits = torch.tensor([3.0, 1.0, 0.0, -1.0, 2.0], dtype=torch.float64)
-    probs = Law(mask_token_id).probs(logits.clone())
+    probs = Distribution(mask_token_id).probs(logits.clone())
     assert probs[mask_token_id] == 0
     others = [i for i in range(VOCAB) if i != mask_token_id]
     torch.testing.assert_close(probs[others], logits[others].softmax(0))
-    torch.testing.assert_close(Law(mask_token_id).log_probs(logits.clone()).exp(), probs)
+    torch.testing.assert_close(Distribution(mask_token_id).log_probs(logits.clone()).exp(), probs)
 
 
 @pytest.mark.parametrize("mask_token_id", [-1, 5, 6])
 def test_mask_token_outside_the_vocabulary_removes_nothing(mask_token_id):
     logits = torch.tensor([3.0, 1.0, 0.0, -1.0, 2.0])
-    torch.testing.assert_close(Law(mask_token_id).probs(logits.clone()), logits.softmax(0))
+    torch.testing.assert_close(Distribution(mask_token_id).probs(logits.clone()), logits.softmax(0))

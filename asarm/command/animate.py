@@ -25,7 +25,7 @@ from asarm.evaluation.trials import Variant, key, name_and_revision, trial_order
 from asarm.infilling.ask import asked_lengths, templates_of
 from asarm.infilling.choice import choose_lengths
 from asarm.infilling.template import collate
-from asarm.law import Allowed
+from asarm.distribution import Allowed
 from asarm.loading import load
 from asarm.model import AnySubsetTransformer
 from asarm.order import Order

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from asarm.data import Batch
 from asarm.density import log_prob
-from asarm.draft_head import DraftHead
-from asarm.draft_objective import draft_laws, draw_starts
+from asarm.drafting.head import DraftHead
+from asarm.drafting.objective import draft_laws, draw_starts
 from asarm.model import AnySubsetTransformer
 from asarm.rows import Backbone
 from asarm.schedule import ascending_orders

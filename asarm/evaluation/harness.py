@@ -35,7 +35,7 @@ from tqdm import tqdm
 
 from asarm.codec import Codec
 from asarm.density import joint_log_probs
-from asarm.law import Law
+from asarm.distribution import Distribution
 from asarm.loading import load
 from asarm.order import Order
 from asarm.rows import Backbone
@@ -147,7 +147,7 @@ class HarnessModel(LM):
 
 
 @dataclass(frozen=True)
-class WatchedLaw(Law):
+class WatchedDistribution(Distribution):
     """A law that keeps, of every row it is asked about, the largest log-probability."""
 
     largest: list[Tensor] = field(default_factory=list)
@@ -165,7 +165,7 @@ def joint_scores(model: Backbone, pairs: list[Pair]) -> list[Score]:
     left_to_right = torch.arange(ids.shape[1]).repeat(len(pairs), 1)
     prompts, lengths = [len(prompt) for prompt, _ in pairs], [len(s) for s in sequences]
     order = Order(left_to_right, prompts, lengths).to(model.device)
-    law = WatchedLaw(model.mask_token_id)
+    law = WatchedDistribution(model.mask_token_id)
     found = joint_log_probs(model, ids, order, law)
     # targets are in order of sequence and rank in both, as ranks are positions here
     is_largest = found[order.is_target] == torch.cat(law.largest)

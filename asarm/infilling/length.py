@@ -21,7 +21,7 @@ from torch import Tensor
 
 from asarm.density import chunks, log_prob
 from asarm.infilling.template import Template, collate
-from asarm.law import Law
+from asarm.distribution import Distribution
 from asarm.order import Order
 from asarm.rows import Backbone, ContentRows, QueryRows
 from asarm.sampling import sample
@@ -87,7 +87,7 @@ def _continuation_log_prob(
     content = ContentRows(tokens, positions, limits, ranks)
     hidden = model(content, QueryRows(positions[:, num_prompt:], ranks[:, num_prompt:]))
     rows, targets = hidden.flatten(0, 1), tokens[:, num_prompt:].flatten()
-    law = Law(model.mask_token_id)
+    law = Distribution(model.mask_token_id)
     found = [
         law.log_probs(model.logits(rows[chunk])).gather(1, targets[chunk, None])[:, 0]
         for chunk in chunks(len(rows), model.vocab_size)

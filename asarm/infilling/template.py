@@ -14,7 +14,7 @@ from torch import Tensor
 
 from asarm.codec import Codec
 from asarm.infilling.edges import Edge, Part, part_of
-from asarm.law import Allowed
+from asarm.distribution import Allowed
 from asarm.order import Order
 from asarm.text import decode, encode, encode_document
 

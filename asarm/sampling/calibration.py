@@ -10,7 +10,7 @@ import torch
 from asarm.model import AnySubsetTransformer
 from asarm.order import Order
 from asarm.sampling import sample
-from asarm.sampling.costs import Costs
+from asarm.sampling.cost import Costs
 
 # few rows and drafts, many rows, many drafts: k and stride
 PROBES = ((1, 1), (8, 1), (8, 9))

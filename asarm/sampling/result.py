@@ -10,7 +10,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from asarm.sampling.costs import Costs
+from asarm.sampling.cost import Costs
 
 
 @dataclass(frozen=True)

@@ -10,46 +10,124 @@ from collections.abc import Callable
 
 import torch
 
-from asarm.sampling.decoding import Decoding
+from asarm.sampling.network import Net
+from asarm.sampling.outcome import Outcome
+from asarm.sampling.samplers import Sampler
+from asarm.sampling.state import State
 
+EXECUTIONS = ("eager", "static", "graph")
 ROUNDS_AT_ONCE = 8  # of a static decoding; a sequence that is finished takes no part in a round
+STAYS = 0.75  # of a batch: if no more are unfinished, the others leave
+
+Watch = Callable[[State, Outcome], object]
 
 
-def repeat(decoding: Decoding, one_round: Callable[[], None]) -> None:
-    """Make rounds until every sequence is finished, as the decoding wants them made."""
-    if decoding.execution == "eager":
-        while decoding.unfinished():
-            decoding.drop_finished()
-            one_round()
-    elif decoding.unfinished():
-        one_round()  # reads the prompts, and so has shapes of its own
-        repeat_static(decoding, one_round)
+class Decoding:
+    """A batch on its way through a sampler's rounds; finished sequences leave it.
 
+    Args:
+        sampler: makes the rounds.
+        net: the model.
+        state: before the first round.
+        execution: "eager": shapes are as small as they can be; "static": they are the same in
+            every round, and nothing in it waits for the device; "graph": such a round is recorded
+            once, and replayed as a CUDA graph.
+        watch: called after every round of an eager decoding.
+        on_commit: called with how many tokens were committed since it was last called.
+        max_rounds: after which an eager decoding ends.
+    """
 
-def repeat_static(decoding: Decoding, one_round: Callable[[], None]) -> None:
-    """Make rounds of the same shapes, several at once."""
-    again = None
-    while decoding.unfinished():
-        if decoding.drop_finished() or again is None:
-            one_round()  # a warm-up, too
-            again = record(decoding, one_round) if decoding.execution == "graph" else one_round
-        for _ in range(ROUNDS_AT_ONCE):
-            again()
+    def __init__(
+        self,
+        sampler: Sampler,
+        net: Net,
+        state: State,
+        *,
+        execution: str = "eager",
+        watch: Watch | None = None,
+        on_commit: Callable[[int], object] = lambda count: None,
+        max_rounds: int | None = None,
+    ):
+        self.sampler, self.net, self.state, self.whole = sampler, net, state, state
+        self.execution, self.watch, self.on_commit = execution, watch, on_commit
+        self.max_rounds, self.reported = max_rounds, 0
 
+    @torch.inference_mode()
+    def run(self) -> State:
+        """Make all rounds; the state of the whole batch after them."""
+        if self.execution == "eager":
+            while self.is_unfinished():
+                self.drop_finished()
+                outcome = self.one_round()
+                if self.watch is not None:
+                    self.watch(self.state, outcome)
+        elif self.is_unfinished():
+            self.one_round()  # reads the prompts, and so has shapes of its own
+            self.run_static()
+        if self.state is not self.whole:
+            self.whole.put(self.state)
+        return self.whole
 
-def record(decoding: Decoding, one_round: Callable[[], None]) -> Callable[[], None]:
-    """A round as a CUDA graph, which reads and writes what the decoding holds now."""
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        in_place(decoding, one_round)
-    return graph.replay
+    def one_round(self) -> Outcome:
+        return self.sampler.round(self.net, self.state)
 
+    def run_static(self) -> None:
+        """Make rounds of the same shapes, several at once."""
+        again: Callable[[], object] | None = None
+        while self.is_unfinished():
+            if self.drop_finished() or again is None:
+                self.one_round()  # a warm-up, too
+                again = self.record() if self.execution == "graph" else self.one_round
+            for _ in range(ROUNDS_AT_ONCE):
+                again()
 
-def in_place(decoding: Decoding, one_round: Callable[[], None]) -> None:
-    """Make a round that leaves the decoding's state in the tensors that held it before."""
-    before = decoding.state()
-    one_round()
-    for name, value in decoding.state().items():
-        if value is not before[name]:
-            before[name].copy_(value)
-    decoding.set_state(before)
+    def record(self) -> Callable[[], object]:
+        """A round as a CUDA graph, which reads and writes what the state holds now."""
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self.round_in_place()
+        return graph.replay
+
+    def round_in_place(self) -> None:
+        """Make a round that leaves the state in the tensors that held it before."""
+        before = self.state.flat()
+        self.one_round()
+        for name, value in self.state.flat().items():
+            if value is not before[name]:
+                before[name].copy_(value)
+        self.state.assign(before)
+
+    def is_unfinished(self) -> bool:
+        """Whether any target is left; asks for what the host must know, and waits for the device.
+
+        Raises:
+            ValueError: a target distribution held NaN, or drafts came from no distribution.
+        """
+        state = self.state
+        asked = (state.left > 0).any(), state.committed, state.is_nan, state.is_bad_draft
+        is_left, committed, is_nan, is_bad = torch.stack([part.long() for part in asked]).tolist()
+        if is_nan:
+            raise ValueError("the model gives NaN instead of probabilities; check its weights")
+        if is_bad:
+            raise ValueError(
+                "drafts come with probabilities that are NaN, infinite, negative or 0 at the "
+                "drafted token, or are more than were asked for; expected the distributions that "
+                "they were drawn from: check the drafter, or take drafter='self'"
+            )
+        self.on_commit(committed - self.reported)
+        self.reported = committed
+        is_last = self.max_rounds is not None and int(state.round) >= self.max_rounds
+        return bool(is_left) and not is_last
+
+    def drop_finished(self) -> bool:
+        """Have finished sequences leave, where they are enough; `whole` keeps what they came to."""
+        state = self.state
+        if len(state.known) == 1:
+            return False
+        stay = (state.left > 0).nonzero()[:, 0]
+        if len(stay) > STAYS * len(state.known):
+            return False
+        if state is not self.whole:
+            self.whole.put(state)
+        self.state, self.net = state.select(stay), self.net.select(stay)
+        return True

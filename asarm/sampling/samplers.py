@@ -1,181 +1,389 @@
-"""The samplers: loops of drafting, verifying and committing.
+"""The samplers: each a value with its options, and one round of it.
 
-All but `parallel` have exactly the law of `sequential`, and none makes more network calls than
-there are targets.
+All but `Parallel` have exactly the distribution of `Sequential`, and none makes more network calls
+than there are targets.
 
 Shapes: B batch, K drafts of a round, Q query rows, C model width, V vocabulary.
 """
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass, fields
 from functools import cache
+from typing import ClassVar, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from asarm.sampling.decoding import Decoding
-from asarm.sampling.draft import Draft, ngram_draft, self_draft
-from asarm.sampling.draft_length import DraftLength
+from asarm.checks import is_real, is_whole
+from asarm.distribution import check_temperature
+from asarm.drafting.drafters import Drafter, Drafts
+from asarm.sampling.cost import MAX_DRAFTS, Costs, RoundCost
+from asarm.sampling.network import Net, Rows
+from asarm.sampling.outcome import Outcome, commit_unverified, verify_and_commit
 from asarm.sampling.randomness import Purpose
-from asarm.sampling.rounds import repeat
-from asarm.sampling.verify import Drafts
+from asarm.sampling.state import State
+from asarm.sampling.verify import VERIFIERS
+
+ONE_LIMIT = 2**30  # a stride with which all rows of drafts see what is known, and nothing more
 
 
-def sequential(decoding: Decoding) -> None:
-    """One target a call: the law that every lossless sampler has."""
+class Sampler(Protocol):
+    """A way to fill the targets of a batch, round by round."""
 
-    def one_round() -> None:
-        ranks = decoding.known[:, None]
-        hidden = decoding.call(ranks, ranks, decoding.left[:, None] > 0, decoding.known)
-        decoding.settle(decoding.no_drafts(), decoding.target_probs(hidden, ranks))
+    name: ClassVar[str]
 
-    repeat(decoding, one_round)
+    @property
+    def is_lossless(self) -> bool:
+        """Whether its samples have exactly the distribution of `Sequential`."""
+
+    def round(self, net: Net, state: State) -> Outcome:
+        """Make one round: at least one further token is committed in every unfinished sequence."""
 
 
-def assd(decoding: Decoding, length: DraftLength, draft: Draft = self_draft) -> None:
-    """Any-subset speculative decoding: algorithm 1 of Guo & Ermon 2025.
+@dataclass(frozen=True)
+class Sequential:
+    """One target a call: the distribution that every lossless sampler has.
 
-    Two calls a round: up to k rows that see what is known, the first of which is exact; then the
-    drafts' rows under the joint.
+    Args:
+        verifier: how tokens are drawn: with "gumbel", the text is that of every other lossless
+            sampler with "gumbel".
     """
 
-    def one_round() -> None:
-        start, count = decoding.known, decoding.left.minimum(length(decoding))
-        most = decoding.most(count, length.most)
-        steps = torch.arange(most, device=start.device)
-        ranks, is_row = start[:, None] + steps, steps < count[:, None]
-        hidden = decoding.call(ranks, start[:, None].expand_as(ranks), is_row, start)
-        exact = exact_draft(decoding, hidden[:, :1])
-        decoding.write(start, exact.tokens, exact.count)
-        drafts = draft(decoding, hidden[:, 1:], start + 1, start, (count - 1).clamp(min=0))
-        drafts, target_probs = join(exact, drafts), exact.probs
-        decoding.write(start, drafts.tokens, drafts.count)
-        if most > 1:
-            upto, ranks = start + count - 1, ranks[:, 1:]
-            hidden = decoding.call(ranks, ranks, is_row[:, 1:], upto, most - 1)
-            verified = decoding.target_probs(hidden, ranks)
+    verifier: str = "block"
+
+    name: ClassVar[str] = "sequential"
+    is_lossless: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        one_of("verifier", self.verifier, tuple(VERIFIERS))
+
+    def round(self, net: Net, state: State) -> Outcome:
+        row = Rows.own(state.known[:, None], state.left[:, None] > 0)
+        hidden = net.call(state, row, upto=state.known)
+        nothing = Drafts.none(state.known, net.model.vocab_size, net.dtype)
+        return verify_and_commit(net, state, nothing, net.target_probs(state, hidden, row.ranks))
+
+
+@dataclass(frozen=True)
+class Speculative:
+    """The options of all samplers that draft.
+
+    Args:
+        k: most drafts of a round; "auto" chooses them round by round, from what was accepted so
+            far and `costs`.
+        verifier: "block", which accepts most (arXiv 2403.10444); "rejection", one draft after the
+            other (the paper's); or "gumbel", with which every lossless sampler, k and batch gives
+            the same text.
+        draft_temperature: of the drafts alone; changes the cost, never the distribution. The
+            target's if None.
+        tolerance: added to the probability of accepting a draft, the paper's r_atol; above 0 the
+            sampler is lossy.
+        costs: for k = "auto", what calls, rows and drafts take; those of `asarm.calibrate` for a
+            model and device, usual ones of the device's type if None.
+
+    Raises:
+        ValueError: an option outside its range.
+    """
+
+    k: int | Literal["auto"] = "auto"
+    verifier: str = "block"
+    draft_temperature: float | None = None
+    tolerance: float = 0.0
+    costs: Costs | None = None
+
+    name: ClassVar[str]
+    min_auto: ClassVar[int] = 1  # drafts that "auto" chooses at least
+
+    def __post_init__(self) -> None:
+        if self.k != "auto" and not is_count(self.k):
+            raise ValueError(f"k is {self.k!r}; expected at least 1 draft a round, or 'auto'")
+        one_of("verifier", self.verifier, tuple(VERIFIERS))
+        is_tolerance = is_real(self.tolerance) and 0 <= self.tolerance < math.inf
+        if not is_tolerance or (self.tolerance > 0 and self.verifier == "gumbel"):
+            raise ValueError(
+                f"tolerance is {self.tolerance!r} with verifier {self.verifier!r}; "
+                "expected a finite number from 0, and 0 with verifier 'gumbel'"
+            )
+        if self.draft_temperature is not None:
+            check_temperature("draft_temperature", self.draft_temperature)
+
+    @property
+    def is_lossless(self) -> bool:
+        return self.tolerance == 0
+
+    @classmethod
+    def cost(cls, k: int) -> RoundCost:
+        """What a round with k drafts has."""
+        raise NotImplementedError
+
+    @classmethod
+    def cost_by_length(cls) -> tuple[tuple[int, RoundCost], ...]:
+        """The cost of a round for every number of drafts that "auto" may choose."""
+        return tuple((k, cls.cost(k)) for k in range(cls.min_auto, MAX_DRAFTS + 1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ASSD(Speculative):
+    """Any-subset speculative decoding: algorithm 1 of Guo & Ermon 2025. Two calls a round.
+
+    Args:
+        drafter: "self", the network's own rows (the paper's); "head", the learned head of the
+            model; any `Drafter`, whose distributions are checked; the model's head where it has
+            one, and else "self", if None.
+    """
+
+    drafter: str | Drafter | None = None
+
+    name: ClassVar[str] = "assd"
+    min_auto: ClassVar[int] = 3  # with fewer it is sequential
+
+    @classmethod
+    def cost(cls, k: int) -> RoundCost:
+        return RoundCost(2, 3 * k, k - 1) if k > 1 else RoundCost(1, 2, 0)
+
+    def round(self, net: Net, state: State) -> Outcome:
+        start, count = state.known, state.left.minimum(net.lengths(state))
+        size = net.size(count, net.lengths.max_drafts)
+        # call A: all rows see what is known; the first has the target distribution, no draft's
+        rows = Rows.ahead(start, count, size)
+        hidden = net.call(state, rows, upto=start)
+        exact = draw_exact(net, state, hidden[:, :1])
+        state.write(start, exact.tokens, exact.count)
+        others = net.drafts(
+            state, hidden[:, 1:], start=start + 1, limit=start, count=(count - 1).clamp(min=0)
+        )
+        drafts, target_probs = exact.followed_by(others), exact.probs
+        state.write(start, drafts.tokens, drafts.count)
+        if size > 1:
+            # call B: every other row sees the drafts before it
+            own = Rows.own(rows.ranks[:, 1:], rows.is_row[:, 1:])
+            hidden = net.call(state, own, upto=start + count - 1, max_content=size - 1)
+            verified = net.target_probs(state, hidden, own.ranks)
             target_probs = torch.cat([target_probs, verified], dim=1)
-        decoding.settle(drafts, target_probs, num_exact=1)
-
-    repeat(decoding, one_round)
+        return verify_and_commit(net, state, drafts, target_probs, num_exact=1)
 
 
-def ngram(decoding: Decoding, length: DraftLength) -> None:
-    """ASSD with drafts from the sequence's own bigrams: algorithm 2 of Guo & Ermon 2025.
+@dataclass(frozen=True, kw_only=True)
+class NGram(Speculative):
+    """ASSD with drafts from the text's own bigrams: algorithm 2 of Guo & Ermon 2025.
 
-    One call a round: the drafts' rows and, for the case that all stand, the one after them.
+    One call a round: the drafts' rows and, for the case that all are accepted, the one after them.
     """
 
-    def one_round() -> None:
-        wanted = decoding.left.minimum(length(decoding))
-        drafts = ngram_draft(decoding, decoding.known, wanted, length.most)
-        most = drafts.tokens.shape[1]
-        ranks = decoding.known[:, None] + torch.arange(most + 1, device=decoding.known.device)
-        last = (decoding.known + drafts.count).minimum(decoding.length - 1)
-        is_row = ranks <= last[:, None]
-        hidden = decoding.call(ranks, ranks, is_row, decoding.known + drafts.count, most + 1)
-        decoding.settle(drafts, decoding.target_probs(hidden, ranks))
+    name: ClassVar[str] = "ngram"
 
-    repeat(decoding, one_round)
+    @classmethod
+    def cost(cls, k: int) -> RoundCost:
+        return RoundCost(1, 2 * (k + 1), k)  # content and query rows
+
+    def round(self, net: Net, state: State) -> Outcome:
+        start, count = state.known, state.left.minimum(net.lengths(state))
+        size = net.size(count, net.lengths.max_drafts)
+        nothing = state.tokens[:, :0, None]
+        drafts = net.drafts(state, nothing, start=start, limit=start, count=count, size=size)
+        state.write(start, drafts.tokens, drafts.count)
+        ranks = start[:, None] + torch.arange(size + 1, device=start.device)
+        last = (start + drafts.count).minimum(state.length - 1)
+        rows = Rows.own(ranks, ranks <= last[:, None])
+        hidden = net.call(state, rows, upto=start + drafts.count, max_content=size + 1)
+        return verify_and_commit(net, state, drafts, net.target_probs(state, hidden, ranks))
 
 
-def onepass(
-    decoding: Decoding, length: DraftLength, draft: Draft = self_draft, stride: int = 1
-) -> None:
-    """Verify and draft in the same call: it carries rows for the drafts of the next round too,
-    which see what is known now and, at most, the drafts that stand.
+@dataclass(frozen=True, kw_only=True)
+class OnePass(Speculative):
+    """Verify and draft in the same call: it carries rows for the drafts of the next round, too.
 
-    Their rows are prepared for every `stride`-th number of drafts that may stand. Where another
-    number stands, those of the next lower one serve, which see fewer of the accepted drafts.
+    These see what is known before the call and, at most, the drafts that are accepted.
+
+    Args:
+        drafter: as of `ASSD`.
+        stride: of the numbers of accepted drafts for which rows of the next drafts are prepared;
+            where another number is accepted, those of the next lower one serve, which see fewer
+            of the accepted drafts. If None, 1 where k is 1 or 2, and no number but 0 otherwise.
+
+    Raises:
+        ValueError: an option outside its range.
     """
 
-    def one_round() -> None:
-        drafts, start = decoding.drafts, decoding.known
-        ahead = length(decoding).minimum(decoding.left - 1).clamp(min=0)  # one is committed first
-        most, k = drafts.tokens.shape[1], decoding.most(ahead, length.most)
-        decoding.write(start, drafts.tokens, drafts.count)
-        above = onepass_rows(most, k, stride, start.device)  # (2, Q)
+    drafter: str | Drafter | None = None
+    stride: int | None = None
+
+    name: ClassVar[str] = "onepass"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.stride is not None and not is_count(self.stride):
+            raise ValueError(f"stride is {self.stride!r}; expected at least 1, or None")
+
+    @classmethod
+    def cost(cls, k: int) -> RoundCost:
+        return RoundCost(1, 2 * (k + 1) + 2 * k, k)
+
+    @property
+    def own_stride(self) -> int:
+        """The stride, or what takes least where none was chosen."""
+        return self.stride or (1 if self.k in (1, 2) else ONE_LIMIT)
+
+    def round(self, net: Net, state: State) -> Outcome:
+        drafts, start = state.drafts, state.known
+        # drafts of the next round: one token at least is committed before them
+        ahead = net.lengths(state).minimum(state.left - 1).clamp(min=0)
+        layout = Layout(
+            drafts.tokens.shape[1], net.size(ahead, net.lengths.max_drafts), self.own_stride
+        )
+        state.write(start, drafts.tokens, drafts.count)
+        rows = layout.rows(start, drafts.count, ahead, state.length)
+        hidden = net.call(state, rows, start + drafts.count, layout.num_drafts + 1)
+        verify = slice(layout.num_drafts + 1)
+        target_probs = net.target_probs(state, hidden[:, verify], rows.ranks[:, verify])
+        outcome = verify_and_commit(net, state, drafts, target_probs)
+        # whatever was accepted, one token follows; the drafts come after that
+        accepted = (state.known - start - 1).clamp(min=0)
+        count = state.left.minimum(ahead)
+        hidden = layout.rows_after(accepted, hidden, net.size(count, net.lengths.max_drafts))
+        limit = start + layout.prepared(accepted)
+        state.drafts = net.drafts(state, hidden, start=state.known, limit=limit, count=count)
+        return outcome
+
+
+class Layout(NamedTuple):
+    """The query rows of a call of `OnePass`: how they are laid out, and where to find them again.
+
+    With n ranks known, 2 drafts to verify, k = 3 to prepare and stride 1:
+
+        rows that verify        ranks n, n+1, n+2            each sees the ranks below its own
+        if 0 drafts stay        ranks n+1, n+2, n+3          all see n ranks
+        if 1 draft stays        ranks n+2, n+3, n+4          all see n + 1 ranks
+        if 2 drafts stay        ranks n+3, n+4, n+5          all see n + 2 ranks
+
+    With a larger stride only every stride-th of the lower lines is there, longer by the ranks that
+    the lines left out would add.
+    """
+
+    num_drafts: int
+    k: int
+    stride: int
+
+    def rows(self, start: Tensor, num_drafts: Tensor, ahead: Tensor, length: Tensor) -> Rows:
+        """The rows from `start` (B,) on, where `ahead` (B,) drafts are to be prepared."""
+        above = _layout(self, start.device)  # (2, Q)
         ranks, limits = start[:, None] + above[0], start[:, None] + above[1]
-        last = (start + drafts.count + ahead).minimum(decoding.length - 1)
-        is_row = (above[1] <= drafts.count[:, None]) & (ranks <= last[:, None])
-        hidden = decoding.call(ranks, limits, is_row, start + drafts.count, most + 1)
-        verified = slice(most + 1)
-        decoding.settle(drafts, decoding.target_probs(hidden[:, verified], ranks[:, verified]))
-        accepted = (decoding.known - start - 1).clamp(min=0)
-        count = decoding.left.minimum(ahead)
-        prepared = accepted - accepted % stride
-        first = most + 1 + prepared // stride * (stride - 1 + k) + accepted - prepared
-        steps = torch.arange(decoding.most(count, length.most), device=start.device)
-        rows = (first[:, None] + steps)[..., None]
-        hidden = hidden.gather(1, rows.expand(-1, -1, hidden.shape[2]))  # (B, K, C)
-        decoding.drafts = draft(decoding, hidden, decoding.known, start + prepared, count)
+        last = (start + num_drafts + ahead).minimum(length - 1)
+        is_row = (above[1] <= num_drafts[:, None]) & (ranks <= last[:, None])
+        return Rows(ranks, limits, is_row)
 
-    repeat(decoding, one_round)
+    def prepared(self, accepted: Tensor) -> Tensor:
+        """For which number of accepted drafts the rows are that serve (B,) of them."""
+        return accepted - accepted % self.stride
+
+    def rows_after(self, accepted: Tensor, hidden: Tensor, size: int) -> Tensor:
+        """Hidden states (B, size, C) of the rows of the drafts, after `accepted` (B,) of them."""
+        prepared = self.prepared(accepted)
+        line = self.stride - 1 + self.k  # rows of one number of accepted drafts
+        first = self.num_drafts + 1 + prepared // self.stride * line + accepted - prepared
+        rows = (first[:, None] + torch.arange(size, device=first.device))[..., None]
+        return hidden.gather(1, rows.expand(-1, -1, hidden.shape[2]))
 
 
 @cache
-def onepass_rows(most: int, k: int, stride: int, device: torch.device) -> Tensor:
-    """Ranks and limits (2, Q), above what is known, of the rows of a call with `most` drafts.
-
-    First those that verify the drafts and follow the last; then, for every stride-th number of
-    drafts that may stand, those of all ranks that can be among the k after the next token.
-    """
-    verify = [(rank, rank) for rank in range(most + 1)]
-    draft = [
+def _layout(layout: Layout, device: torch.device) -> Tensor:
+    """Ranks and limits (2, Q), above what is known, of all rows."""
+    num_drafts, k, stride = layout
+    verify = [(rank, rank) for rank in range(num_drafts + 1)]
+    prepare = [
         (rank, limit)
-        for limit in range(0, most + 1, stride)
-        for rank in range(limit + 1, min(limit + stride - 1, most) + k + 1)
+        for limit in range(0, num_drafts + 1, stride)
+        for rank in range(limit + 1, min(limit + stride - 1, num_drafts) + k + 1)
     ]
-    return torch.tensor([*verify, *draft], device=device).T
+    return torch.tensor([*verify, *prepare], device=device).T
 
 
-def parallel(decoding: Decoding, steps: int, by: str) -> None:
+@dataclass(frozen=True)
+class Parallel:
     """Fill all targets in `steps` calls, those of one call as if they were independent.
 
-    As masked-diffusion samplers do, and lossy like them. By "order", or by "confidence": of all
-    targets left, those whose drawn token is the most probable: their positions move to the
-    front, while every draw stays that of the rank that was asked for.
+    As masked-diffusion samplers do, and lossy like them: the comparator.
+
+    Args:
+        steps: network calls.
+        by: which targets are filled first: by "order", or by "confidence": of all targets left,
+            those whose drawn token is the most probable. Their positions move to the front, while
+            every draw stays that of the rank that was asked for.
+        verifier: how tokens are drawn, as of `Sequential`.
+
+    Raises:
+        ValueError: an option outside its range.
     """
-    for step in range(steps):
-        share = -(-decoding.left // (steps - step))  # rounded up
-        asked = decoding.left if by == "confidence" else share
-        if not asked.any():
-            return
-        offsets = torch.arange(int(asked.max()), device=share.device)
-        is_row = offsets < asked[:, None]
-        ranks = torch.where(is_row, decoding.known[:, None] + offsets, decoding.size)
-        limits = decoding.known[:, None].expand_as(ranks)
-        hidden = decoding.call(ranks, limits, is_row, decoding.known)
-        probs = decoding.target_probs(hidden, ranks)  # (B, Q, V)
-        positions = decoding.positions.gather(1, ranks)
-        tokens = decoding.coupling.draw(
-            probs, decoding.rank.gather(1, positions), Purpose.TARGET, decoding.round, is_row
-        )
-        if by == "confidence":
+
+    steps: int
+    by: str = "order"
+    verifier: str = "block"
+
+    name: ClassVar[str] = "parallel"
+    is_lossless: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if not is_count(self.steps):
+            raise ValueError(f"steps is {self.steps!r}; expected at least 1 network call")
+        one_of("by", self.by, ("order", "confidence"))
+        one_of("verifier", self.verifier, tuple(VERIFIERS))
+
+    def round(self, net: Net, state: State) -> Outcome:
+        share = -(-state.left // (self.steps - int(state.round)))  # rounded up
+        asked = state.left if self.by == "confidence" else share
+        ranks, is_row = state.ranks(state.known, asked, int(asked.max()))
+        limits = state.known[:, None].expand_as(ranks)
+        hidden = net.call(state, Rows(ranks, limits, is_row), upto=state.known)
+        probs = net.target_probs(state, hidden, ranks)  # (B, Q, V)
+        positions = state.positions.gather(1, ranks)
+        own_ranks = state.rank.gather(1, positions)
+        tokens = net.draw(probs, own_ranks, Purpose.TARGET, state.round, is_row)
+        if self.by == "confidence":
             confidence = probs.gather(2, tokens[..., None])[..., 0].where(is_row, -1)
             confidence = confidence.round(decimals=6)  # what is equal but for rounding goes by rank
             best = confidence.argsort(dim=1, descending=True, stable=True)
-            tokens, probs = (
-                tokens.gather(1, best),
-                probs.gather(1, best[..., None].expand_as(probs)),
-            )
-            decoding.positions.scatter_(1, ranks, positions.gather(1, best))
-        decoding.write(decoding.known, tokens, share)
-        decoding.settle_unverified(share, probs)
+            tokens = tokens.gather(1, best)
+            probs = probs.gather(1, best[..., None].expand_as(probs))
+            state.positions.scatter_(1, ranks, positions.gather(1, best))
+        state.write(state.known, tokens, share)
+        return commit_unverified(state, Drafts(tokens, probs, share))
 
 
-def exact_draft(decoding: Decoding, hidden: Tensor) -> Drafts:
-    """The next token, drawn from the target law: a draft that always stands."""
-    ranks, is_left = decoding.known[:, None], decoding.left > 0
-    probs = decoding.target_probs(hidden, ranks)  # (B, 1, V)
-    tokens = decoding.coupling.draw(probs, ranks, Purpose.TARGET, decoding.round, is_left[:, None])
+SAMPLERS: dict[str, type] = {
+    sampler.name: sampler for sampler in (Sequential, ASSD, NGram, OnePass, Parallel)
+}
+
+
+def sampler_of(name: str, **settings: object) -> Sampler:
+    """The sampler of a name, with those of the settings that it has and that are not None.
+
+    For programs whose settings serve several samplers; `sample` refuses what a sampler lacks.
+    """
+    kind = SAMPLERS[name]
+    own = {field.name for field in fields(kind)}
+    return kind(**{n: value for n, value in settings.items() if n in own and value is not None})
+
+
+def draw_exact(net: Net, state: State, hidden: Tensor) -> Drafts:
+    """The next token, drawn from the target distribution: a draft that is always accepted."""
+    ranks, is_left = state.known[:, None], state.left > 0
+    probs = net.target_probs(state, hidden, ranks)  # (B, 1, V)
+    tokens = net.draw(probs, ranks, Purpose.TARGET, state.round, is_left[:, None])
     return Drafts(tokens, probs, is_left.long())
 
 
-def join(first: Drafts, second: Drafts) -> Drafts:
-    """Drafts for consecutive ranks."""
-    return Drafts(
-        torch.cat([first.tokens, second.tokens], dim=1),
-        torch.cat([first.probs, second.probs], dim=1),
-        first.count + second.count,
-    )
+def is_count(value: object) -> bool:
+    """Whether a value is a whole number from 1."""
+    return is_whole(value) and value >= 1  # type: ignore[operator]
+
+
+def one_of(name: str, value: object, valid: tuple[str, ...]) -> None:
+    """Refuse what is not one of some names.
+
+    Raises:
+        ValueError: it is not; the message names those that are valid.
+    """
+    if value not in valid:
+        raise ValueError(f"{name} is {value!r}; expected one of {', '.join(valid)}")

@@ -1,4 +1,4 @@
-"""Accepting drafts and replacing the first rejected one: pure functions, and two couplings.
+"""Accepting drafts and replacing the first rejected one: pure functions, and three verifiers.
 
 Leviathan et al. 2023 (arXiv 2211.17192); algorithm 1 of Guo & Ermon 2025.
 
@@ -13,43 +13,31 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from asarm.drafting.drafters import Drafts
 from asarm.sampling.randomness import Purpose, Randomness, Step
 
 
-@dataclass(frozen=True)
-class Drafts:
-    """Tokens proposed for the next ranks of each sequence, and the laws they were drawn from."""
-
-    tokens: Tensor  # (B, K)
-    probs: Tensor  # (B, K, V)
-    count: Tensor  # (B,) how many of the K are drafts; the rest is padding
-
-    def select(self, sequences: Tensor) -> Drafts:
-        """Those of some sequences (n,) of the batch alone."""
-        return Drafts(self.tokens[sequences], self.probs[sequences], self.count[sequences])
-
-
 class Verdict(NamedTuple):
-    """How many drafts stand, and the token that comes after them."""
+    """How many drafts are accepted, and the token that comes after them."""
 
     accepted: Tensor  # (B,)
-    token: Tensor  # (B,) meaningless where all drafts stand and no rank is left
+    token: Tensor  # (B,) meaningless where all drafts are accepted and no rank is left
 
 
 def accept_prob(draft_probs: Tensor, target_probs: Tensor) -> Tensor:
     """Probability (...) of keeping a token drafted with draft_probs (...) of its own."""
-    tiny = torch.finfo(draft_probs.dtype).tiny  # both laws are 0 at <mask>, beyond top-k and top-p
+    tiny = torch.finfo(draft_probs.dtype).tiny  # both are 0 at <mask>, beyond top-k and top-p
     return (target_probs / draft_probs.clamp(min=tiny)).clamp(max=1)
 
 
 def residual(draft_probs: Tensor, target_probs: Tensor) -> Tensor:
-    """Law (..., V) of the token that replaces a rejected draft: target mass it left uncovered.
+    """Distribution (..., V) of what replaces a rejected draft: target mass that it left uncovered.
 
-    The target may be weighted, by the joint ratio of the drafts that stand before.
+    The target may be weighted, by the joint ratio of the drafts that are accepted before.
     """
     uncovered = (target_probs - draft_probs).clamp(min=0)
     total = uncovered.sum(-1, keepdim=True)
-    # equal laws leave nothing uncovered; a rejection is then rounding, so draw from the target
+    # equal distributions leave nothing uncovered: a rejection is rounding then; draw from the target
     instead = target_probs / target_probs.sum(-1, keepdim=True)
     return torch.where(total > 0, uncovered / total, instead)
 
@@ -59,10 +47,10 @@ def prefix_length(accepted: Tensor) -> Tensor:
     return accepted.long().cumprod(1).sum(1)
 
 
-class Coupling(Protocol):
-    """How draws from a draft law and from the target law hang together."""
+class Verifier(Protocol):
+    """How tokens are drawn, and drafts verified so that the target distribution is kept."""
 
-    def select(self, sequences: Tensor) -> Coupling:
+    def select(self, sequences: Tensor) -> Verifier:
         """That of some sequences (n,) of the batch alone."""
 
     def draw(
@@ -75,24 +63,24 @@ class Coupling(Protocol):
     ) -> Verdict:
         """Keep a prefix of the drafts at ranks `start` (B,) and up, and choose what follows it.
 
-        Where all drafts stand, a bonus token follows if target_probs (B, K or K + 1, V) holds
-        the law of its rank, which `has_bonus` (B,) says.
+        Where all drafts are accepted, a bonus token follows if target_probs (B, K or K + 1, V)
+        holds the distribution of its rank, which `has_bonus` (B,) says.
         """
 
 
 @dataclass(frozen=True)
-class RejectionCoupling:
+class RejectionVerifier:
     """Keep a draft with probability target / draft, else draw from the residual.
 
     Args:
         randomness: where draws come from.
-        slack: added to that probability; above 0 the law is no longer the target's.
+        tolerance: added to that probability; above 0 the distribution is no longer the target's.
     """
 
     randomness: Randomness
-    slack: float = 0.0
+    tolerance: float = 0.0
 
-    def select(self, sequences: Tensor) -> RejectionCoupling:
+    def select(self, sequences: Tensor) -> RejectionVerifier:
         return replace(self, randomness=self.randomness.select(sequences))
 
     def draw(
@@ -106,24 +94,24 @@ class RejectionCoupling:
         num_drafts = drafts.tokens.shape[1]
         accepted = torch.zeros_like(drafts.count)
         batch = torch.arange(len(accepted), device=accepted.device)
-        law = target_probs[:, 0]
+        probs = target_probs[:, 0]
         if num_drafts:
             accepted, weight = self.accept(drafts, target_probs[:, :num_drafts], start, round)
-            law = target_probs[batch, accepted.clamp(max=target_probs.shape[1] - 1)]  # (B, V)
+            probs = target_probs[batch, accepted.clamp(max=target_probs.shape[1] - 1)]  # (B, V)
             rejected = drafts.probs[batch, accepted.clamp(max=num_drafts - 1)]
-            all_stand = (accepted == drafts.count)[:, None]
-            law = torch.where(all_stand, law, residual(rejected, law * weight[:, None]))
+            are_accepted = (accepted == drafts.count)[:, None]
+            probs = torch.where(are_accepted, probs, residual(rejected, probs * weight[:, None]))
         needed = has_bonus | (accepted < drafts.count)
         ranks = (start + accepted)[:, None]
-        token = self.draw(law[:, None], ranks, Purpose.RESIDUAL, round, needed[:, None])
+        token = self.draw(probs[:, None], ranks, Purpose.RESIDUAL, round, needed[:, None])
         return Verdict(accepted, token[:, 0])
 
     def accept(
         self, drafts: Drafts, target_probs: Tensor, start: Tensor, round: Step
     ) -> tuple[Tensor, Tensor]:
-        """How many drafts stand, (B,), and the weight (B,) of the target law in the residual.
+        """How many drafts are accepted, (B,), and the target's weight (B,) in the residual.
 
-        Here draft after draft, until the first that does not stand; the weight is 1.
+        Here draft after draft, until the first that is rejected; the weight is 1.
         """
         steps = torch.arange(drafts.tokens.shape[1], device=start.device)
         is_draft = steps < drafts.count[:, None]
@@ -133,33 +121,36 @@ class RejectionCoupling:
         return accepted, torch.ones_like(accepted, dtype=target_probs.dtype)
 
     def keep_probs(self, drafts: Drafts, target_probs: Tensor) -> Tensor:
-        """Probability (B, K) that each draft stands, if those before it do."""
+        """Probability (B, K) that each draft is accepted, if those before it are."""
         draft, target = probs_of(drafts, target_probs)
-        keep = self.slack + accept_prob(draft, target)
-        return keep.where(target > 0, 0)  # slack lets nothing in that the target law excludes
+        keep = self.tolerance + accept_prob(draft, target)
+        return keep.where(
+            target > 0, 0
+        )  # no tolerance lets in what the target excludes
 
 
 @dataclass(frozen=True)
-class BlockCoupling(RejectionCoupling):
+class BlockVerifier(RejectionVerifier):
     """Keep the longest prefix of the drafts that their joint ratio allows (arXiv 2403.10444).
 
-    On average it keeps no fewer drafts than one after the other would, from the same laws.
+    On average it keeps no fewer drafts than one after the other would, from the same
+    distributions.
     """
 
     def accept(
         self, drafts: Drafts, target_probs: Tensor, start: Tensor, round: Step
     ) -> tuple[Tensor, Tensor]:
-        """From the last draft down, the first prefix that stands; the weight is its joint ratio."""
+        """From the last draft down, the first prefix kept; the weight is its joint ratio."""
         weights = prefix_weights(*probs_of(drafts, target_probs))  # (B, K)
         keep = block_keep_probs(weights, drafts, target_probs)
         steps = torch.arange(weights.shape[1], device=start.device)
         ends = drafts.count[:, None] - 1 - steps  # the drafts, last one first
         is_draft = ends >= 0
         ends = ends.clamp(min=0)
-        falls = self.randomness.bernoulli(
+        is_rejected = self.randomness.bernoulli(
             1 - keep.gather(1, ends), start[:, None] + ends, round, is_draft
         )
-        accepted = drafts.count - prefix_length(falls & is_draft)
+        accepted = drafts.count - prefix_length(is_rejected & is_draft)
         weight = weights.gather(1, (accepted[:, None] - 1).clamp(min=0))[:, 0]
         return accepted, weight.where(accepted > 0, 1)
 
@@ -172,7 +163,7 @@ def has_bad(drafts: Drafts) -> Tensor:
 
 
 def probs_of(drafts: Drafts, target_probs: Tensor) -> tuple[Tensor, Tensor]:
-    """Probability of each draft, (B, K), under its draft law and under the target law."""
+    """Probability of each draft, (B, K), under its own distribution and under the target's."""
     token = drafts.tokens[..., None]
     return drafts.probs.gather(2, token)[..., 0], target_probs.gather(2, token)[..., 0]
 
@@ -189,32 +180,32 @@ def prefix_weights(draft_probs: Tensor, target_probs: Tensor) -> Tensor:
 
 
 def block_keep_probs(weights: Tensor, drafts: Drafts, target_probs: Tensor) -> Tensor:
-    """Probability (B, K) that each prefix stands, where no longer one does.
+    """Probability (B, K) that each prefix is kept, where no longer one is.
 
     Equation 4 of arXiv 2403.10444: what the target, weighted, leaves uncovered of the next draft's
-    law, over that and the weight that is missing; the weight itself for the whole block.
+    distribution, over that and the weight that is missing; the weight itself for the whole block.
     """
     uncovered = (weights[:, :-1, None] * target_probs[:, 1:] - drafts.probs[:, 1:]).clamp(min=0)
     left = uncovered.sum(-1)  # (B, K - 1)
     missing = 1 - weights[:, :-1]
     total = left + missing
-    keep = torch.where(total > 0, left / total, 1)  # equal laws: a longer prefix stands
+    keep = torch.where(total > 0, left / total, 1)  # equal distributions: a longer one is kept
     keep = torch.cat([keep, weights[:, -1:]], dim=1)
     steps = torch.arange(weights.shape[1], device=weights.device)
     return torch.where(steps == drafts.count[:, None] - 1, weights, keep)
 
 
 @dataclass(frozen=True)
-class GumbelCoupling:
+class GumbelVerifier:
     """Every rank owns one Gumbel vector; draft and target both take argmax(log p + it).
 
-    A draft stands if it is the target's own choice. The text is then the same for every lossless
-    sampler, every k and every batch (the Gumbel-max trick; ties aside).
+    A draft is accepted if it is the target's own choice. The text is then the same for every
+    lossless sampler, every k and every batch (the Gumbel-max trick; ties aside).
     """
 
     randomness: Randomness
 
-    def select(self, sequences: Tensor) -> GumbelCoupling:
+    def select(self, sequences: Tensor) -> GumbelVerifier:
         return replace(self, randomness=self.randomness.select(sequences))
 
     def draw(
@@ -233,3 +224,17 @@ class GumbelCoupling:
         accepted = prefix_length((choice[:, :num_drafts] == drafts.tokens) & is_draft)
         place = accepted.clamp(max=len(steps) - 1)
         return Verdict(accepted, choice.gather(1, place[:, None])[:, 0])
+
+
+VERIFIERS: dict[str, type[RejectionVerifier] | type[GumbelVerifier]] = {
+    "block": BlockVerifier,
+    "rejection": RejectionVerifier,
+    "gumbel": GumbelVerifier,
+}
+
+
+def make_verifier(name: str, randomness: Randomness, tolerance: float = 0.0) -> Verifier:
+    """A verifier by its name; with a tolerance, drafts are verified one after the other."""
+    if tolerance:
+        return RejectionVerifier(randomness, tolerance)
+    return VERIFIERS[name](randomness)

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model, save_file
 from transformers import PreTrainedTokenizerBase
 
-from asarm.draft_head import WEIGHTS
+from asarm.drafting.head import WEIGHTS
 from asarm.model import AnySubsetTransformer
 
 STATE, OPTIMIZER, CHECKSUMS = "state.json", "optimizer.safetensors", "checksums.json"

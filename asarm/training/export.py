@@ -7,7 +7,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 
 from asarm.data.retry import first_line, is_network_trouble
-from asarm.draft_head import CONFIG as CONFIG_OF_HEAD
+from asarm.drafting.head import CONFIG as CONFIG_OF_HEAD
 from asarm.model import AnySubsetTransformer
 from asarm.run import Run
 from asarm.training.card import card

@@ -8,8 +8,8 @@ from importlib.util import find_spec
 import torch
 from transformers import PreTrainedTokenizerBase, XLNetConfig
 
-from asarm.draft_head import DraftHead, DraftHeadConfig
-from asarm.draft_objective import DraftObjective
+from asarm.drafting.head import DraftHead, DraftHeadConfig
+from asarm.drafting.objective import DraftObjective
 from asarm.loading import load, load_tokenizer
 from asarm.model import AnySubsetTransformer
 from asarm.objective import LOSS_SCALES, PROMPT_ATTENTION, Objective

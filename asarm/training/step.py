@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from asarm.data import Batch
-from asarm.draft_objective import draw_starts
+from asarm.drafting.objective import draw_starts
 from asarm.order import Order
 from asarm.schedule import (
     draw_kinds,

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from asarm.data import HeldOut
-from asarm.draft_head import DraftHead
+from asarm.drafting.head import DraftHead
 from asarm.evaluation.densities import RATES, bits_per_token, block_bits, draft_rejections
 from asarm.evaluation.example import BLANK, printable, segments
 from asarm.evaluation.judge import Judge, load_judge

@@ -11,7 +11,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from asarm.law import Law
+from asarm.distribution import Distribution
 from asarm.model import AnySubsetTransformer, KeyValueCache, Layer
 from asarm.order import Order
 from asarm.products import linear
@@ -27,7 +27,7 @@ class FirstRounds(Decoding):
     """A decoding, as `sample` makes it, that ends after a few rounds."""
 
     def __init__(self, model: Backbone, input_ids: Tensor, order: Order, *, num_rounds: int):
-        law = Law(model.mask_token_id)
+        law = Distribution(model.mask_token_id)
         seeds = torch.arange(len(input_ids), device=input_ids.device)
         coupling = RejectionCoupling(HashedRandomness(seeds))
         super().__init__(model, input_ids, order.to(input_ids.device), law, law, coupling)

@@ -12,7 +12,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from asarm.draft_head import DraftHead
+from asarm.drafting.head import DraftHead
 from asarm.evaluation.benchmark.config import BenchmarkConfig
 from asarm.evaluation.benchmark.report import PAPER_K, LagAcceptance, PartCost
 from asarm.model import AnySubsetTransformer

@@ -12,7 +12,7 @@ from asarm.evaluation.benchmark.config import BenchmarkConfig
 from asarm.order import Order
 from asarm.rows import Backbone
 from asarm.sampling import ONE_LIMIT, decode, default_draft
-from asarm.sampling.costs import COSTS
+from asarm.sampling.cost import COSTS
 from asarm.sampling.decoding import COUNTS
 from asarm.sampling.draft_length import AutoLength, DraftLength
 from asarm.sampling.randomness import HashedRandomness

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers import XLNetConfig
 
-from asarm.draft_head import DraftHead, DraftHeadConfig
+from asarm.drafting.head import DraftHead, DraftHeadConfig
 from asarm.evaluation.benchmark.config import BenchmarkConfig
 from asarm.evaluation.reference import RecomputingXLNet
 from asarm.loading import DEMO, load, resolve_device, resolve_dtype

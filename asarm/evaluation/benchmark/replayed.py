@@ -22,7 +22,7 @@ from asarm.evaluation.benchmark.timing import alternate, ratio
 from asarm.model import AnySubsetTransformer
 from asarm.order import Order
 from asarm.sampling import Costs, sample
-from asarm.sampling.costs import MOST
+from asarm.sampling.cost import MOST
 from asarm.sampling.draft_length import AutoLength, DraftLength, FixedLength
 from asarm.sampling.randomness import HashedRandomness
 from asarm.sampling.verify import Drafts, RejectionCoupling

@@ -1,4 +1,4 @@
-"""From logits to the law of a token: one place for every sampler and every density.
+"""From logits to the distribution of a token: one place for every sampler and every density.
 
 Shapes: B batch, L length, K kinds of positions, V vocabulary; anything before it.
 """
@@ -16,7 +16,7 @@ from asarm.checks import is_real, is_whole
 
 @dataclass(frozen=True)
 class Allowed:
-    """Which tokens a position may hold: all others are removed from its law, as `<mask>` is.
+    """Which tokens a position may hold: all others are removed from its distribution, as `<mask>` is.
 
     Args:
         tables: (K, V) bool, the tokens of each kind of position; at least one of each.
@@ -58,7 +58,7 @@ class Allowed:
 
 
 @dataclass(frozen=True)
-class Law:
+class Distribution:
     """The distribution of a token given its logits: `<mask>` and whatever is not allowed removed,
     then temperature, top-k and top-p.
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from asarm.density import joint_rows
-from asarm.draft_head import DraftHead, neighbours_of
-from asarm.law import Law
+from asarm.distribution import Distribution
+from asarm.drafting.head import DraftHead, neighbours_of
 from asarm.model import AnySubsetTransformer
 from asarm.objective import joint_loss
 from asarm.order import Order
@@ -114,7 +114,7 @@ def draft_laws(
     tokens = content.tokens.gather(1, beside.flatten(1)).view(beside.shape)
     embedded = model.get_input_embeddings()(tokens[is_row])
     changed = hidden + head(hidden, embedded, seen[is_row])
-    law = Law(model.mask_token_id)
+    law = Distribution(model.mask_token_id)
     with torch.no_grad():
         target = law.probs(model.logits(exact))
     return DraftLaws(law.probs(model.logits(changed)), target, is_row)

@@ -1,0 +1,297 @@
+"""`sample`: fill the targets of a batch by a sampler."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from asarm.checks import described
+from asarm.density import joint_log_probs
+from asarm.distribution import Allowed, Distribution
+from asarm.drafting.drafters import Drafter, HeadDrafter, ngram_drafter, self_drafter
+from asarm.inputs import answering, check_model, checked_inputs
+from asarm.order import Order, per_sequence_seeds
+from asarm.rows import Backbone
+from asarm.sampling.checked import CheckedDrafter
+from asarm.sampling.cost import COSTS
+from asarm.sampling.lengths import AutoLength, DraftLengths, FixedLength
+from asarm.sampling.network import Net
+from asarm.sampling.outcome import Outcome
+from asarm.sampling.randomness import HashedRandomness, Randomness, signed
+from asarm.sampling.result import Round, SampleResult
+from asarm.sampling.rounds import EXECUTIONS, Decoding
+from asarm.sampling.samplers import SAMPLERS, NGram, Parallel, Sampler, Speculative, one_of
+from asarm.sampling.state import State
+from asarm.sampling.verify import Verifier, make_verifier
+
+OnRound = Callable[[Mapping[int, Round]], object]
+
+
+def sample(
+    model: Backbone,
+    input_ids: Tensor | Sequence[Sequence[int]],
+    order: Order,
+    sampler: str | Sampler = "onepass",
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    allowed: Allowed | None = None,
+    seed: int | Sequence[int] = 0,
+    trace: bool = False,
+    on_round: OnRound | None = None,
+    progress: bool = False,
+    execution: str | None = None,
+    **options: Any,
+) -> SampleResult:
+    """Fill the targets of a batch from the model's joint distribution, given the prompts.
+
+    All samplers but "parallel" are lossless: their samples have the same distribution, whatever
+    k and the drafts are, and they never make more network calls than there are targets. A
+    sequence's sample depends on its own seed, not on its batch mates; in bfloat16 as far as
+    rounding, which depends on a batch's shape, makes no difference. The model computes in eval
+    mode and in its own dtype, and is left as it was.
+
+    Args:
+        model: any backbone, such as an `AnySubsetTransformer`.
+        input_ids: (B, L) token ids; what stands at targets and padding is not read. Any integers:
+            a tensor, an array or nested lists.
+        order: which positions are targets, and in which order they are decoded.
+        sampler: "sequential", one target a call; "assd" and "ngram", algorithms 1 and 2 of
+            arXiv 2504.20456; "onepass", which verifies and drafts in the same call; "parallel",
+            the lossy comparator, which fills many targets a call as if they were independent. Or a
+            value: `ASSD(k=5)`, for example.
+        temperature: of the target and the draft distribution; 0 is greedy decoding, which takes
+            the lowest id of equally probable tokens.
+        top_k: keep exactly the k most probable tokens, the lowest ids of equal ones.
+        top_p: keep the most probable tokens that together reach this probability.
+        allowed: which tokens each position may hold, a filter of the target distribution; any if
+            None.
+        seed: sequence b uses seed + b, or its own where one int per sequence is given.
+        trace: record every round.
+        on_round: called after every round with what it did to each unfinished sequence, by its
+            place in the batch: what was drafted, accepted and committed.
+        progress: show a bar of committed tokens.
+        execution: "eager": every call has as few rows and slots as it needs; "static": all rounds
+            have the same shapes and never wait for the device, as a GPU likes it; "graph": such a
+            round is recorded once and replayed as a CUDA graph. If None, "static" on a GPU unless
+            rounds are looked at, and "eager" elsewhere. The text is the same.
+        **options: of the sampler that is named, such as k: those of `Sequential`, `ASSD`, `NGram`,
+            `OnePass` and `Parallel`.
+
+    Raises:
+        ValueError: an option or an input that cannot be served; the message says which.
+    """
+    sampler = make_sampler(sampler, options)
+    check_model(model)
+    target = Distribution(model.mask_token_id, temperature, top_k, top_p)
+    execution = _execution(execution, sampler, model.device, trace or on_round is not None)
+    ids, order = checked_inputs(model, input_ids, order, reads_targets=False, allowed=allowed)
+    seeds = [signed(s) for s in per_sequence_seeds(seed, len(ids))]
+    randomness = HashedRandomness(torch.tensor(seeds, device=model.device))
+    watch = Watch(len(ids), trace, on_round)
+    total = int(order.num_targets.sum())
+    with answering(model), tqdm(total=total, unit="token", disable=not progress) as bar:
+        net, state = prepare(
+            model,
+            ids,
+            order,
+            sampler,
+            randomness,
+            target=target,
+            allowed=allowed,
+            is_static=execution != "eager",
+        )
+        state = Decoding(
+            sampler,
+            net,
+            state,
+            execution=execution,
+            watch=watch if watch.is_on else None,
+            on_commit=bar.update,
+        ).run()
+        tokens, log_probs = state.by_position(ids, order)
+        if isinstance(sampler, Parallel):  # its draws are no conditionals: one call, not counted
+            log_probs = joint_log_probs(model, tokens, order, net.target, net.allowed)
+    return SampleResult(
+        tokens=tokens,
+        log_probs=log_probs,
+        nfe=state.nfe,
+        rows=state.rows,
+        rounds=state.rounds,
+        drafted=state.drafted,
+        accepted=state.accepted,
+        k=getattr(sampler, "k", None),
+        costs=_costs(sampler, model) if getattr(sampler, "k", None) == "auto" else None,
+        lossless=sampler.is_lossless,
+        trace=watch.trace,
+    )
+
+
+def make_sampler(sampler: str | Sampler, options: Mapping[str, Any]) -> Sampler:
+    """A sampler by its name and options, or the one that is given.
+
+    Raises:
+        ValueError: an unknown name, or an option that the sampler does not have.
+    """
+    if not isinstance(sampler, str):
+        if isinstance(sampler, type) or not hasattr(sampler, "round"):
+            raise ValueError(
+                f"sampler is {described(sampler)}; expected one of {', '.join(SAMPLERS)}, or a "
+                "value such as asarm.ASSD(k=5)"
+            )
+        if options:
+            raise ValueError(
+                f"{next(iter(options))} is given beside the sampler {sampler!r}; expected its "
+                "options within it"
+            )
+        return sampler
+    one_of("sampler", sampler, tuple(SAMPLERS))
+    kind = SAMPLERS[sampler]
+    names = [field.name for field in fields(kind)]
+    for name in options:
+        if name not in names:
+            has = f"its options are {', '.join(names)}" if names else "it has no options"
+            raise ValueError(f"sampler {sampler!r} has no option {name}; {has}")
+    needed = inspect.signature(kind).parameters.values()
+    for parameter in needed:
+        if parameter.default is parameter.empty and parameter.name not in options:
+            raise ValueError(
+                f"sampler {sampler!r} needs {parameter.name}; give it, as in {parameter.name}=8"
+            )
+    return kind(**options)
+
+
+def prepare(
+    model: Backbone,
+    ids: Tensor,
+    order: Order,
+    sampler: Sampler,
+    randomness: Randomness,
+    *,
+    target: Distribution | None = None,
+    allowed: Allowed | None = None,
+    is_static: bool = False,
+) -> tuple[Net, State]:
+    """A model and a batch as a sampler's rounds need them.
+
+    Args:
+        model: the backbone.
+        ids: (B, L) checked ids.
+        order: the decoding order.
+        sampler: whose rounds they are to be.
+        randomness: where draws come from.
+        target: the target distribution; the model's own, at temperature 1, if None.
+        allowed: which tokens each position may hold; any if None.
+        is_static: whether all rounds are to have the same shapes.
+    """
+    target = target or Distribution(model.mask_token_id)
+    cache = model.new_cache(*ids.shape)
+    if is_static:
+        cache.fix_shapes()
+    net = Net(
+        model,
+        target,
+        _draft_distribution(sampler, target),
+        _verifier(sampler, randomness),
+        cache,
+        drafter=_drafter(sampler, model),
+        lengths=_lengths(sampler, model, int(order.num_targets.max())),
+        allowed=allowed and allowed.to(model.device),
+        is_static=is_static,
+        prompt_size=int(order.num_prompt.max()),
+    )
+    return net, State.of(ids, order, model.vocab_size, net.dtype, counts_on_device=is_static)
+
+
+def default_drafter(model: Backbone) -> Drafter:
+    """The model's own head, if it has one, and else its rows alone."""
+    return self_drafter if getattr(model, "draft_head", None) is None else HeadDrafter.of(model)
+
+
+def _draft_distribution(sampler: Sampler, target: Distribution) -> Distribution:
+    own = getattr(sampler, "draft_temperature", None)
+    temperature = target.temperature if own is None else own
+    return Distribution(target.mask_token_id, temperature, target.top_k, target.top_p)
+
+
+def _verifier(sampler: Sampler, randomness: Randomness) -> Verifier:
+    tolerance = getattr(sampler, "tolerance", 0.0)
+    return make_verifier(getattr(sampler, "verifier", "block"), randomness, tolerance)
+
+
+def _drafter(sampler: Sampler, model: Backbone) -> Drafter:
+    """What drafts for a sampler.
+
+    Raises:
+        ValueError: an unknown name, or a head that the model has not.
+    """
+    if isinstance(sampler, NGram):
+        return ngram_drafter
+    drafter = getattr(sampler, "drafter", None)
+    if callable(drafter):
+        return CheckedDrafter(drafter)
+    if drafter is not None:
+        one_of("drafter", drafter, ("self", "head"))
+    if drafter == "head" and getattr(model, "draft_head", None) is None:
+        raise ValueError("drafter is 'head', and the model has no draft head; train one, or 'self'")
+    return self_drafter if drafter == "self" else default_drafter(model)
+
+
+def _lengths(sampler: Sampler, model: Backbone, num_targets: int) -> DraftLengths:
+    """How many drafts a sampler's rounds have: no round can have more than there are targets."""
+    if not isinstance(sampler, Speculative):
+        return FixedLength(1)
+    if sampler.k == "auto":
+        return AutoLength(sampler.cost_by_length(), _costs(sampler, model), model.device)
+    return FixedLength(min(int(sampler.k), num_targets))
+
+
+def _costs(sampler: Sampler, model: Backbone) -> Any:
+    """What calls, rows and drafts take: the sampler's, or usual ones of the device."""
+    own = getattr(sampler, "costs", None)
+    return own or COSTS.get(model.device.type, COSTS["cuda"])
+
+
+def _execution(asked: str | None, sampler: Sampler, device: torch.device, is_watched: bool) -> str:
+    """How rounds are made."""
+    is_parallel = isinstance(sampler, Parallel)
+    if asked is None:
+        return "static" if device.type == "cuda" and not (is_parallel or is_watched) else "eager"
+    one_of("execution", asked, EXECUTIONS)
+    if asked != "eager" and (is_parallel or is_watched):
+        raise ValueError(
+            f"execution is {asked!r} with sampler {sampler.name!r}; expected 'eager': rounds that "
+            "are traced or watched, and those of 'parallel', wait for the device"
+        )
+    if asked == "graph" and device.type != "cuda":
+        raise ValueError(
+            f"execution is 'graph' on {device.type!r}; expected 'static': no CUDA there"
+        )
+    return asked
+
+
+class Watch:
+    """Records rounds, and tells of them."""
+
+    def __init__(self, batch: int, trace: bool, on_round: OnRound | None):
+        self.trace: list[list[Round]] | None = [[] for _ in range(batch)] if trace else None
+        self.on_round = on_round
+
+    @property
+    def is_on(self) -> bool:
+        return self.trace is not None or self.on_round is not None
+
+    def __call__(self, state: State, outcome: Outcome) -> None:
+        records = dict(outcome.records(state))
+        for sequence, record in records.items():
+            if self.trace is not None:
+                self.trace[sequence].append(record)
+        if self.on_round is not None:
+            self.on_round(records)

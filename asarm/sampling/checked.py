@@ -1,0 +1,49 @@
+"""A user's drafter, whose distributions verification is to rely on."""
+
+from __future__ import annotations
+
+import torch
+
+from asarm.drafting.drafters import Drafter, Drafts
+from asarm.sampling.network import DraftRequest
+
+
+class CheckedDrafter:
+    """Normalises a drafter's distributions, and notes what is no distribution.
+
+    Verification keeps the target distribution only if every draft was drawn from the probabilities
+    that come with it.
+    """
+
+    def __init__(self, drafter: Drafter):
+        self.drafter = drafter
+
+    def __call__(self, request: DraftRequest) -> Drafts:
+        found = self.drafter(request)
+        check_shapes(found, len(request.count), request.vocab_size)
+        probs, tokens = found.probs.to(request.dtype), found.tokens.long()
+        count = found.count.clamp(min=0).minimum(request.count).clamp(max=tokens.shape[1])
+        steps = torch.arange(tokens.shape[1], device=tokens.device)
+        is_draft = steps < count[:, None]
+        is_token = (tokens >= 0) & (tokens < request.vocab_size)
+        total = probs.sum(2)
+        is_right = total.isfinite() & (total > 0) & (probs >= 0).all(2) & is_token
+        request.state.is_bad_draft |= (is_draft & ~is_right).any() | (found.count != count).any()
+        probs = torch.where((is_draft & is_right)[..., None], probs / total[..., None], 0)
+        return Drafts(tokens.where(is_token & is_draft, 0), probs, count)
+
+
+def check_shapes(found: Drafts, batch: int, vocab_size: int) -> None:
+    """Refuse drafts of other shapes than (B, K), (B, K, V) and (B,).
+
+    Raises:
+        ValueError: a shape is another.
+    """
+    shapes = [tuple(part.shape) for part in (found.tokens, found.probs, found.count)]
+    size = found.tokens.shape[-1]
+    if shapes != [(batch, size), (batch, size, vocab_size), (batch,)]:
+        raise ValueError(
+            f"the drafter gives tokens of shape {shapes[0]}, probs of {shapes[1]} and count of "
+            f"{shapes[2]}; expected (B, K), (B, K, V) and (B,), with a batch of {batch} and a "
+            f"vocabulary of {vocab_size}"
+        )

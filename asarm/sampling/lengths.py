@@ -1,0 +1,59 @@
+"""How many tokens to draft in a round: always as many, or as many as pay.
+
+Shapes: B batch.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from asarm.sampling.cost import GRID, Costs, RoundCost, best_lengths
+from asarm.sampling.state import State
+
+PRIOR = 3.0, 2.0  # accepted drafts and rounds with a rejected one, before the first round
+
+
+class DraftLengths(Protocol):
+    """Says how many drafts a round may have."""
+
+    @property
+    def max_drafts(self) -> int:
+        """In any round."""
+
+    def __call__(self, state: State) -> Tensor:
+        """In the next round, (B,)."""
+
+
+class FixedLength:
+    """As many drafts in every round."""
+
+    def __init__(self, k: int):
+        self.max_drafts = k
+
+    def __call__(self, state: State) -> Tensor:
+        return torch.full_like(state.known, self.max_drafts)
+
+
+class AutoLength:
+    """As many drafts as make a token cheapest, if they are accepted as often as they were so far.
+
+    It knows what became of the drafts of earlier rounds of the same sequence, and nothing else, so
+    the distribution of the samples stays as it is, and a sequence's sample does not depend on
+    others.
+
+    Args:
+        cost: of a round with 1, 2, ... drafts.
+        costs: of calls, rows and drafts.
+        device: of the batch.
+    """
+
+    def __init__(self, cost: tuple[tuple[int, RoundCost], ...], costs: Costs, device: torch.device):
+        best = best_lengths(cost, costs)
+        self.max_drafts, self.best = int(best.max()), best.to(device)
+
+    def __call__(self, state: State) -> Tensor:
+        accepted, rejected = state.accepted.float() + PRIOR[0], state.rejected.float() + PRIOR[1]
+        return self.best[(accepted / (accepted + rejected) * (GRID - 1)).round().long()]

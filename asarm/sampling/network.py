@@ -1,0 +1,216 @@
+"""The model as samplers see it: query rows in, hidden states and distributions out.
+
+Shapes: B batch, L length, Q query rows, K ranks drafted or committed, C model width,
+V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from asarm.distribution import Allowed, Distribution
+from asarm.drafting.drafters import Drafter, Drafts, self_drafter
+from asarm.rows import Backbone, ContentCache, ContentRows, QueryRows
+from asarm.sampling.lengths import DraftLengths, FixedLength
+from asarm.sampling.randomness import Purpose, Step
+from asarm.sampling.state import State
+from asarm.sampling.verify import Verifier
+
+
+class Rows(NamedTuple):
+    """Query rows in rank space."""
+
+    ranks: Tensor  # (B, Q) to predict
+    limits: Tensor  # (B, Q) how many ranks each row may see
+    is_row: Tensor  # (B, Q) False for padding
+
+    @classmethod
+    def own(cls, ranks: Tensor, is_row: Tensor) -> Rows:
+        """Rows that see all ranks below their own: those of the target distribution."""
+        return cls(ranks, ranks, is_row)
+
+    @classmethod
+    def ahead(cls, start: Tensor, count: Tensor, size: int) -> Rows:
+        """Rows of `count` (B,) ranks from `start` (B,) on, all of which see the ranks below it."""
+        steps = torch.arange(size, device=start.device)
+        ranks = start[:, None] + steps
+        return cls(ranks, start[:, None].expand_as(ranks), steps < count[:, None])
+
+
+@dataclass
+class Net:
+    """A model with all that a round needs of it.
+
+    Attributes:
+        model: the backbone.
+        target: the target distribution, from logits.
+        draft: the distribution of drafts, from logits.
+        verifier: how draws are made and drafts verified.
+        cache: of the model, for the sequences of the batch.
+        drafter: proposes tokens.
+        lengths: says how many drafts a round has.
+        allowed: which tokens each position may hold; any if None.
+        is_static: whether all rounds have the same shapes, and never wait for the device.
+        prompt_size: content rows of the first call, the prompts; 0 once they were read.
+    """
+
+    model: Backbone
+    target: Distribution
+    draft: Distribution
+    verifier: Verifier
+    cache: ContentCache
+    drafter: Drafter = self_drafter
+    lengths: DraftLengths = FixedLength(1)
+    allowed: Allowed | None = None
+    is_static: bool = False
+    prompt_size: int = 0
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of distributions."""
+        return torch.promote_types(self.model.dtype, torch.float32)
+
+    def size(self, count: Tensor, bound: int) -> int:
+        """The largest of count (B,), or its bound where shapes are static."""
+        return bound if self.is_static else int(count.max())
+
+    def call(self, state: State, rows: Rows, upto: Tensor, max_content: int = 1) -> Tensor:
+        """One network call: hidden states (B, Q, C) of query rows.
+
+        The content of all ranks below `upto` (B,) that the cache lacks rides along; a sequence
+        without a query row takes no part.
+
+        Args:
+            state: of the batch; the call is counted there.
+            rows: the query rows.
+            upto: how many ranks the cache holds the content of afterwards.
+            max_content: how many ranks, once the prompt is there, the cache can lack.
+        """
+        num_queries = rows.is_row.sum(1)
+        upto = torch.where(num_queries > 0, upto, state.cached)
+        num_content = upto - state.cached
+        content = self._content(state, num_content, max(max_content, self.prompt_size))
+        self.prompt_size = 0
+        positions = state.positions.gather(1, torch.where(rows.is_row, rows.ranks, state.spare))
+        query = QueryRows(positions, torch.where(rows.is_row, rows.limits, 0))
+        hidden = self._hidden(content, query, rows.is_row)
+        state.cached = upto
+        state.nfe += num_queries > 0
+        state.rows += num_queries + num_content
+        return hidden
+
+    def _content(self, state: State, count: Tensor, bound: int) -> ContentRows:
+        """Content rows of `count` (B,) ranks, from the first that the cache lacks on."""
+        ranks, is_row = state.ranks(state.cached, count, self.size(count, bound))
+        return ContentRows(
+            state.tokens.gather(1, ranks),
+            state.positions.gather(1, ranks),
+            torch.where(is_row, state.limits.gather(1, ranks), 0),
+            ranks,
+        )
+
+    def _hidden(self, content: ContentRows, query: QueryRows, is_row: Tensor) -> Tensor:
+        """Hidden states (B, Q, C) of query rows; those that no sequence needs are not computed."""
+        if self.is_static or (is_needed := is_row.any(0)).all():
+            return self.model(content, query, self.cache)
+        fewer = QueryRows(query.positions[:, is_needed], query.limits[:, is_needed])
+        found = self.model(content, fewer, self.cache)
+        hidden = found.new_zeros(*is_row.shape, found.shape[2])
+        hidden[:, is_needed] = found
+        return hidden
+
+    def target_probs(self, state: State, hidden: Tensor, ranks: Tensor) -> Tensor:
+        """Target distributions (B, K, V) at ranks (B, K), from hidden states (B, K, C)."""
+        logits = self.model.logits(hidden)
+        return self.target.probs(logits, self.allowed_at(state, ranks, state.tokens))
+
+    def allowed_at(self, state: State, ranks: Tensor, tokens: Tensor) -> Tensor | None:
+        """Which tokens the ranks (B, K) may hold, (B, K, V); ranks beyond the last are padding."""
+        if self.allowed is None:
+            return None
+        positions = state.positions.gather(1, ranks.clamp(max=state.spare))
+        return self.allowed.at(positions)
+
+    def draw(
+        self, probs: Tensor, ranks: Tensor, purpose: Purpose, round: Step, needed: Tensor
+    ) -> Tensor:
+        """Tokens (B, K) at ranks (B, K) from probs (B, K, V), where `needed` (B, K)."""
+        return self.verifier.draw(probs, ranks, purpose, round, needed)
+
+    def drafts(
+        self,
+        state: State,
+        hidden: Tensor,
+        *,
+        start: Tensor,
+        limit: Tensor,
+        count: Tensor,
+        size: int | None = None,
+    ) -> Drafts:
+        """Drafts for `count` (B,) ranks from `start` (B,) on, by rows that saw `limit` ranks."""
+        size = hidden.shape[1] if size is None else size
+        return self.drafter(DraftRequest(self, state, size, hidden, start, limit, count))
+
+    def select(self, sequences: Tensor) -> Net:
+        """The same for some sequences (n,) of the batch alone."""
+        return replace(
+            self,
+            cache=self.cache.select(sequences),
+            verifier=self.verifier.select(sequences),
+            allowed=self.allowed and self.allowed.select(sequences),
+        )
+
+
+@dataclass(frozen=True)
+class DraftRequest:
+    """What a drafter is asked, and what it may know: see `asarm.drafting.drafters.Request`."""
+
+    net: Net
+    state: State
+    size: int
+    hidden: Tensor
+    start: Tensor
+    limit: Tensor
+    count: Tensor
+
+    @property
+    def vocab_size(self) -> int:
+        return self.net.model.vocab_size
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.net.dtype
+
+    @property
+    def tokens(self) -> Tensor:
+        return self.state.tokens
+
+    @property
+    def positions(self) -> Tensor:
+        return self.state.positions
+
+    @property
+    def rank(self) -> Tensor:
+        return self.state.rank
+
+    def ranks(self, step: int | None = None) -> Tensor:
+        ranks, _ = self.state.ranks(self.start, self.count, self.size)
+        return ranks if step is None else ranks[:, step, None]
+
+    def logits(self) -> Tensor:
+        return self.net.model.logits(self.hidden)
+
+    def probs(self, logits: Tensor, ranks: Tensor, tokens: Tensor | None = None) -> Tensor:
+        tokens = self.tokens if tokens is None else tokens
+        return self.net.draft.probs(logits, self.net.allowed_at(self.state, ranks, tokens))
+
+    def of_counts(self, counts: Tensor) -> Tensor:
+        return self.net.draft.of_counts(counts).to(self.dtype)
+
+    def draw(self, probs: Tensor, ranks: Tensor) -> Tensor:
+        needed = ranks != self.state.spare
+        return self.net.draw(probs, ranks, Purpose.DRAFT, self.state.round, needed)

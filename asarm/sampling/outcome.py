@@ -1,0 +1,92 @@
+"""The end of a round: drafts are verified, and what is accepted is committed.
+
+Shapes: B batch, K drafts of a round, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from asarm.drafting.drafters import Drafts
+from asarm.sampling.network import Net
+from asarm.sampling.result import Round
+from asarm.sampling.state import State
+from asarm.sampling.verify import has_bad
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a round has decided.
+
+    Attributes:
+        drafts: what was verified, the exact ones first.
+        num_exact: how many of them were drawn from the target distribution.
+        start: (B,) the rank of the first draft.
+        accepted: (B,) how many of the drafts were.
+        token: (B,) what follows them, where `has_token` (B,) says so.
+    """
+
+    drafts: Drafts
+    num_exact: int
+    start: Tensor
+    accepted: Tensor
+    token: Tensor
+    has_token: Tensor
+
+    def records(self, state: State) -> Iterator[tuple[int, Round]]:
+        """The rounds of the sequences that took part, by their places in the whole batch."""
+        for b, sequence in enumerate(state.sequences.tolist()):
+            count, accepted = int(self.drafts.count[b]), int(self.accepted[b])
+            start = int(self.start[b])
+            if count == 0 and not self.has_token[b]:
+                continue
+            positions = state.positions[b, start : start + count + 1].tolist()
+            tokens = self.drafts.tokens[b, :count].tolist()
+            drafted = list(zip(positions, tokens, strict=False))
+            committed = drafted[:accepted]
+            if self.has_token[b]:
+                committed = [*committed, (positions[accepted], int(self.token[b]))]
+            is_accepted = [j < accepted for j in range(self.num_exact, count)]
+            yield sequence, Round(drafted[self.num_exact :], is_accepted, committed)
+
+
+def verify_and_commit(
+    net: Net, state: State, drafts: Drafts, target_probs: Tensor, *, num_exact: int = 0
+) -> Outcome:
+    """Verify drafts, and commit those that are accepted and the token that follows them.
+
+    Args:
+        net: the model.
+        state: of the batch; the drafts stand at its next ranks.
+        drafts: what is verified.
+        target_probs: (B, K, V) the target distributions at their ranks; (B, K + 1, V) with that of
+            the rank after them, whose token follows where all drafts are accepted.
+        num_exact: how many of the drafts were drawn from the target distribution, and so are
+            accepted.
+    """
+    start, is_left = state.known, state.left > 0
+    state.is_bad_draft |= has_bad(drafts).any()
+    has_bonus = start + drafts.count < state.length
+    if target_probs.shape[1] == drafts.tokens.shape[1]:
+        has_bonus = torch.zeros_like(has_bonus)
+    accepted, token = net.verifier.verify(drafts, target_probs, start, state.round, has_bonus)
+    has_token = has_bonus | (accepted < drafts.count)
+    state.write(start + accepted, token[:, None], has_token.long())
+    state.rounds += is_left
+    state.drafted += (drafts.count - num_exact).clamp(min=0)
+    state.accepted += (accepted - num_exact).clamp(min=0)
+    state.rejected += accepted < drafts.count
+    state.commit(accepted + has_token, target_probs)
+    return Outcome(drafts, num_exact, start, accepted, token, has_token)
+
+
+def commit_unverified(state: State, drafts: Drafts) -> Outcome:
+    """Commit drafts as they are."""
+    start = state.known
+    state.rounds += drafts.count > 0
+    state.commit(drafts.count, drafts.probs)
+    return Outcome(drafts, 0, start, drafts.count, drafts.count, drafts.count < 0)
