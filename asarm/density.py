@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from asarm.inputs import answering, checked_inputs
 from asarm.distribution import Allowed, Distribution
+from asarm.inputs import answering, checked_inputs
 from asarm.order import Order
 from asarm.rows import Backbone, ContentRows, QueryRows
 
@@ -71,16 +71,20 @@ def log_prob(
         ValueError: ids outside the vocabulary, `<mask>` in a prompt, or weights that give NaN.
     """
     ids, order = checked_inputs(model, input_ids, order, reads_targets=True, allowed=allowed)
-    law = Distribution(model.mask_token_id, temperature)
+    target = Distribution(model.mask_token_id, temperature)
     allowed = allowed and allowed.to(model.device)
     with answering(model):
-        return joint_log_probs(model, ids, order, law, allowed)
+        return joint_log_probs(model, ids, order, target, allowed)
 
 
 def joint_log_probs(
-    model: Backbone, input_ids: Tensor, order: Order, law: Distribution, allowed: Allowed | None = None
+    model: Backbone,
+    input_ids: Tensor,
+    order: Order,
+    target: Distribution,
+    allowed: Allowed | None = None,
 ) -> Tensor:
-    """`log_prob` of checked input under any law, (B, L)."""
+    """`log_prob` of checked input under any distribution, (B, L)."""
     content, query = joint_rows(input_ids, order)
     hidden = model(content, query)
     _, is_row = target_ranks(order)
@@ -90,7 +94,7 @@ def joint_log_probs(
     parts = []
     for chunk in chunks(len(rows), model.vocab_size):
         is_allowed = allowed.tables[kinds[chunk]] if allowed and kinds is not None else None
-        log_probs = law.log_probs(model.logits(rows[chunk]), is_allowed)
+        log_probs = target.log_probs(model.logits(rows[chunk]), is_allowed)
         parts.append(log_probs.gather(1, tokens[chunk, None])[:, 0])
     found = torch.cat(parts)
     if found.isnan().any():

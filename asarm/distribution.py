@@ -16,7 +16,7 @@ from asarm.checks import is_real, is_whole
 
 @dataclass(frozen=True)
 class Allowed:
-    """Which tokens a position may hold: all others are removed from its distribution, as `<mask>` is.
+    """Which tokens a position may hold: its distribution loses all others, as it loses `<mask>`.
 
     Args:
         tables: (K, V) bool, the tokens of each kind of position; at least one of each.

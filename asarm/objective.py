@@ -141,7 +141,13 @@ class HeadCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, hidden: Tensor, weight: Tensor, bias: Tensor, tokens: Tensor, weights: Tensor, law: Distribution
+        ctx,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        tokens: Tensor,
+        weights: Tensor,
+        target: Distribution,
     ) -> Tensor:
         device = hidden.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
@@ -151,7 +157,7 @@ class HeadCrossEntropy(torch.autograd.Function):
         grad_bias = torch.zeros_like(bias)
         with torch.autocast(device, enabled=False):
             for chunk in chunks(len(rows), len(weight)):
-                logits = law.filter(linear(rows[chunk], matrix, bias.to(rows.dtype)))
+                logits = target.filter(linear(rows[chunk], matrix, bias.to(rows.dtype)))
                 logits -= logits.amax(1, keepdim=True)
                 picked, weight_of = tokens[chunk, None], weights[chunk, None]
                 log_mass = logits.gather(1, picked)

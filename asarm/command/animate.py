@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from asarm.codec import Codec
 from asarm.command.config import AnimateSettings
 from asarm.command.reading import parse_length, without_surrogates
+from asarm.distribution import Allowed
 from asarm.evaluation.animation import check_size, film
 from asarm.evaluation.animation_drawing import gif
 from asarm.evaluation.config import DecodingConfig
@@ -25,7 +26,6 @@ from asarm.evaluation.trials import Variant, key, name_and_revision, trial_order
 from asarm.infilling.ask import asked_lengths, templates_of
 from asarm.infilling.choice import choose_lengths
 from asarm.infilling.template import collate
-from asarm.distribution import Allowed
 from asarm.loading import load
 from asarm.model import AnySubsetTransformer
 from asarm.order import Order

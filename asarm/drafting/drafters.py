@@ -63,17 +63,45 @@ class Request(Protocol):
     position, and the last column is spare. A drafter reads and writes nothing.
     """
 
-    size: int  # K, how many ranks rows are there for
-    hidden: Tensor  # (B, K, C) of these rows; (B, 0, C) for a drafter that reads none
-    start: Tensor  # (B,) the first rank
-    limit: Tensor  # (B,) how many ranks the rows saw
-    count: Tensor  # (B,) how many drafts are wanted, at most
-    tokens: Tensor  # (B, L + 1) what is committed or drafted below `start`
-    positions: Tensor  # (B, L + 1)
-    rank: Tensor  # (B, L) of each position
+    @property
+    def size(self) -> int:
+        """K, how many ranks there are rows for."""
 
-    vocab_size: int
-    dtype: torch.dtype  # of distributions
+    @property
+    def hidden(self) -> Tensor:
+        """Of these rows, (B, K, C); (B, 0, C) for a drafter that reads none."""
+
+    @property
+    def start(self) -> Tensor:
+        """The first rank, (B,)."""
+
+    @property
+    def limit(self) -> Tensor:
+        """How many ranks the rows saw, (B,)."""
+
+    @property
+    def count(self) -> Tensor:
+        """How many drafts are wanted, at most, (B,)."""
+
+    @property
+    def tokens(self) -> Tensor:
+        """By rank, (B, L + 1): what is committed or drafted below `start`."""
+
+    @property
+    def positions(self) -> Tensor:
+        """Of each rank, (B, L + 1)."""
+
+    @property
+    def rank(self) -> Tensor:
+        """Of each position, (B, L)."""
+
+    @property
+    def vocab_size(self) -> int:
+        """How many tokens there are."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of distributions."""
 
     def ranks(self, step: int | None = None) -> Tensor:
         """The ranks (B, K) that are wanted, or (B, 1) of one step; the spare one is padding."""
@@ -92,6 +120,9 @@ class Request(Protocol):
 
     def draw(self, probs: Tensor, ranks: Tensor) -> Tensor:
         """Tokens (B, k) at ranks (B, k) from probs (B, k, V)."""
+
+    def refuse(self, is_wrong: Tensor) -> None:
+        """End the decoding with a ValueError if any draft is wrong, as bool of any shape says."""
 
 
 class Drafter(Protocol):

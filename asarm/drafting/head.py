@@ -3,8 +3,8 @@
 A draft row knows its position and all that was committed when the network was called, but neither
 the token that was committed since nor the drafts beside it. The head sees the tokens that stand at
 some offsets from the row's position by the time it is drafted, and moves the row's hidden state
-before the logits are read. It runs behind the network, on rows that are there anyway; the law of
-what is sampled does not depend on it.
+before the logits are read. It runs on top of the network, on rows that are there anyway; the
+distribution of what is sampled does not depend on it.
 
 Shapes: R rows, N neighbours, C model width, K rank, V vocabulary.
 """

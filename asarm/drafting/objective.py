@@ -22,18 +22,18 @@ from asarm.schedule import keyed_generator
 LAGS = 12  # ranks ahead, of the rows that a head learns from
 
 
-class DraftLaws(NamedTuple):
-    """Laws (R, V) of drafts and of the network itself, and which of (B, S K) rows they are of."""
+class DraftDistributions(NamedTuple):
+    """Distributions (R, V) of drafts and of the network, and which of (B, S K) rows they are."""
 
     draft: Tensor
     target: Tensor
     is_row: Tensor
 
     def rejected(self) -> Tensor:
-        """Probability (B, S K) that a draft is rejected, given that those before it stand.
+        """Probability (B, S K) that a draft is rejected, given that those before it are accepted.
 
-        The total variation of its law and the target's (arXiv 2211.17192, corollary 3.6); 0 where
-        there is no row.
+        The total variation of its distribution and the target's (arXiv 2211.17192, corollary 3.6);
+        0 where there is no row.
         """
         rejected = 1 - torch.minimum(self.draft, self.target).sum(1)
         return rejected.new_zeros(self.is_row.shape).masked_scatter(self.is_row, rejected)
@@ -55,11 +55,11 @@ class DraftObjective(nn.Module):
         self.model, self.head, self.loss_scale = model, head, loss_scale
 
     def forward(self, input_ids: Tensor, order: Order, starts: Tensor) -> Tensor:
-        """Mean over sequences of the mean share of drafts that are rejected; and the joint loss of
+        """Mean over sequences of the mean rate at which drafts are rejected; and the joint loss of
         the backbone."""
-        laws = draft_laws(self.model, self.head, input_ids, order, starts)
-        num_rows = laws.is_row.sum(1).clamp(min=1)  # one target: no draft row
-        loss = (laws.rejected().sum(1) / num_rows).mean()
+        found = draft_distributions(self.model, self.head, input_ids, order, starts)
+        num_rows = found.is_row.sum(1).clamp(min=1)  # one target: no draft row
+        loss = (found.rejected().sum(1) / num_rows).mean()
         if self.loss_scale is not None:
             loss = loss + joint_loss(self.model, input_ids, order, loss_scale=self.loss_scale)
         return loss
@@ -78,13 +78,13 @@ def draw_starts(order: Order, count: int, *, seed: int, step: int, indices: list
     return torch.stack(starts)
 
 
-def draft_laws(
+def draft_distributions(
     model: AnySubsetTransformer, head: DraftHead, input_ids: Tensor, order: Order, starts: Tensor
-) -> DraftLaws:
-    """The laws of the tokens 1 to `LAGS` ranks after each start: by the head, and the target's.
+) -> DraftDistributions:
+    """Distributions of tokens 1 to `LAGS` ranks after each start: by the head, and the target's.
 
     The rows that the head is behind see what is below the start; the head sees the tokens in
-    between as well, as if they had been committed or drafted. The target law knows all that is
+    between as well, as if they had been committed or drafted. The target knows all that is
     below the rank; nothing is learned through it. No row lies beyond the last rank.
 
     Args:
@@ -114,7 +114,7 @@ def draft_laws(
     tokens = content.tokens.gather(1, beside.flatten(1)).view(beside.shape)
     embedded = model.get_input_embeddings()(tokens[is_row])
     changed = hidden + head(hidden, embedded, seen[is_row])
-    law = Distribution(model.mask_token_id)
+    distribution = Distribution(model.mask_token_id)
     with torch.no_grad():
-        target = law.probs(model.logits(exact))
-    return DraftLaws(law.probs(model.logits(changed)), target, is_row)
+        target = distribution.probs(model.logits(exact))
+    return DraftDistributions(distribution.probs(model.logits(changed)), target, is_row)

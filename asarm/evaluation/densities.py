@@ -14,7 +14,7 @@ from torch import Tensor
 from asarm.data import Batch
 from asarm.density import log_prob
 from asarm.drafting.head import DraftHead
-from asarm.drafting.objective import draft_laws, draw_starts
+from asarm.drafting.objective import draft_distributions, draw_starts
 from asarm.model import AnySubsetTransformer
 from asarm.rows import Backbone
 from asarm.schedule import ascending_orders
@@ -72,8 +72,8 @@ def draft_rejections(
             starts = draw_starts(order, num_starts, seed=0, step=column, indices=part)
             ids = blocks.input_ids[part, : int(lengths.max())].to(model.device)
             order, starts = order.to(model.device), starts.to(model.device)
-            laws = draft_laws(model, head, ids, order, starts)
-            rejected, number = laws.rejected().double().sum(), laws.is_row.sum()
+            found = draft_distributions(model, head, ids, order, starts)
+            rejected, number = found.rejected().double().sum(), found.is_row.sum()
             sums += torch.tensor([float(rejected), float(number)])
     return sums
 

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from asarm.density import chunks, log_prob
-from asarm.infilling.template import Template, collate
 from asarm.distribution import Distribution
+from asarm.infilling.template import Template, collate
 from asarm.order import Order
 from asarm.rows import Backbone, ContentRows, QueryRows
 from asarm.sampling import sample
@@ -87,9 +87,9 @@ def _continuation_log_prob(
     content = ContentRows(tokens, positions, limits, ranks)
     hidden = model(content, QueryRows(positions[:, num_prompt:], ranks[:, num_prompt:]))
     rows, targets = hidden.flatten(0, 1), tokens[:, num_prompt:].flatten()
-    law = Distribution(model.mask_token_id)
+    target = Distribution(model.mask_token_id)
     found = [
-        law.log_probs(model.logits(rows[chunk])).gather(1, targets[chunk, None])[:, 0]
+        target.log_probs(model.logits(rows[chunk])).gather(1, targets[chunk, None])[:, 0]
         for chunk in chunks(len(rows), model.vocab_size)
     ]
     return torch.cat(found).view(len(positions), -1).double().sum(1).cpu()

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from asarm.codec import Codec
-from asarm.infilling.edges import Edge, Part, part_of
 from asarm.distribution import Allowed
+from asarm.infilling.edges import Edge, Part, part_of
 from asarm.order import Order
 from asarm.text import decode, encode, encode_document
 

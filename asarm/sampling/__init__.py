@@ -12,6 +12,7 @@ from asarm.sampling.samplers import (
     Sampler,
     Sequential,
     Speculative,
+    sampler_of,
 )
 
 __all__ = [
@@ -27,4 +28,5 @@ __all__ = [
     "Sequential",
     "Speculative",
     "sample",
+    "sampler_of",
 ]

@@ -14,11 +14,11 @@ from tqdm import tqdm
 from asarm.checks import described
 from asarm.density import joint_log_probs
 from asarm.distribution import Allowed, Distribution
+from asarm.drafting.checked import CheckedDrafter
 from asarm.drafting.drafters import Drafter, HeadDrafter, ngram_drafter, self_drafter
 from asarm.inputs import answering, check_model, checked_inputs
 from asarm.order import Order, per_sequence_seeds
-from asarm.rows import Backbone
-from asarm.sampling.checked import CheckedDrafter
+from asarm.rows import Backbone, ContentCache
 from asarm.sampling.cost import COSTS
 from asarm.sampling.lengths import AutoLength, DraftLengths, FixedLength
 from asarm.sampling.network import Net
@@ -178,6 +178,7 @@ def prepare(
     target: Distribution | None = None,
     allowed: Allowed | None = None,
     is_static: bool = False,
+    cache: ContentCache | None = None,
 ) -> tuple[Net, State]:
     """A model and a batch as a sampler's rounds need them.
 
@@ -190,9 +191,10 @@ def prepare(
         target: the target distribution; the model's own, at temperature 1, if None.
         allowed: which tokens each position may hold; any if None.
         is_static: whether all rounds are to have the same shapes.
+        cache: one that is there already.
     """
     target = target or Distribution(model.mask_token_id)
-    cache = model.new_cache(*ids.shape)
+    cache = cache or model.new_cache(*ids.shape)
     if is_static:
         cache.fix_shapes()
     net = Net(

@@ -9,8 +9,9 @@ import torch
 
 from asarm.model import AnySubsetTransformer
 from asarm.order import Order
-from asarm.sampling import sample
+from asarm.sampling.api import sample
 from asarm.sampling.cost import Costs
+from asarm.sampling.samplers import OnePass
 
 # few rows and drafts, many rows, many drafts: k and stride
 PROBES = ((1, 1), (8, 1), (8, 9))
@@ -43,7 +44,7 @@ def calibrate(
         times = []
         for _ in range(repeats + 1):  # the first is a warm-up
             start = perf_counter()
-            found = sample(model, ids, order, method="onepass", k=k, stride=stride)
+            found = sample(model, ids, order, OnePass(k=k, stride=stride))
             float(found.log_probs.sum())  # waits for the device
             times.append(1000 * (perf_counter() - start) / int(found.nfe))
         nfe = float(found.nfe)

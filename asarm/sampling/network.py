@@ -214,3 +214,6 @@ class DraftRequest:
     def draw(self, probs: Tensor, ranks: Tensor) -> Tensor:
         needed = ranks != self.state.spare
         return self.net.draw(probs, ranks, Purpose.DRAFT, self.state.round, needed)
+
+    def refuse(self, is_wrong: Tensor) -> None:
+        self.state.is_bad_draft |= is_wrong.any()

@@ -28,7 +28,7 @@ Step = int | Tensor  # the number of a round; a tensor () where the device alone
 class Purpose(IntEnum):
     """What a random number decides."""
 
-    TARGET = 0  # a token of the target law
+    TARGET = 0  # a token of the target distribution
     DRAFT = 1
     ACCEPT = 2
     RESIDUAL = 3  # what replaces a rejected draft

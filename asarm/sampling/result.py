@@ -37,8 +37,9 @@ class SampleResult:
 
     Attributes:
         tokens: (B, L) prompt and padding as given, targets as sampled.
-        log_probs: (B, L) log-probability of every sampled token under the target law, given the
-            tokens of lower rank; 0 at prompt and padding. Their sum is the joint log-density.
+        log_probs: (B, L) log-probability of every sampled token under the target distribution,
+            given the tokens of lower rank; 0 at prompt and padding. Their sum is the joint
+            log-density.
         nfe: (B,) network calls.
         rows: (B,) rows pushed through the network, content and query rows together.
         rounds: (B,) rounds of drafting and verifying.
@@ -46,7 +47,7 @@ class SampleResult:
         accepted: (B,) drafts that were kept.
         k: most drafts of a round, or "auto"; None where the method drafts nothing.
         costs: by which "auto" chose.
-        lossless: whether the samples have exactly the sequential sampler's law.
+        lossless: whether the samples have exactly the sequential sampler's distribution.
         trace: per sequence its rounds, if asked for.
     """
 

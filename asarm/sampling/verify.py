@@ -37,7 +37,7 @@ def residual(draft_probs: Tensor, target_probs: Tensor) -> Tensor:
     """
     uncovered = (target_probs - draft_probs).clamp(min=0)
     total = uncovered.sum(-1, keepdim=True)
-    # equal distributions leave nothing uncovered: a rejection is rounding then; draw from the target
+    # equal distributions leave nothing uncovered: a rejection is rounding then, so draw the target
     instead = target_probs / target_probs.sum(-1, keepdim=True)
     return torch.where(total > 0, uncovered / total, instead)
 
@@ -124,9 +124,7 @@ class RejectionVerifier:
         """Probability (B, K) that each draft is accepted, if those before it are."""
         draft, target = probs_of(drafts, target_probs)
         keep = self.tolerance + accept_prob(draft, target)
-        return keep.where(
-            target > 0, 0
-        )  # no tolerance lets in what the target excludes
+        return keep.where(target > 0, 0)  # no tolerance lets in what the target excludes
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from asarm.evaluation.benchmark.replayed import (
 from asarm.evaluation.benchmark.report import Figure
 from asarm.evaluation.benchmark.timing import alternate, ratio
 from asarm.model import AnySubsetTransformer
+from asarm.sampling import sampler_of
 from asarm.sampling.calibration import calibrate
 
 DEMANDS = {"sequential": ("", 4.0), "onepass": (" k = auto (default)", 2.0)}
@@ -68,8 +69,10 @@ def batch_figure(
 ) -> Figure:
     """Tokens per second of the batch over those of one sequence."""
 
+    sampler = sampler_of(method)
+
     def fill(size: int, _: int) -> int:
-        return sum(place.next_rounds(int(place.num_prompt[0]), method) for place in places[size])
+        return sum(place.next_rounds(place.num_prompt, sampler) for place in places[size])
 
     works = {size: partial(fill, size) for size in places}
     for work in works.values():  # a warm-up, in which the number of drafts settles

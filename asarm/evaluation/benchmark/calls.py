@@ -11,46 +11,31 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from asarm.distribution import Distribution
+from asarm.evaluation.benchmark.report import PAPER_K
 from asarm.model import AnySubsetTransformer, KeyValueCache, Layer
 from asarm.order import Order
 from asarm.products import linear
 from asarm.rows import Backbone
-from asarm.sampling import decode
-from asarm.sampling.decoding import Decoding
-from asarm.sampling.draft import Draft, self_draft
+from asarm.sampling import ASSD, Sampler
+from asarm.sampling.api import prepare
 from asarm.sampling.randomness import HashedRandomness
-from asarm.sampling.verify import RejectionCoupling
+from asarm.sampling.rounds import Decoding
 
-
-class FirstRounds(Decoding):
-    """A decoding, as `sample` makes it, that ends after a few rounds."""
-
-    def __init__(self, model: Backbone, input_ids: Tensor, order: Order, *, num_rounds: int):
-        law = Distribution(model.mask_token_id)
-        seeds = torch.arange(len(input_ids), device=input_ids.device)
-        coupling = RejectionCoupling(HashedRandomness(seeds))
-        super().__init__(model, input_ids, order.to(input_ids.device), law, law, coupling)
-        self.num_rounds = num_rounds
-
-    def unfinished(self) -> bool:
-        return super().unfinished() and bool(self.round < self.num_rounds)
+PAPERS_SAMPLER = ASSD(k=PAPER_K, drafter="self", verifier="rejection")
 
 
 def first_rounds(
-    model: Backbone,
-    input_ids: Tensor,
-    order: Order,
-    method: str,
-    *,
-    k: int | None,
-    num_rounds: int,
-    draft: Draft = self_draft,
+    model: Backbone, input_ids: Tensor, order: Order, sampler: Sampler, *, num_rounds: int
 ) -> int:
     """Make the network calls of the first rounds; their number."""
-    decoding = FirstRounds(model, input_ids, order, num_rounds=num_rounds)
-    decode(decoding, method, k=k, draft=draft)
-    return int(decoding.nfe.max())
+    order = order.to(input_ids.device)
+    net, state = prepare(model, input_ids, order, sampler, numbered(input_ids))
+    return int(Decoding(sampler, net, state, max_rounds=num_rounds).run().nfe.max())
+
+
+def numbered(input_ids: Tensor) -> HashedRandomness:
+    """Randomness of a batch whose sequences have the seeds 0, 1, ..."""
+    return HashedRandomness(torch.arange(len(input_ids), device=input_ids.device))
 
 
 @dataclass

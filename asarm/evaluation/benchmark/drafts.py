@@ -12,13 +12,13 @@ from itertools import product
 import torch
 from torch import Tensor
 
+from asarm.drafting.drafters import Drafter, HeadDrafter
 from asarm.drafting.head import DraftHead
 from asarm.evaluation.benchmark.config import BenchmarkConfig
 from asarm.evaluation.benchmark.report import PAPER_K, LagAcceptance, PartCost
 from asarm.model import AnySubsetTransformer
 from asarm.order import Order
-from asarm.sampling import SampleResult, sample
-from asarm.sampling.draft import Draft, HeadDraft, head_draft, self_draft
+from asarm.sampling import OnePass, SampleResult, sample
 from asarm.sampling.result import Round
 
 
@@ -38,19 +38,19 @@ class Part:
     """Some of what lowers the number of calls: what drafts, and how drafts are verified."""
 
     name: str
-    draft: Draft
-    coupling: str
+    drafter: Drafter | str
+    verifier: str
 
 
 def parts_of(model: AnySubsetTransformer, head: DraftHead) -> list[Part]:
     """From the paper's drafts and verification to all that there is."""
-    whole, left = head_draft(model), draft_by(model, copy_of(head, LeftOnlyHead))
+    left = drafter_of(model, copy_of(head, LeftOnlyHead))
     return [
-        Part("self, rejection", self_draft, "rejection"),
-        Part("self, block", self_draft, "block"),
+        Part("self, rejection", "self", "rejection"),
+        Part("self, block", "self", "block"),
         Part("head, left neighbour alone, block", left, "block"),
-        Part("head, rejection", whole, "rejection"),
-        Part("head, block", whole, "block"),
+        Part("head, rejection", "head", "rejection"),
+        Part("head, block", "head", "block"),
     ]
 
 
@@ -62,9 +62,9 @@ def copy_of(head: DraftHead, kind: type[DraftHead]) -> DraftHead:
 
 
 @torch.no_grad()
-def draft_by(model: AnySubsetTransformer, head: DraftHead) -> Draft:
+def drafter_of(model: AnySubsetTransformer, head: DraftHead) -> Drafter:
     """Drafts for a model by a head that is not its own."""
-    return HeadDraft(head, model.transformer.word_embedding.weight, model.lm_loss.weight)
+    return HeadDrafter(head, model.transformer.word_embedding.weight, model.lm_loss.weight)
 
 
 def measure_parts(
@@ -100,10 +100,7 @@ def fill(
         model,
         blocks,
         order,
-        method="onepass",
-        k=k,
-        draft=part.draft,
-        coupling=part.coupling,
+        OnePass(k=k, drafter=part.drafter, verifier=part.verifier),
         seed=[*range(len(blocks))],
         trace=trace,
     )

@@ -8,6 +8,7 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
+from asarm.drafting.drafters import Drafter, Drafts, HeadDrafter, Request, self_drafter
 from asarm.evaluation.benchmark.calls import first_rounds
 from asarm.evaluation.benchmark.config import BenchmarkConfig
 from asarm.evaluation.benchmark.models import random_head, random_ids, random_network
@@ -15,26 +16,22 @@ from asarm.evaluation.benchmark.report import PAPER_K, Figure
 from asarm.loading import resolve_dtype
 from asarm.model import AnySubsetTransformer
 from asarm.order import Order
-from asarm.sampling.decoding import Decoding
-from asarm.sampling.draft import Draft, head_draft, self_draft
-from asarm.sampling.verify import Drafts
+from asarm.sampling import OnePass
 
 NUM_ROUNDS = 20  # of a long text, from its start, where calls take least
 MOST = 0.05  # of a call's time
 
 
 class Stopwatch:
-    """A draft that counts its calls and their time."""
+    """A drafter that counts its calls and their time."""
 
-    def __init__(self, draft: Draft):
-        self.draft, self.calls, self.seconds = draft, 0, 0.0
+    def __init__(self, drafter: Drafter):
+        self.drafter, self.calls, self.seconds = drafter, 0, 0.0
 
-    def __call__(
-        self, decoding: Decoding, hidden: Tensor, start: Tensor, limit: Tensor, count: Tensor
-    ) -> Drafts:
-        before = self._now(hidden)
-        drafts = self.draft(decoding, hidden, start, limit, count)
-        self.seconds += self._now(hidden) - before
+    def __call__(self, request: Request) -> Drafts:
+        before = self._now(request.hidden)
+        drafts = self.drafter(request)
+        self.seconds += self._now(request.hidden) - before
         self.calls += 1
         return drafts
 
@@ -52,14 +49,14 @@ def head_figures(config: BenchmarkConfig) -> list[Figure]:
     """
     model = random_network(config.base_size, config).to(resolve_dtype(config.dtype)).pack()
     model.set_draft_head(random_head(model, config.seed))
-    drafts: dict[str, Draft] = {"self": self_draft, "head": head_draft(model)}
-    for draft in drafts.values():  # a warm-up
-        time_rounds(model, draft, config)
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in drafts}
+    drafters: dict[str, Drafter] = {"self": self_drafter, "head": HeadDrafter.of(model)}
+    for drafter in drafters.values():  # a warm-up
+        time_rounds(model, drafter, config)
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in drafters}
     for _ in range(config.repeats):
-        for name, draft in drafts.items():
-            found[name].append(time_rounds(model, draft, config))
-    own, with_head = (median(draft for draft, _ in found[name]) for name in drafts)
+        for name, drafter in drafters.items():
+            found[name].append(time_rounds(model, drafter, config))
+    own, with_head = (median(drafts for drafts, _ in found[name]) for name in drafters)
     call = median(call for _, call in found["self"])
     return [
         Figure(
@@ -75,14 +72,13 @@ def head_figures(config: BenchmarkConfig) -> list[Figure]:
 
 
 def time_rounds(
-    model: AnySubsetTransformer, draft: Draft, config: BenchmarkConfig
+    model: AnySubsetTransformer, drafter: Drafter, config: BenchmarkConfig
 ) -> tuple[float, float]:
     """Milliseconds of a round's drafts, and of a call with all that belongs to its round."""
     ids = random_ids(model, config.base_length)
     order = Order.random_split(config.base_length, config.prompt_share, seed=config.seed)
-    watch, start = Stopwatch(draft), perf_counter()
-    calls = first_rounds(
-        model, ids, order, "onepass", k=PAPER_K, num_rounds=NUM_ROUNDS, draft=watch
-    )
+    watch = Stopwatch(drafter)
+    sampler, start = OnePass(k=PAPER_K, drafter=watch, verifier="rejection"), perf_counter()
+    calls = first_rounds(model, ids, order, sampler, num_rounds=NUM_ROUNDS)
     seconds = perf_counter() - start
     return 1000 * watch.seconds / watch.calls, 1000 * seconds / calls

@@ -18,6 +18,7 @@ from asarm.evaluation.benchmark.timing import alternate
 from asarm.loading import resolve_dtype
 from asarm.model import AnySubsetTransformer, KeyValueCache
 from asarm.order import Order
+from asarm.sampling import Sequential
 
 SHARES = (0.25, 0.5, 0.75)  # of the text that is known
 VOCABULARY = 256  # next to no language-model head: it does not grow, and would hide what does
@@ -32,7 +33,7 @@ def measure_lengths(report: Report, config: BenchmarkConfig) -> None:
     decodings = {length: known_text(model, length, config) for length in config.lengths}
 
     def call(length: int, share: float, _: int) -> int:
-        return decodings[length].next_rounds(num_known(length, share), "sequential")
+        return decodings[length].next_rounds(num_known(length, share), Sequential())
 
     works = {(n, share): partial(call, n, share) for n in config.lengths for share in SHARES}
     for work in works.values():  # a warm-up
@@ -60,7 +61,7 @@ def known_text(model: AnySubsetTransformer, length: int, config: BenchmarkConfig
     order = Order.random_split(length, 0, seed=config.seed)  # a prompt below all shares
     decoding = Midway(model, random_ids(model, length), order, num_rounds=config.rounds)
     slots = torch.arange(length, device=model.device)[None]
-    cast(KeyValueCache, decoding.cache).write_positions(slots, decoding.positions[:, :-1])
+    cast(KeyValueCache, decoding.cache).write_positions(slots, decoding.order.order)
     return decoding
 
 

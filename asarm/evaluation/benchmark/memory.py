@@ -11,7 +11,7 @@ from typing import TypeVarTuple
 import torch
 from transformers import XLNetLMHeadModel
 
-from asarm.evaluation.benchmark.calls import first_rounds
+from asarm.evaluation.benchmark.calls import PAPERS_SAMPLER, first_rounds
 from asarm.evaluation.benchmark.config import BenchmarkConfig
 from asarm.evaluation.benchmark.models import network_config, random_ids
 from asarm.evaluation.benchmark.report import PAPER_K, Figure
@@ -74,7 +74,7 @@ def peak_beyond_weights(who: str, batch: int, config: BenchmarkConfig) -> int:
 def start_decoding(model: Backbone, length: int, batch: int, config: BenchmarkConfig) -> None:
     order = Order.random_split(length, config.prompt_share, batch=batch, seed=config.seed)
     ids = random_ids(model, length, batch=batch)
-    first_rounds(model, ids, order, "assd", k=PAPER_K, num_rounds=2)
+    first_rounds(model, ids, order, PAPERS_SAMPLER, num_rounds=2)
 
 
 def current_memory(device: str) -> int:

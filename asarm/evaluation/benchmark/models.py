@@ -13,7 +13,7 @@ from asarm.loading import DEMO, load, resolve_device, resolve_dtype
 from asarm.model import XLNET_MASK_TOKEN_ID, AnySubsetTransformer
 from asarm.order import Order
 from asarm.rows import Backbone
-from asarm.sampling import sample
+from asarm.sampling import sample, sampler_of
 
 NETWORKS = {
     "base": {"vocab_size": 32000, "d_model": 768, "n_layer": 12, "n_head": 12, "d_inner": 3072},
@@ -75,26 +75,27 @@ def check_same_text(model: Backbone, reference: Backbone) -> None:
 
     Raises:
         ValueError: a lossless sampler gives another text than the reference's sequential one,
-            although under the gumbel coupling all give the same.
+            although under gumbel verification all give the same.
     """
     length = 24
     order = Order.random_split(length, 0.25, batch=2, seed=0)
     ids = random_ids(model, length, batch=2)
-    expected = sample(reference, ids, order, method="sequential", coupling="gumbel").tokens
+    expected = sample(reference, ids, order, "sequential", verifier="gumbel").tokens
     runs: list[tuple[str, Backbone, str, int | None]] = [
         ("the reference", reference, "assd", 5),
         ("asarm", model, "sequential", None),
         *(("asarm", model, m, k) for m in ("assd", "ngram", "onepass") for k in (2, 5)),
     ]
     for name, backbone, method, k in runs:
-        tokens = sample(backbone, ids, order, method=method, k=k, coupling="gumbel").tokens
+        sampler = sampler_of(method, k=k, verifier="gumbel")
+        tokens = sample(backbone, ids, order, sampler).tokens
         differs = (tokens != expected).nonzero().tolist()
         if differs:
             b, position = differs[0]
             raise ValueError(
                 f"{name}'s {method} (k = {k}) gives token {int(tokens[b, position])} at position "
                 f"{position} of sequence {b}, the reference's sequential sampler "
-                f"{int(expected[b, position])}; expected the same text under the gumbel coupling, "
+                f"{int(expected[b, position])}; expected the same text under gumbel verification, "
                 "so times are not compared"
             )
 

@@ -13,6 +13,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
+from asarm.drafting.drafters import Drafts
 from asarm.evaluation.benchmark.config import BenchmarkConfig
 from asarm.evaluation.benchmark.methods import SLOWER
 from asarm.evaluation.benchmark.midway import Midway
@@ -21,15 +22,15 @@ from asarm.evaluation.benchmark.speed import held_out_blocks
 from asarm.evaluation.benchmark.timing import alternate, ratio
 from asarm.model import AnySubsetTransformer
 from asarm.order import Order
-from asarm.sampling import Costs, sample
-from asarm.sampling.cost import MOST
-from asarm.sampling.draft_length import AutoLength, DraftLength, FixedLength
+from asarm.sampling import Costs, OnePass, sample
+from asarm.sampling.cost import MAX_DRAFTS
+from asarm.sampling.lengths import AutoLength, DraftLengths, FixedLength
 from asarm.sampling.randomness import HashedRandomness
-from asarm.sampling.verify import Drafts, RejectionCoupling
+from asarm.sampling.verify import RejectionVerifier
 
 
 @dataclass(frozen=True)
-class ReplayedAcceptance(RejectionCoupling):
+class ReplayedAcceptance(RejectionVerifier):
     """Drafts stand with the probabilities of others at their lag, whatever the laws are."""
 
     stands: tuple[float, ...] = ()  # of each draft of a round, if those before it do
@@ -42,8 +43,8 @@ class ReplayedAcceptance(RejectionCoupling):
 def replay_acceptance(places: list[Midway], stands: tuple[float, ...]) -> None:
     """Have the drafts of these decodings stand so often."""
     for place in places:
-        seeds = torch.arange(len(place.known), device=place.known.device)
-        place.coupling = ReplayedAcceptance(HashedRandomness(seeds), stands=stands)
+        seeds = torch.arange(len(place.order), device=place.model.device)
+        place.verifier = ReplayedAcceptance(HashedRandomness(seeds), stands=stands)
 
 
 def acceptance_by_lag(
@@ -53,11 +54,11 @@ def acceptance_by_lag(
     accepted: list[tuple[int, int]] = []  # and drafted
     for trial, ids in enumerate(held_out_blocks(config, config.trials).unsqueeze(1)):
         order = Order.random_split(config.demo_length, prompt_share, seed=trial)
-        found = sample(model, ids, order, k=MOST, seed=trial, trace=True)
+        found = sample(model, ids, order, OnePass(k=MAX_DRAFTS), seed=trial, trace=True)
         accepted += [(sum(r.accepted), len(r.drafted)) for r in (found.trace or [[]])[0]]
     return tuple(
         sum(a > lag for a, _ in accepted) / max(1, sum(a >= lag and d > lag for a, d in accepted))
-        for lag in range(MOST)
+        for lag in range(MAX_DRAFTS)
     )
 
 
@@ -65,12 +66,12 @@ def auto_figure(
     places: list[Midway], prompt_share: float, costs: Costs, config: BenchmarkConfig
 ) -> Figure:
     """Time per token of onepass, k chosen by costs, against the fastest fixed k."""
-    device = places[0].known.device
-    lengths: dict[str, DraftLength] = {f"k = {k}": FixedLength(k) for k in config.ks if k > 1}
-    lengths["auto"] = AutoLength("onepass", costs, device)
+    device = places[0].model.device
+    lengths: dict[str, DraftLengths] = {f"k = {k}": FixedLength(k) for k in config.ks if k > 1}
+    lengths["auto"] = AutoLength(OnePass.cost_by_length(), costs, device)
 
-    def fill(length: DraftLength, _: int) -> int:
-        return sum(p.next_rounds(int(p.num_prompt[0]), "onepass", length) for p in places)
+    def fill(length: DraftLengths, _: int) -> int:
+        return sum(p.next_rounds(p.num_prompt, OnePass(), length) for p in places)
 
     works = {name: partial(fill, length) for name, length in lengths.items()}
     for work in works.values():

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from asarm.evaluation.benchmark.calls import first_rounds
+from asarm.evaluation.benchmark.calls import PAPERS_SAMPLER, first_rounds
 from asarm.evaluation.benchmark.config import BenchmarkConfig
 from asarm.evaluation.benchmark.midway import KNOWN_SHARES, Midway, orders_along
 from asarm.evaluation.benchmark.models import NETWORKS, random_ids, with_reference
@@ -20,7 +20,10 @@ from asarm.evaluation.reference import RecomputingXLNet
 from asarm.loading import resolve_device, resolve_dtype
 from asarm.model import AnySubsetTransformer
 from asarm.order import Order
-from asarm.sampling import decode, sample
+from asarm.sampling import Parallel, sample, sampler_of
+from asarm.sampling.network import Net
+from asarm.sampling.outcome import Outcome
+from asarm.sampling.state import State
 
 WHOLE = 2**30  # rounds: more than there are
 OURS = {  # heading, method, k
@@ -33,17 +36,15 @@ SAME_CALLS = f"asarm, assd k = {PAPER_K}"  # as many as the original method make
 Fill = Callable[[], int]  # fills one text; how many network calls that took
 
 
-class Recomputing(Midway):
-    """A decoding that computes all L positions in every call, as masked diffusion has to.
+class Recomputing(Parallel):
+    """A sampler that computes all L positions in every call, as masked diffusion has to.
 
     There every position sees every other, so none can be kept while others are filled.
     """
 
-    def call(
-        self, ranks: Tensor, limits: Tensor, is_row: Tensor, upto: Tensor, most_content: int = 1
-    ) -> Tensor:
-        self.cached = torch.zeros_like(self.cached)
-        return super().call(ranks, limits, is_row, upto, most_content)
+    def round(self, net: Net, state: State) -> Outcome:
+        state.cached = torch.zeros_like(state.cached)
+        return super().round(net, state)
 
 
 def measure_rivals(report: Report, config: BenchmarkConfig) -> None:
@@ -122,31 +123,26 @@ def fill(
     config: BenchmarkConfig,
 ) -> int:
     """Fill a text by a lossless method, drafts of the network's own rows; its calls."""
-    result = sample(model, ids, order, method=method, k=k, draft="self", seed=config.seed)
-    return int(result.nfe)
+    sampler = sampler_of(method, k=k, drafter="self")
+    return int(sample(model, ids, order, sampler, seed=config.seed).nfe)
 
 
 def fill_in_parallel(model: AnySubsetTransformer, ids: Tensor, order: Order, steps: int) -> int:
     """Fill a text by `parallel`, without the call that scores it; its calls."""
-    decoding = Midway(model, ids, order, num_rounds=WHOLE)
-    decode(decoding, "parallel", steps=steps, by="order")
-    return int(decoding.nfe)
+    return int(Midway(model, ids, order, num_rounds=WHOLE).fill(Parallel(steps)).nfe)
 
 
 def recomputing_calls(model: AnySubsetTransformer, ids: Tensor, config: BenchmarkConfig) -> int:
     """Calls of a masked-diffusion style sampler: L rows, and the law of every blank."""
-    calls = 0
-    for order in orders_along(config):
-        decoding = Recomputing(model, ids, order, num_rounds=1)
-        decode(decoding, "parallel", steps=1, by="confidence")
-        calls += int(decoding.nfe)
-    return calls
+    sampler = Recomputing(1, by="confidence")
+    orders = orders_along(config)
+    return sum(int(Midway(model, ids, o, num_rounds=1).fill(sampler).nfe) for o in orders)
 
 
 def calls_of_original(reference: RecomputingXLNet, ids: Tensor, config: BenchmarkConfig) -> int:
     """Calls of the original method, a round at each place."""
     return sum(
-        first_rounds(reference, ids, order, "assd", k=PAPER_K, num_rounds=1)
+        first_rounds(reference, ids, order, PAPERS_SAMPLER, num_rounds=1)
         for order in orders_along(config)
     )
 

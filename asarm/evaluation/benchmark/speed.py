@@ -11,6 +11,7 @@ from torch import Tensor
 
 from asarm.evaluation.benchmark.bandwidth import Reading, weights_of_a_call
 from asarm.evaluation.benchmark.calls import (
+    PAPERS_SAMPLER,
     CallShape,
     MatrixProducts,
     first_rounds,
@@ -27,7 +28,7 @@ from asarm.loading import load_tokenizer
 from asarm.model import AnySubsetTransformer
 from asarm.order import Order
 from asarm.rows import Backbone
-from asarm.sampling import sample
+from asarm.sampling import sample, sampler_of
 
 NUM_SHAPES = 40  # calls of a sequence whose products are timed
 MOST, MOST_OF_DEMO = 1.2, 2.0  # a call over its matrix products, at base and at demo size
@@ -61,7 +62,8 @@ def time_per_call(
     orders = orders_along(config)
 
     def call_reference(_: int) -> int:
-        return sum(first_rounds(reference, ids, o, method, k=k, num_rounds=1) for o in orders)
+        sampler = sampler_of(method, k=k, drafter="self", verifier="rejection")
+        return sum(first_rounds(reference, ids, o, sampler, num_rounds=1) for o in orders)
 
     call_reference(0)
     works = {"reference": call_reference, **call_and_bounds(ours, ids, orders[0], method, k, seed)}
@@ -94,7 +96,8 @@ def call_and_bounds(
 
     def call(_: int) -> int:
         # drafts of its own rows, as the original's are
-        return int(sample(model, ids, order, method=method, k=k, draft="self", seed=seed).nfe)
+        sampler = sampler_of(method, k=k, drafter="self")
+        return int(sample(model, ids, order, sampler, seed=seed).nfe)
 
     def multiply(_: int) -> int:
         for product in products:
@@ -149,7 +152,8 @@ def demo_figures(config: BenchmarkConfig) -> list[Figure]:
 
     def fill(backbone: Backbone, method: str, k: int | None, repeat: int) -> int:
         order = Order.random_split(config.demo_length, config.prompt_share, seed=repeat)
-        sample(backbone, blocks[repeat : repeat + 1], order, method=method, k=k, seed=repeat)
+        sampler = sampler_of(method, k=k)
+        sample(backbone, blocks[repeat : repeat + 1], order, sampler, seed=repeat)
         return 1
 
     works = {
@@ -194,7 +198,7 @@ def batch_figures(config: BenchmarkConfig) -> list[Figure]:
         order = Order.random_split(
             config.demo_length, config.prompt_share, batch=batch, seed=repeat
         )
-        sample(ours, blocks[:batch], order, method="sequential", seed=repeat)
+        sample(ours, blocks[:batch], order, "sequential", seed=repeat)
         return int(order.num_targets.sum())
 
     works = {size: partial(fill, size) for size in (1, config.batch)}
@@ -223,7 +227,7 @@ def warm_up(models: Sequence[Backbone], ids: Tensor) -> None:
     """A few rounds of every model on ids (B, L)."""
     order = Order.random_split(ids.shape[1], 0.5, batch=len(ids), seed=0)
     for model in models:
-        first_rounds(model, ids, order, "assd", k=PAPER_K, num_rounds=2)
+        first_rounds(model, ids, order, PAPERS_SAMPLER, num_rounds=2)
 
 
 def _in_ms(times: Times, above: str, below: str) -> str:

@@ -15,7 +15,7 @@ from asarm.evaluation.benchmark.rivals import calls_of_original
 from asarm.evaluation.benchmark.timing import alternate
 from asarm.model import AnySubsetTransformer
 from asarm.order import Order
-from asarm.sampling import sample
+from asarm.sampling import ASSD, sample
 
 METHODS = ("sequential", "onepass")
 DEMANDS = {(1, "onepass"): 10.0, (32, "onepass"): 50.0}  # by batch and method, on a GPU
@@ -43,7 +43,7 @@ def throughput_figures(config: BenchmarkConfig) -> list[Figure]:
         work(0)  # a warm-up
     times = alternate(works, config.repeats, config.device)
     seconds_per_call = median(times.pop("reference"))
-    paper = sample(ours, ids, order, method="assd", k=PAPER_K, draft="self", seed=config.seed)
+    paper = sample(ours, ids, order, ASSD(k=PAPER_K, drafter="self"), seed=config.seed)
     original = seconds_per_call * float(paper.nfe) / int(order.num_targets)  # s per token
     figures = []
     for name, found in times.items():
@@ -74,7 +74,7 @@ def fill(
     """Fill a batch of texts; how many tokens that are."""
     order = Order.random_split(config.base_length, config.prompt_share, batch=batch, seed=repeat)
     ids = random_ids(model, config.base_length, batch=batch)
-    sample(model, ids, order, method=method, execution=execution, seed=repeat)
+    sample(model, ids, order, method, execution=execution, seed=repeat)
     return int(order.num_targets.sum())
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from asarm.drafting.drafters import Drafter, Drafts
-from asarm.sampling.network import DraftRequest
+from asarm.drafting.drafters import Drafter, Drafts, Request
 
 
 class CheckedDrafter:
@@ -18,7 +17,7 @@ class CheckedDrafter:
     def __init__(self, drafter: Drafter):
         self.drafter = drafter
 
-    def __call__(self, request: DraftRequest) -> Drafts:
+    def __call__(self, request: Request) -> Drafts:
         found = self.drafter(request)
         check_shapes(found, len(request.count), request.vocab_size)
         probs, tokens = found.probs.to(request.dtype), found.tokens.long()
@@ -28,7 +27,8 @@ class CheckedDrafter:
         is_token = (tokens >= 0) & (tokens < request.vocab_size)
         total = probs.sum(2)
         is_right = total.isfinite() & (total > 0) & (probs >= 0).all(2) & is_token
-        request.state.is_bad_draft |= (is_draft & ~is_right).any() | (found.count != count).any()
+        request.refuse(is_draft & ~is_right)
+        request.refuse(found.count != count)
         probs = torch.where((is_draft & is_right)[..., None], probs / total[..., None], 0)
         return Drafts(tokens.where(is_token & is_draft, 0), probs, count)
 
