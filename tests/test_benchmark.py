@@ -29,6 +29,7 @@ from asarm.evaluation.benchmark.training import (
     training_figures,
 )
 from asarm.evaluation.reference import RecomputingXLNet
+from asarm.sampling import sampler_of
 
 ROOT = Path(__file__).parents[1]
 TINY = parse(["--tiny"])
@@ -63,15 +64,13 @@ def batch():
 def test_original_method_gives_our_text(model, batch, method, k):
     ids, order = batch
     seed = [5, 6, 7]
-    ours = sample(model, ids, order, method=method, k=k, coupling="gumbel", seed=seed)
+    ours = sample(model, ids, order, sampler_of(method, k=k, verifier="gumbel"), seed=seed)
     for theirs_method, theirs_k in [("sequential", None), ("assd", 5)]:
         theirs = sample(
             RecomputingXLNet.of(model),
             ids,
             order,
-            method=theirs_method,
-            k=theirs_k,
-            coupling="gumbel",
+            sampler_of(theirs_method, k=theirs_k, verifier="gumbel"),
             seed=seed,
         )
         assert torch.equal(theirs.tokens, ours.tokens)
@@ -81,7 +80,7 @@ def test_original_method_gives_our_text(model, batch, method, k):
 def test_original_method_under_rejection_makes_our_calls(model, batch):
     ids, order = batch
     reference = RecomputingXLNet.of(model)
-    ours, theirs = (sample(m, ids, order, method="assd", k=5) for m in (model, reference))
+    ours, theirs = (sample(m, ids, order, "assd", k=5) for m in (model, reference))
     assert ours.accepted.sum() < ours.drafted.sum()
     assert torch.equal(ours.tokens, theirs.tokens)
     assert torch.equal(ours.nfe, theirs.nfe)
@@ -94,8 +93,8 @@ def test_original_method_gives_our_joint(model, batch):
 
 
 def test_original_method_has_one_limit_a_position(model, batch):
-    with pytest.raises(ValueError, match="perm_mask holds one: take method 'sequential'"):
-        sample(RecomputingXLNet.of(model), *batch, method="onepass", k=2)
+    with pytest.raises(ValueError, match="perm_mask holds one: take sampler 'sequential'"):
+        sample(RecomputingXLNet.of(model), *batch, "onepass", k=2)
 
 
 def test_what_gives_another_text_is_not_compared(model):
@@ -109,7 +108,7 @@ def test_bound_holds_every_matrix_product_of_a_call_and_no_other(model, method, 
     length = 24
     ids, order = random_ids(model, length), Order.random_split(length, 0.2, seed=0)
     with counted() as sampling, recorded_calls(model) as calls:
-        result = sample(model, ids, order, method=method, k=k)
+        result = sample(model, ids, order, sampler_of(method, k=k))
     with counted() as tables:
         cache = model.new_cache(1, length)
     bounds = [MatrixProducts(model, cache, shape) for shape in calls]

@@ -33,7 +33,7 @@ from asarm.evaluation.benchmark.rivals import (
     measure_rivals,
 )
 from asarm.rows import ContentRows, QueryRows
-from asarm.sampling import decode
+from asarm.sampling import Sequential, sampler_of
 
 TINY = parse(["--tiny"])
 LENGTH = 24
@@ -54,13 +54,13 @@ def text(model, share, *, batch=1):
 @pytest.mark.parametrize("method", ["sequential", "onepass"])
 def test_all_rounds_from_the_prompt_are_the_sampler(model, method):
     ids, order = text(model, 0.3)
-    expected = sample(model, ids, order, method=method, draft="self", seed=0).tokens
+    sampler = sampler_of(method, drafter="self")
+    expected = sample(model, ids, order, sampler, seed=0).tokens
     place = Midway(model, ids, order, num_rounds=WHOLE)
     place.read_prompt()
     for _ in range(2):  # what the first pass left behind changes nothing
-        place.tokens[:, int(order.num_prompt) :] = 7
-        assert place.next_rounds(int(order.num_prompt), method) == int(order.num_targets)
-        assert torch.equal(place.by_position()[0], expected)
+        assert place.next_rounds(place.num_prompt, sampler) == int(order.num_targets)
+        assert torch.equal(place.last.by_position(ids, order)[0], expected)
 
 
 @pytest.mark.parametrize("method", ["sequential", "onepass"])
@@ -68,13 +68,13 @@ def test_few_rounds_of_a_batch_leave_it_as_it_was(model, method):
     ids, order = text(model, 0.8, batch=3)
     place = Midway(model, ids, order, num_rounds=3)
     place.read_prompt()
-    known = int(order.num_prompt[0])
+    assert place.last.nfe.tolist() == [1] * 3
+    known = place.num_prompt
     with recorded_calls(model) as calls:
-        found = [place.next_rounds(known, method) for _ in range(2)]
+        found = [place.next_rounds(known, sampler_of(method)) for _ in range(2)]
     assert found[0] == found[1] >= 3 * len(ids)
     assert len(calls) <= 2 * 3 and calls[0].content == 1  # the prompt is not read again
-    assert torch.equal(place.known, order.num_prompt) and len(place.tokens) == 3
-    assert place.round == 0 and place.nfe.tolist() == [1] * 3  # that of the prompt
+    assert len(place.last.known) == 3 and len(place.cache.positions) == 3
 
 
 def test_sequences_of_a_batch_commit_what_they_commit_alone(model):
@@ -83,8 +83,8 @@ def test_sequences_of_a_batch_commit_what_they_commit_alone(model):
     places += [Midway(model, ids[:1], order[:1], num_rounds=4)]
     for place in places:
         place.read_prompt()
-        place.next_rounds(int(order.num_prompt[0]), "sequential")
-    both, alone = (place.by_position()[0][0] for place in places)
+        place.next_rounds(place.num_prompt, Sequential())
+    both, alone = (place.last.tokens[0] for place in places)
     assert torch.equal(both, alone)
 
 
@@ -111,7 +111,7 @@ def test_known_text_costs_a_call_its_next_rows_and_all_slots():
     for share in SHARES:
         known = int(40 * share)
         with recorded_calls(model) as calls:
-            assert decoding.next_rounds(known, "sequential") == TINY.rounds
+            assert decoding.next_rounds(known, Sequential()) == TINY.rounds
         assert [(call.content, call.query) for call in calls] == [(1, 1)] * TINY.rounds
         assert [call.slots for call in calls] == [known + i for i in range(TINY.rounds)]
     assert torch.equal(decoding.cache.positions[:, :40], decoding.order.order)
@@ -165,11 +165,11 @@ def test_figures_of_batches():
 
 def test_recomputing_gives_the_text_of_parallel_by_all_rows_in_every_call(model):
     ids, order = text(model, 0.3)
-    expected = sample(model, ids, order, method="parallel", steps=4, by="confidence", seed=0)
-    decoding = Recomputing(model, ids, order, num_rounds=WHOLE)
+    expected = sample(model, ids, order, "parallel", steps=4, by="confidence", seed=0)
+    decoding = Midway(model, ids, order, num_rounds=WHOLE)
     with recorded_calls(model) as calls:
-        decode(decoding, "parallel", steps=4, by="confidence")
-    assert torch.equal(decoding.by_position()[0], expected.tokens)
+        found = decoding.fill(Recomputing(steps=4, by="confidence"))
+    assert torch.equal(found.by_position(ids, order)[0], expected.tokens)
     assert [call.content + call.query for call in calls] == [LENGTH] * 4
     assert [call.logits for call in calls] == [call.query for call in calls]
 

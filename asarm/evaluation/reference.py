@@ -88,7 +88,7 @@ class RecomputingXLNet:
         if (limits.gather(1, place) != query.limits).any():
             raise ValueError(
                 "two rows of one position have different limits; XLNet's perm_mask holds one: "
-                "take method 'sequential', 'assd' or 'ngram'"
+                "take sampler 'sequential', 'assd' or 'ngram'"
             )
         is_hidden = text.ranks[:, None, :-1] >= limits[:, :-1, None]  # (B, L, L)
         is_query = F.one_hot(query.positions, text.length)  # (B, Q, L)

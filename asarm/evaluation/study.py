@@ -25,7 +25,7 @@ from asarm.evaluation.spans import given_spans
 from asarm.evaluation.trials import Batch, Variant, batch_of, headed, item_batches, key, variants
 from asarm.order import Order
 from asarm.rows import Backbone
-from asarm.sampling import DRAFTING, SampleResult, sample
+from asarm.sampling import SampleResult, sample, sampler_of
 from asarm.text import decode
 
 Decode = Callable[[list[int]], str]
@@ -96,21 +96,23 @@ def timed_sample(
     What `parallel` takes to score its text under the joint is no part of its decoding: as long
     as the same scoring takes once more is taken off.
     """
-    drafts = variant.method in DRAFTING
+    sampler = sampler_of(
+        variant.method,
+        k=config.k,
+        steps=variant.steps,
+        draft_temperature=config.draft_temperature,
+        tolerance=config.acceptance_slack,
+        verifier=config.coupling,
+        drafter=variant.draft,
+    )
 
     def fill() -> SampleResult:
         return sample(
             model,
             batch.input_ids,
             batch.order,
-            method=variant.method,
-            k=config.k,
-            steps=variant.steps,
+            sampler,
             temperature=config.temperature,
-            draft_temperature=config.draft_temperature,
-            acceptance_slack=config.acceptance_slack if drafts else 0.0,
-            coupling=config.coupling,
-            draft=variant.draft,
             seed=batch.seeds,
         )
 

@@ -20,12 +20,11 @@ from asarm.evaluation.config import DecodingConfig
 from asarm.evaluation.items import Record
 from asarm.order import Order
 from asarm.rows import Backbone
-from asarm.sampling import METHODS
+from asarm.sampling import SAMPLERS, has_option
 from asarm.schedule import keyed_generator, keyed_seed
 
 ORDERS = ("random_split", "left_to_right", "random_permutation")
 DRAFTS = ("head", "self")
-WITH_DRAFTS = ("assd", "onepass")  # methods that anything may draft for
 
 
 class Variant(NamedTuple):
@@ -106,7 +105,7 @@ def variants(config: DecodingConfig, heads: Collection[str] = ()) -> list[Varian
         for model in model_names(config)
         for method in config.method
         for count in (steps if method == "parallel" else [None])
-        for draft in (_drafts(config, model in heads) if method in WITH_DRAFTS else [None])
+        for draft in (_drafts(config, model in heads) if has_option(method, "drafter") else [None])
     ]
     return list(dict.fromkeys(found))
 
@@ -117,10 +116,10 @@ def _drafts(config: DecodingConfig, has_head: bool) -> list[str]:
 
 def check(config: DecodingConfig) -> None:
     """ValueError, in a line that names the setting, where a setting cannot be."""
-    unknown = [method for method in config.method if method not in METHODS]
+    unknown = [method for method in config.method if method not in SAMPLERS]
     if unknown or not config.method:
         given = f"holds {unknown[0]!r}" if unknown else "is empty"
-        raise ValueError(f"method {given}; expected some of {', '.join(METHODS)}")
+        raise ValueError(f"method {given}; expected some of {', '.join(SAMPLERS)}")
     unknown = [draft for draft in config.drafts if draft not in DRAFTS]
     if unknown or not config.drafts:
         given = f"holds {unknown[0]!r}" if unknown else "is empty"
@@ -189,5 +188,5 @@ def batch_of(items: Sequence[int], blocks: Tensor, config: DecodingConfig) -> Ba
 def key(record: Record) -> tuple[int, Variant]:
     """What a record is about: trial and variant. Records of earlier versions name no draft."""
     method = record["method"]
-    draft = record.get("draft", "self" if method in WITH_DRAFTS else None)
+    draft = record.get("draft", "self" if has_option(method, "drafter") else None)
     return record["item"], Variant(record["model"], method, record["steps"], draft)

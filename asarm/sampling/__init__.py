@@ -12,6 +12,8 @@ from asarm.sampling.samplers import (
     Sampler,
     Sequential,
     Speculative,
+    has_option,
+    lossless_names,
     sampler_of,
 )
 
@@ -27,6 +29,8 @@ __all__ = [
     "Sampler",
     "Sequential",
     "Speculative",
+    "has_option",
+    "lossless_names",
     "sample",
     "sampler_of",
 ]

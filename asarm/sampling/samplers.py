@@ -361,9 +361,18 @@ def sampler_of(name: str, **settings: object) -> Sampler:
 
     For programs whose settings serve several samplers; `sample` refuses what a sampler lacks.
     """
-    kind = SAMPLERS[name]
-    own = {field.name for field in fields(kind)}
-    return kind(**{n: value for n, value in settings.items() if n in own and value is not None})
+    own = {n: v for n, v in settings.items() if v is not None and has_option(name, n)}
+    return SAMPLERS[name](**own)
+
+
+def has_option(name: str, option: str) -> bool:
+    """Whether the sampler of a name has an option, such as "drafter"."""
+    return option in {field.name for field in fields(SAMPLERS[name])}
+
+
+def lossless_names() -> list[str]:
+    """The names of the samplers that are lossless, whatever their options are."""
+    return [name for name, kind in SAMPLERS.items() if kind is not Parallel]
 
 
 def draw_exact(net: Net, state: State, hidden: Tensor) -> Drafts:

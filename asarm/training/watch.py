@@ -154,7 +154,7 @@ class Watch:
         lengths = blocks.lengths[chosen]
         order = ascending_orders(lengths, SAMPLE_RATE, seed=0, step=0, indices=chosen)
         ids = blocks.input_ids[chosen, : int(lengths.max())]
-        result = sample(model, ids.to(model.device), order, method="onepass", seed=0)
+        result = sample(model, ids.to(model.device), order, "onepass", seed=0)
         texts, perplexities = [], []
         for b, tokens in enumerate(result.tokens.tolist()):
             prompt = order.order[b, : int(order.num_prompt[b])].tolist()

@@ -15,10 +15,10 @@ from asarm.evaluation.benchmark.models import is_trained, random_head, with_refe
 from asarm.evaluation.benchmark.report import Figure, MethodCost, Report
 from asarm.evaluation.benchmark.speed import held_out_blocks, warm_up
 from asarm.evaluation.benchmark.timing import alternate, ratio
-from asarm.evaluation.trials import WITH_DRAFTS, has_head
+from asarm.evaluation.trials import has_head
 from asarm.model import AnySubsetTransformer
 from asarm.order import Order
-from asarm.sampling import SampleResult, sample, sampler_of
+from asarm.sampling import SampleResult, has_option, sample, sampler_of
 
 PROMPT_SHARES = (0.05, 0.5)
 SLOWER = 1.05  # than the best fixed k, at most, is the number of drafts that is chosen
@@ -97,7 +97,7 @@ def runs_to_compare(ks: list[int], drafts: list[str]) -> list[Run]:
     runs: list[Run] = [("sequential", None, None)]
     for method in ("assd", "ngram", "onepass"):
         least = 2 if method == "assd" else 1  # assd with k = 1 is sequential
-        own: list[str | None] = [*drafts] if method in WITH_DRAFTS else [None]
+        own: list[str | None] = [*drafts] if has_option(method, "drafter") else [None]
         wanted: list[K] = [*(k for k in sorted(set(ks)) if k >= least), "auto"]
         runs += [(method, k, draft) for draft in own for k in wanted]
     return runs
@@ -121,7 +121,7 @@ def default_figures(costs: list[MethodCost]) -> list[Figure]:
 def auto_figures(costs: list[MethodCost]) -> list[Figure]:
     """Time per target with as many drafts as seem to pay, over that with the best number."""
     figures = []
-    for chosen in (c for c in costs if c.is_default and c.method in WITH_DRAFTS):
+    for chosen in (c for c in costs if c.is_default and has_option(c.method, "drafter")):
         key = (chosen.method, chosen.target_share)
         own = [c for c in costs if (c.method, c.target_share) == key and c.k != "auto"]
         best = least(own, chosen.draft, "milliseconds")
@@ -161,7 +161,7 @@ def time_figures(costs: list[MethodCost]) -> list[Figure]:
     """Time per target without the head over that with it, each at its fastest k."""
     figures = []
     for share in PROMPT_SHARES:
-        for method in WITH_DRAFTS:
+        for method in ("assd", "onepass"):
             own = [c for c in costs if c.method == method and c.target_share == 1 - share]
             head, own_rows = (least(own, draft, "milliseconds") for draft in ("head", "self"))
             figures.append(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from asarm.evaluation.programs.config import InfillCodeConfig
-from asarm.sampling import METHODS
+from asarm.sampling import lossless_names
 
 LENGTHS = ("oracle", "auto")
 BASELINES = ("left_context", "parallel")
@@ -76,7 +76,7 @@ def check(config: InfillCodeConfig) -> None:
         ValueError: an unknown word, or a number outside its range.
     """
     _one_of("length", [config.length], [*LENGTHS, BOTH])
-    _one_of("method", [config.method], [method for method in METHODS if method != "parallel"])
+    _one_of("method", [config.method], lossless_names())
     _one_of("baselines", config.baselines, BASELINES)
     _one_of("execute", [config.execute], EXECUTE)
     numbers = {name: getattr(config, name) for name in ("max_items", "num_trials", "batch_size")}

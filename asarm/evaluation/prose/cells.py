@@ -19,7 +19,7 @@ from asarm.evaluation.prose.config import InfillProseConfig
 from asarm.evaluation.prose.results import ProseResult
 from asarm.loading import load
 from asarm.rows import Backbone
-from asarm.sampling import METHODS
+from asarm.sampling import lossless_names
 
 LENGTHS = ("oracle", "auto")
 PROTOCOLS = ("middle", "short_prompt")
@@ -212,8 +212,7 @@ def check_config(config: InfillProseConfig) -> None:
     """
     choice("protocol", config.protocol, PROTOCOLS)
     choice("length", config.length, LENGTHS)
-    lossless = [method for method in METHODS if method != "parallel"]
-    _one_of("method", [config.method], lossless)
+    _one_of("method", [config.method], lossless_names())
     _one_of("baselines", config.baselines, BASELINES)
     numbers: dict[str, Any] = {
         name: getattr(config, name) for name in ("max_items", "num_trials", "batch_size", "k")
