@@ -30,7 +30,7 @@ class AllContent(NamedTuple):
 
 
 class ConditionalTable:
-    """A backbone with a random law for every position and everything it may see.
+    """A backbone with a random distribution for every position and everything it may see.
 
     Nothing ties these conditionals together: they need not be those of one joint.
     """

@@ -1,4 +1,4 @@
-"""`log_prob` is the log-density of one joint law, however it is computed."""
+"""`log_prob` is the log-density of one joint distribution, however it is computed."""
 
 from itertools import product
 
@@ -27,7 +27,7 @@ def test_completions_sum_to_one(num_prompt, mask_token_id, temperature):
     probs = log_prob(model, ids, order[[0] * len(ids)], temperature=temperature).sum(1).exp()
     assert probs.sum() == pytest.approx(1, abs=1e-9)
     assert torch.equal((texts == mask_token_id).any(1), probs == 0)
-    assert probs.max() > 2 / len(texts)  # the law is far from uniform
+    assert probs.max() > 2 / len(texts)  # the distribution is far from uniform
 
 
 def test_temperature_divides_the_logits():
@@ -98,9 +98,8 @@ def test_ascending_targets_need_no_later_rank():
 def test_log_probs_of_a_sample_are_its_density(method, temperature):
     model = small_model()
     ids, order = mixed_batch([12, 7, 12], [3, 0, 11], 60)
-    result = sample(
-        model, ids, order, sampler=method, k=3, temperature=temperature, draft_temperature=1.5
-    )
+    drafting = {} if method == "sequential" else {"k": 3, "draft_temperature": 1.5}
+    result = sample(model, ids, order, sampler=method, temperature=temperature, **drafting)
     expected = log_prob(model, result.tokens, order, temperature=temperature)
     torch.testing.assert_close(result.log_probs, expected, atol=1e-10, rtol=0)
 
@@ -116,7 +115,9 @@ def test_log_probs_of_parallel_are_the_density_in_the_order_asked_for(by):
 def test_nothing_carries_a_gradient():
     model, (ids, order) = small_model(), mixed_batch([5], [2], 60)
     assert not log_prob(model, ids, order).requires_grad
-    assert not sample(model, ids, order).log_probs.requires_grad
+    for method in (*LOSSLESS, "parallel"):
+        options = {"steps": 2} if method == "parallel" else {}
+        assert not sample(model, ids, order, method, **options).log_probs.requires_grad
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
@@ -141,8 +142,8 @@ def some_allowed(batch, length, vocab_size, *, kinds=3, seed=0):
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.4])
-def test_what_is_allowed_shares_all_of_the_law(temperature):
-    """At every rank in turn all tokens, under both laws: one is the other, renormalised."""
+def test_what_is_allowed_shares_all_of_the_distribution(temperature):
+    """At every rank in turn all tokens, under both: one distribution is the other, renormalised."""
     model, (ids, order) = small_model(vocab_size=9), mixed_batch([6], [2], 9)
     allowed, tokens = some_allowed(1, 6, 9), torch.arange(9)
     for position in order.order[0, 2:].tolist():
@@ -196,7 +197,7 @@ def test_chunks_of_rows_change_nothing_of_what_is_allowed(monkeypatch, rows_at_o
 
 
 @pytest.mark.parametrize("method", [*LOSSLESS, "parallel"])
-def test_samples_hold_what_is_allowed_and_their_density_is_that_law(method):
+def test_samples_hold_what_is_allowed_and_their_density_is_that_distribution(method):
     model, (ids, order) = small_model(), mixed_batch([12, 7, 12], [3, 0, 11], 60)
     allowed = some_allowed(3, 12, 60, seed=1)
     options = {"steps": 3} if method == "parallel" else {"k": 3} if method != "sequential" else {}

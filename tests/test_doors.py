@@ -12,6 +12,7 @@ from transformers import XLNetConfig, XLNetLMHeadModel
 
 from asarm import AnySubsetTransformer, Order, calibrate, infill, load, log_prob, sample
 from asarm.products import HAS_ONEDNN
+from asarm.sampling import sampler_of
 
 IDS, ORDER = mixed_batch([12, 9], [3, 2], 60)
 METHODS = pytest.mark.parametrize("method", ["sequential", "assd", "ngram", "onepass"])
@@ -386,13 +387,13 @@ class Counting:
 @pytest.mark.parametrize("k", [1, 3, 9, 1000, 10**9, 10**30, "auto"])
 @pytest.mark.parametrize("stride", [None, 1])
 def test_rows_made_are_rows_counted(method, k, stride):
-    options = {"stride": stride} if method == "onepass" else {}
+    options = {"drafter": "self", "stride": stride}
     model = Counting(small_model())
     ids, order = mixed_batch([12], [4], 60)
-    found = sample(model, ids, order, sampler=method, k=k, drafter="self", **options)
+    found = sample(model, ids, order, sampler_of(method, k=k, **options))
     assert model.rows == int(found.rows)
     if k not in (1, 3, "auto"):  # more than the targets are worth as much as the targets
-        enough = sample(small_model(), ids, order, sampler=method, k=8, drafter="self", **options)
+        enough = sample(small_model(), ids, order, sampler_of(method, k=8, **options))
         assert int(found.rows) == int(enough.rows)
 
 

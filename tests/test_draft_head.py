@@ -1,4 +1,4 @@
-"""A learned draft head: what it sees, the files it is kept in, and that no law depends on it."""
+"""A learned draft head: what it sees, its files, and that no distribution depends on it."""
 
 import json
 from copy import deepcopy
@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import XLNetLMHeadModel
 
 from asarm import Order, load, sample
+from asarm.drafting.drafters import HeadDrafter, neighbours, self_drafter
 from asarm.drafting.head import (
     CONFIG,
     WEIGHTS,
@@ -21,15 +22,14 @@ from asarm.drafting.head import (
     fits,
     save_draft_head,
 )
-from asarm.distribution import Distribution
 from asarm.loading import load_tokenizer
-from asarm.sampling.decoding import Decoding
-from asarm.sampling.draft import head_draft, neighbours, self_draft
+from asarm.sampling import Sequential
+from asarm.sampling.api import prepare
+from asarm.sampling.network import DraftRequest
 from asarm.sampling.randomness import HashedRandomness
-from asarm.sampling.verify import RejectionVerifier
 
 METHODS = [(method, k) for method in ("assd", "onepass") for k in (1, 2, 4)]
-COUPLINGS = ("block", "rejection", "gumbel")
+VERIFIERS = ("block", "rejection", "gumbel")
 OFFSETS = [-1, -2, 1]
 
 
@@ -65,16 +65,15 @@ def test_neighbours_are_known_by_the_row_by_the_head_or_not(data):
     rank = data.draw(st.integers(limit, length - 1))
     offsets = data.draw(st.lists(st.integers(-3, 3).filter(bool), min_size=1, max_size=4))
     ids = torch.randint(3, (1, size), generator=torch.Generator().manual_seed(limit))
-    law = Distribution(6)
-    coupling = RejectionVerifier(HashedRandomness(torch.tensor([0])))
-    table = ConditionalTable(length=size)
+    table, randomness = ConditionalTable(length=size), HashedRandomness(torch.tensor([0]))
     order = Order(torch.tensor([rows]), num_prompt, length)
-    decoding = Decoding(table, ids, order, law, law, coupling)
-    decoding.tokens[0, :size] = ids[0, rows]
-    beside, seen = neighbours(
-        decoding, torch.tensor([[rank]]), torch.tensor([limit]), torch.tensor(offsets)
-    )
-    found, seen = decoding.tokens[0, beside[0]], seen[0]
+    net, state = prepare(table, ids, order, Sequential(), randomness)
+    state.tokens[0, :size] = ids[0, rows]
+    start, seen_ranks = torch.tensor([rank]), torch.tensor([limit])
+    hidden = torch.zeros(1, 1, table.vocab_size, dtype=table.dtype)
+    request = DraftRequest(net, state, 1, hidden, start, seen_ranks, torch.tensor([1]))
+    beside, seen = neighbours(request, torch.tensor(offsets))  # (1, 1, N)
+    found, seen = request.tokens[0, beside[0]], seen[0]
     for column, offset in enumerate(offsets):
         position = rows[rank] + offset
         before = rows.index(position) if 0 <= position < size else size
@@ -104,11 +103,11 @@ def test_the_code_of_a_row_holds_what_the_head_alone_saw():
         torch.testing.assert_close(changed[row], expected)
 
 
-@pytest.mark.parametrize("coupling", COUPLINGS)
+@pytest.mark.parametrize("verifier", VERIFIERS)
 @pytest.mark.parametrize(("method", "k"), METHODS)
-def test_a_new_head_drafts_as_the_rows_themselves(method, k, coupling):
+def test_a_new_head_drafts_as_the_rows_themselves(method, k, verifier):
     model, (ids, order) = small_model(seed=3), batch()
-    call = {"sampler": method, "k": k, "verifier": coupling, "seed": 5}
+    call = {"sampler": method, "k": k, "verifier": verifier, "seed": 5}
     plain = sample(model, ids, order, **call)
     model.set_draft_head(DraftHead(DraftHeadConfig(32, hidden=16, rank=6)).double())
     with_head = sample(model, ids, order, drafter="head", **call)
@@ -155,11 +154,11 @@ def test_every_kind_of_order_is_drafted_for(kind):
 # --- batches ---
 
 
-@pytest.mark.parametrize("coupling", COUPLINGS)
+@pytest.mark.parametrize("verifier", VERIFIERS)
 @pytest.mark.parametrize(("method", "k"), METHODS)
-def test_batch_mates_change_nothing(method, k, coupling):
+def test_batch_mates_change_nothing(method, k, verifier):
     model, (ids, order) = headed(seed=3), batch()
-    call = {"sampler": method, "k": k, "verifier": coupling}
+    call = {"sampler": method, "k": k, "verifier": verifier}
     together = sample(model, ids, order, seed=7, **call)
     for b in range(len(ids)):
         alone = sample(model, ids[[b]], order[[b]], seed=7 + b, **call)
@@ -178,15 +177,17 @@ def trace(model, **call):
 
 def test_the_head_drafts_where_there_is_one_and_self_ignores_it():
     model, bare = headed(seed=3), small_model(seed=3)
-    assert trace(model) == trace(model, drafter="head") == trace(model, drafter=head_draft(model))
-    assert trace(model, drafter="self") == trace(bare) == trace(bare, drafter=self_draft)
+    assert (
+        trace(model) == trace(model, drafter="head") == trace(model, drafter=HeadDrafter.of(model))
+    )
+    assert trace(model, drafter="self") == trace(bare) == trace(bare, drafter=self_drafter)
     assert trace(model) != trace(bare)
 
 
 def test_a_head_that_is_not_there_is_refused():
-    with pytest.raises(ValueError, match="^draft is 'head', and the model has no draft head"):
+    with pytest.raises(ValueError, match="^drafter is 'head', and the model has no draft head"):
         sample(small_model(), *batch(), drafter="head")
-    with pytest.raises(ValueError, match="^draft is 'learned'; expected one of self, head$"):
+    with pytest.raises(ValueError, match="^drafter is 'learned'; expected one of self, head$"):
         sample(headed(), *batch(), drafter="learned")
 
 
@@ -194,7 +195,7 @@ def test_what_is_kept_of_a_head_follows_its_weights():
     """The table of changes is made once, and anew when a weight has changed."""
     model = headed(seed=3)
     before = trace(model)
-    assert head_draft(model) is head_draft(model)
+    assert HeadDrafter.of(model) is HeadDrafter.of(model)
     with torch.no_grad():
         model.draft_head.up.mul_(-3)
     changed = trace(model)

@@ -1,4 +1,4 @@
-"""How many drafts a round is given: what pays, by what became of earlier ones."""
+"""How many drafts a round is given: what pays, by the outcome of earlier ones."""
 
 from types import SimpleNamespace
 
@@ -6,24 +6,35 @@ import pytest
 import torch
 from fakes import mixed_batch, small_model
 
-from asarm import sample, sampling
-from asarm.sampling import calibration
+from asarm import sample
+from asarm.sampling import SAMPLERS, OnePass, calibration
+from asarm.sampling.api import Watch, prepare
 from asarm.sampling.calibration import calibrate
-from asarm.sampling.cost import EVENNESS, GRID, MOST, Costs, best_lengths, time_per_token
-from asarm.sampling.draft_length import PRIOR, AutoLength
+from asarm.sampling.cost import EVENNESS, GRID, MAX_DRAFTS, Costs, best_lengths
+from asarm.sampling.lengths import PRIOR, AutoLength
+from asarm.sampling.randomness import HashedRandomness
+from asarm.sampling.rounds import Decoding
 
 DRAFTING = ("assd", "ngram", "onepass")
-PLAIN = Costs(call=1.0, row=0.03, drafter=0.1)
+PLAIN = Costs(call=1.0, row=0.03, draft=0.1)
+
+
+def best(method, costs):
+    return best_lengths(SAMPLERS[method].cost_by_length(), costs)
+
+
+def time_per_token(method, k, acceptance, costs):
+    return SAMPLERS[method].cost(k).time_per_token(acceptance, costs)
 
 
 @pytest.mark.parametrize("method", DRAFTING)
 def test_the_more_is_accepted_the_more_is_drafted(method):
-    best = best_lengths(method, PLAIN)
-    assert best.shape == (GRID,)
-    assert (best.diff() >= 0).all() and best[-1] == MOST
-    assert best[0] == (3 if method == "assd" else 1)  # with fewer, assd is sequential
-    assert (best_lengths(method, Costs(1.0, 0.0, 0.0))[1:].diff() >= 0).all()
-    assert (best_lengths("onepass", Costs(1.0, 10.0, 0.0))[: GRID // 2] == 1).all()
+    found = best(method, PLAIN)
+    assert found.shape == (GRID,)
+    assert (found.diff() >= 0).all() and found[-1] == MAX_DRAFTS
+    assert found[0] == (3 if method == "assd" else 1)  # with fewer, assd is sequential
+    assert (best(method, Costs(1.0, 0.0, 0.0))[1:].diff() >= 0).all()
+    assert (best("onepass", Costs(1.0, 10.0, 0.0))[: GRID // 2] == 1).all()
 
 
 @pytest.mark.parametrize("method", DRAFTING)
@@ -32,22 +43,22 @@ def test_the_more_is_accepted_the_more_is_drafted(method):
 def test_time_of_a_token_is_that_of_rounds_played_at_random(method, acceptance, k):
     rng, tokens, rounds = torch.Generator().manual_seed(0), 0, 20_000
     drafts = k - 1 if method == "assd" else k
-    if 0 < acceptance < 1:  # of each round: a draw from a Beta law of this mean
+    if 0 < acceptance < 1:  # of each round: a draw from a Beta distribution of this mean
         a = torch.full((rounds, 1), EVENNESS * acceptance)
         gammas = torch._standard_gamma(torch.stack([a, EVENNESS - a]), generator=rng)
         acceptance_of_round = gammas[0] / gammas.sum(0)
     else:
         acceptance_of_round = torch.full((rounds, 1), acceptance)
-    stand = torch.rand(rounds, drafts, generator=rng) < acceptance_of_round
-    tokens = rounds + int(stand.long().cumprod(1).sum())
-    time = time_per_token(method, k, acceptance, Costs(call=1.0, row=0.0, drafter=0.0))
+    is_accepted = torch.rand(rounds, drafts, generator=rng) < acceptance_of_round
+    tokens = rounds + int(is_accepted.long().cumprod(1).sum())
+    time = time_per_token(method, k, acceptance, Costs(call=1.0, row=0.0, draft=0.0))
     calls = 2 if method == "assd" and k > 1 else 1
     assert time == pytest.approx(calls * rounds / tokens, rel=0.02)
 
 
 @pytest.mark.parametrize(("method", "k"), [("assd", 1), ("assd", 4), ("onepass", 4)])
 def test_rows_and_calls_of_a_round_are_those_of_the_sampler(method, k):
-    """Where everything stands, as it does behind equal laws, and far from both ends of a text."""
+    """Where all drafts are accepted, as equal distributions have it, far from a text's ends."""
     model = small_model(std=0.0)
     ids, order = mixed_batch([90], [20], 60)
     stride = {"stride": 99} if method == "onepass" else {}
@@ -60,31 +71,31 @@ def test_rows_and_calls_of_a_round_are_those_of_the_sampler(method, k):
 
 
 def test_what_was_accepted_so_far_decides():
-    decoding = SimpleNamespace(accepted=torch.zeros(2).long(), rejected=torch.zeros(2).long())
-    length = AutoLength("onepass", PLAIN, torch.device("cpu"))
-    best = best_lengths("onepass", PLAIN)
-    stood, fell = [0, 0], [0, 0]
-    for accepted, rejected in [((0, 0), (0, 0)), ((2, 3), (1, 0)), ((0, 5), (1, 0))]:
-        decoding.accepted += torch.tensor(accepted)
-        decoding.rejected += torch.tensor(rejected)
-        found = length(decoding)
+    state = SimpleNamespace(accepted=torch.zeros(2).long(), rejected=torch.zeros(2).long())
+    length = AutoLength(OnePass.cost_by_length(), PLAIN, torch.device("cpu"))
+    accepted, rejected = [0, 0], [0, 0]
+    for more_accepted, more_rejected in [((0, 0), (0, 0)), ((2, 3), (1, 0)), ((0, 5), (1, 0))]:
+        state.accepted += torch.tensor(more_accepted)
+        state.rejected += torch.tensor(more_rejected)
+        found = length(state)
         for b in range(2):
-            stood[b], fell[b] = stood[b] + accepted[b], fell[b] + rejected[b]
-            share = (stood[b] + PRIOR[0]) / (stood[b] + fell[b] + sum(PRIOR))
-            assert found[b] == best[round(share * (GRID - 1))]
+            accepted[b], rejected[b] = (
+                accepted[b] + more_accepted[b],
+                rejected[b] + more_rejected[b],
+            )
+            rate = (accepted[b] + PRIOR[0]) / (accepted[b] + rejected[b] + sum(PRIOR))
+            assert found[b] == best("onepass", PLAIN)[round(rate * (GRID - 1))]
     assert found[1] > found[0]
 
 
 @pytest.mark.parametrize("method", DRAFTING)
 def test_a_draft_is_rejected_at_most_once_a_round(method):
     model, (ids, order) = small_model(std=0.3), mixed_batch([40, 31, 12], [2, 9, 3], 60)
-    decodings = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sampling, "_result", lambda decoding, **_: decodings.append(decoding))
-        sample(model, ids, order, sampler=method, k=4, trace=True)
-    (decoding,) = decodings
-    fell = [sum(not all(r.accepted) for r in rounds) for rounds in decoding.trace]
-    assert decoding.rejected.tolist() == fell and sum(fell) > 3
+    sampler, watch = SAMPLERS[method](k=4), Watch(3, trace=True, on_round=None)
+    net, state = prepare(model, ids, order, sampler, HashedRandomness(torch.arange(3)))
+    state = Decoding(sampler, net, state, watch=watch).run()
+    rejected = [sum(not all(r.accepted) for r in rounds) for rounds in watch.trace]
+    assert state.rejected.tolist() == rejected and sum(rejected) > 3
 
 
 @pytest.mark.parametrize("costs", [(0.0, 1.0, 1.0), (1.0, -1.0, 0.0), (1.0, 0.0, float("nan"))])
@@ -105,7 +116,7 @@ def test_recorded_costs_decide_and_give_the_text_again():
 
 def test_calibration_finds_what_calls_rows_and_drafts_take(monkeypatch):
     """On a clock that knows nothing else."""
-    clock, true = [0.0], Costs(call=2.0, row=0.05, drafter=0.3)
+    clock, true = [0.0], Costs(call=2.0, row=0.05, draft=0.3)
 
     def counted(*arguments, **options):
         found = sample(*arguments, **options)

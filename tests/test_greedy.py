@@ -29,18 +29,18 @@ class Tied(ConditionalTable):
 def test_top_k_keeps_exactly_k_tokens(scores, top_k, dtype):
     logits = torch.tensor(scores).to(dtype)
     best = sorted(range(VOCAB), key=lambda token: (-scores[token], token))[:top_k]
-    law = Distribution(VOCAB, top_k=top_k).probs(logits.clone())
-    assert set(law.nonzero()[:, 0].tolist()) == set(best)
-    torch.testing.assert_close(law.sum(), torch.ones_like(law.sum()))
+    distribution = Distribution(VOCAB, top_k=top_k).probs(logits.clone())
+    assert set(distribution.nonzero()[:, 0].tolist()) == set(best)
+    torch.testing.assert_close(distribution.sum(), torch.ones_like(distribution.sum()))
 
 
 @given(scores=tied, others=st.sampled_from([{}, {"top_k": 3}, {"top_p": 0.4}, {"top_k": 1}]))
 def test_temperature_0_is_the_first_of_the_best_tokens(scores, others):
     logits = torch.tensor(scores, dtype=torch.float64)
     best = max(range(VOCAB), key=lambda token: (scores[token], -token))
-    law = Distribution(VOCAB, temperature=0, **others)
-    assert law.probs(logits.clone()).tolist() == [float(t == best) for t in range(VOCAB)]
-    assert law.log_probs(logits.clone())[best] == 0
+    distribution = Distribution(VOCAB, temperature=0, **others)
+    assert distribution.probs(logits.clone()).tolist() == [float(t == best) for t in range(VOCAB)]
+    assert distribution.log_probs(logits.clone())[best] == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -48,9 +48,9 @@ def test_temperature_0_is_the_first_of_the_best_tokens(scores, others):
 def test_extreme_temperatures_are_distributions(temperature, dtype):
     logits = torch.tensor([30.0, -20.0, 30.0, 5.0, -1.0], dtype=dtype)
     is_allowed = torch.tensor([False, True, False, True, True])
-    law = Distribution(3, temperature).probs(logits, is_allowed)
+    distribution = Distribution(3, temperature).probs(logits, is_allowed)
     expected = [0, 0.5, 0, 0, 0.5] if temperature > 1 else [0, 0, 0, 0, 1]
-    torch.testing.assert_close(law, torch.tensor(expected, dtype=dtype))
+    torch.testing.assert_close(distribution, torch.tensor(expected, dtype=dtype))
 
 
 @pytest.mark.parametrize("logits", [[float("nan"), 1.0], [float("-inf")] * 2, [float("inf"), 0.0]])
@@ -58,10 +58,10 @@ def test_what_is_no_distribution_is_no_choice_either(logits):
     assert Distribution(9, temperature=0).probs(torch.tensor(logits)).isnan().all()
 
 
-@pytest.mark.parametrize("coupling", ["block", "rejection", "gumbel"])
+@pytest.mark.parametrize("verifier", ["block", "rejection", "gumbel"])
 @pytest.mark.parametrize("method", LOSSLESS)
 @pytest.mark.parametrize("options", [{"temperature": 0}, {"top_k": 1}], ids=str)
-def test_every_sampler_gives_the_greedy_text_for_every_seed(method, options, coupling):
+def test_every_sampler_gives_the_greedy_text_for_every_seed(method, options, verifier):
     model, ids = Tied(length=6, vocab_size=5, mask_token_id=3), torch.tensor([[2, 0, 1, 1, 2, 0]])
     order = Order(torch.tensor([[0, 3, 1, 2, 4, 5]]), 2)
     known = {0: 2, 3: 1}
@@ -72,7 +72,7 @@ def test_every_sampler_gives_the_greedy_text_for_every_seed(method, options, cou
     drafting = {} if method == "sequential" else {"k": 3}
     for seed in range(20):
         found = sample(
-            model, ids, order, sampler=method, seed=seed, verifier=coupling, **options, **drafting
+            model, ids, order, sampler=method, seed=seed, verifier=verifier, **options, **drafting
         )
         assert found.tokens.tolist() == [greedy] and found.lossless
         assert found.log_probs.tolist() == [[0.0] * 6]

@@ -1,4 +1,4 @@
-"""Under the Gumbel coupling every lossless sampler gives the same text; and the random numbers."""
+"""With the Gumbel verifier every lossless sampler gives the same text; and the random numbers."""
 
 from copy import deepcopy
 from functools import cache
@@ -12,9 +12,10 @@ from transformers import XLNetConfig
 from asarm import AnySubsetTransformer, Order, load, sample
 from asarm.corpus import held_out_documents
 from asarm.density import joint_rows
-from asarm.drafting.head import DraftHead, DraftHeadConfig
 from asarm.distribution import Allowed, Distribution
+from asarm.drafting.head import DraftHead, DraftHeadConfig
 from asarm.loading import DEMO
+from asarm.sampling import sampler_of
 from asarm.sampling.randomness import HashedRandomness, Purpose
 from asarm.text import encode
 
@@ -115,9 +116,10 @@ def few_allowed():
 @pytest.mark.parametrize(("method", "k"), [("sequential", None), *METHODS])
 def test_same_text_from_allowed_tokens(method, k):
     model, ids, order = small()
-    call = {"verifier": "gumbel", "allowed": few_allowed()}
-    expected = sample(model, ids, order, sampler="sequential", seed=7, **call)
-    result = sample(model, ids, order, sampler=method, k=k, seed=7, **call)
+    call = {"allowed": few_allowed(), "seed": 7}
+    expected = sample(model, ids, order, sampler="sequential", verifier="gumbel", **call)
+    sampler = sampler_of(method, k=k, verifier="gumbel")
+    result = sample(model, ids, order, sampler, **call)
     assert torch.equal(result.tokens, expected.tokens)
     is_allowed = few_allowed().at(torch.arange(24).expand(8, -1))  # (B, L, V)
     assert is_allowed.gather(2, result.tokens[..., None])[..., 0][order.is_target].all()
@@ -163,26 +165,26 @@ def lead(model, tokens, order, b, rank):
 
 # --- the random numbers ---
 
-LAW = torch.tensor([0.5, 0.0, 0.25, 0.15, 0.07, 0.03], dtype=torch.float64)
+PROBS = torch.tensor([0.5, 0.0, 0.25, 0.15, 0.07, 0.03], dtype=torch.float64)
 DRAWS = 20_000
 
 
 def p_value(tokens):
-    counts = torch.bincount(tokens.flatten(), minlength=len(LAW))
-    assert not counts[LAW == 0].any()
-    return chisquare(counts[LAW > 0], LAW[LAW > 0] * counts.sum()).pvalue
+    counts = torch.bincount(tokens.flatten(), minlength=len(PROBS))
+    assert not counts[PROBS == 0].any()
+    return chisquare(counts[PROBS > 0], PROBS[PROBS > 0] * counts.sum()).pvalue
 
 
 @pytest.mark.parametrize("over", ["ranks", "seeds"])
-@pytest.mark.parametrize("coupling", ["gumbel", "categorical"])
-def test_tokens_have_the_law(over, coupling):
+@pytest.mark.parametrize("how", ["gumbel", "categorical"])
+def test_tokens_have_the_distribution(over, how):
     numbers = torch.arange(DRAWS)
     randomness = HashedRandomness(torch.tensor([3]) if over == "ranks" else numbers)
     ranks = numbers[None] if over == "ranks" else torch.full((DRAWS, 1), 5)
-    if coupling == "gumbel":
-        tokens = (LAW.log() + randomness.gumbel(ranks, len(LAW))).argmax(-1)
+    if how == "gumbel":
+        tokens = (PROBS.log() + randomness.gumbel(ranks, len(PROBS))).argmax(-1)
     else:
-        probs = LAW.expand(*ranks.shape, -1)
+        probs = PROBS.expand(*ranks.shape, -1)
         tokens = randomness.categorical(probs, ranks, Purpose.TARGET, 0, ranks >= 0)
     assert p_value(tokens) > 0.001
 

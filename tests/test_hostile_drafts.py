@@ -5,24 +5,23 @@ import math
 import pytest
 import torch
 from fakes import mixed_batch, small_model
-from test_law_of_samplers import FAKES, ORDERS, output_law
+from test_distribution_of_samplers import FAKES, ORDERS, output_distribution
 
 from asarm import Order, sample
-from asarm.sampling.draft import CheckedDraft, self_draft
-from asarm.sampling.verify import Drafts
+from asarm.drafting.checked import CheckedDrafter
+from asarm.drafting.drafters import Drafts, self_drafter
 
 METHODS = pytest.mark.parametrize("method", ["assd", "onepass"])
-COUPLINGS = pytest.mark.parametrize("coupling", ["block", "rejection", "gumbel"])
+VERIFIERS = pytest.mark.parametrize("verifier", ["block", "rejection", "gumbel"])
 
 
 def twisted(twist):
     """A drafter that draws as the model does and returns its probabilities twisted."""
 
-    def draft(decoding, hidden, start, limit, count):
-        found = self_draft(decoding, hidden, start, limit, count)
-        return twist(found)
+    def drafter(request):
+        return twist(self_drafter(request))
 
-    return draft
+    return drafter
 
 
 def with_probs(change):
@@ -62,13 +61,13 @@ WRONG = {
 
 
 @METHODS
-@COUPLINGS
+@VERIFIERS
 @pytest.mark.parametrize("execution", ["eager", "static"])
 @pytest.mark.parametrize("twist", WRONG.values(), ids=WRONG)
-def test_what_is_no_distribution_is_refused(method, coupling, twist, execution):
+def test_what_is_no_distribution_is_refused(method, verifier, twist, execution):
     model = small_model()
     ids, order = mixed_batch([12, 9], [3, 2], model.vocab_size)
-    options = {"sampler": method, "verifier": coupling, "k": 3, "execution": execution}
+    options = {"sampler": method, "verifier": verifier, "k": 3, "execution": execution}
     with pytest.raises(ValueError, match="drafts come with probabilities .* check the drafter"):
         sample(model, ids, order, drafter=twisted(twist), **options)
 
@@ -90,20 +89,20 @@ def test_other_shapes_are_refused(method, twist):
 
 
 @METHODS
-@pytest.mark.parametrize("coupling", ["block", "rejection"])
+@pytest.mark.parametrize("verifier", ["block", "rejection"])
 @pytest.mark.parametrize("factor", [0.01, 7.0])
-def test_what_is_not_normalised_is(method, coupling, factor):
+def test_what_is_not_normalised_is(method, verifier, factor):
     model = small_model()
     ids, order = mixed_batch([12, 9], [3, 2], model.vocab_size)
-    options = {"sampler": method, "verifier": coupling, "k": 3, "seed": 5}
-    draft = twisted(with_probs(lambda probs, tokens: probs.mul_(factor)))
-    found, plain = (sample(model, ids, order, drafter=d, **options) for d in (draft, "self"))
+    options = {"sampler": method, "verifier": verifier, "k": 3, "seed": 5}
+    scaled = twisted(with_probs(lambda probs, tokens: probs.mul_(factor)))
+    found, plain = (sample(model, ids, order, drafter=d, **options) for d in (scaled, "self"))
     assert torch.equal(found.tokens, plain.tokens)
     assert torch.equal(found.accepted, plain.accepted)
 
 
 @METHODS
-def test_fewer_drafts_than_asked_and_dtypes_of_their_own_are_lawful(method):
+def test_fewer_drafts_than_asked_and_dtypes_of_their_own_are_valid(method):
     """The distribution of the output, over every random outcome, stays that of sequential."""
 
     def fewer(found):
@@ -112,9 +111,9 @@ def test_fewer_drafts_than_asked_and_dtypes_of_their_own_are_lawful(method):
     model = FAKES["no mask"]
     positions, num_prompt, length = ORDERS["ascending"]
     order = Order(torch.tensor([positions]), num_prompt, length)
-    expected = output_law(model, order, "sequential")
-    call = {"k": 3, "drafter": CheckedDraft(twisted(fewer))}
-    found = output_law(model, order, method, call=call)
+    expected = output_distribution(model, order, "sequential")
+    drafter = CheckedDrafter(twisted(fewer))
+    found = output_distribution(model, order, method, k=3, drafter=drafter)
     assert set(found) == set(expected)
     assert all(abs(found[text] - expected[text]) < 1e-6 for text in expected)
 

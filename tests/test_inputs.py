@@ -140,7 +140,10 @@ def test_shape_and_dtype_of_ids(model, ids, says):
         ({"k": "best"}, "k is 'best'.*'auto'"),
         ({"k": 2.5}, "k is 2.5.*at least 1"),
         ({"stride": 0}, "stride is 0.*at least 1"),
-        ({"sampler": "assd", "stride": 2}, "stride is 2 with sampler 'assd'.*'onepass' only"),
+        (
+            {"sampler": "assd", "stride": 2},
+            "sampler 'assd' has no option stride; its options are .*k.*drafter",
+        ),
         ({"temperature": -1.0}, "temperature is -1.0.*above 0, or 0 for greedy"),
         ({"temperature": float("nan")}, "temperature is nan.*above 0"),
         ({"temperature": float("inf")}, "temperature is inf.*finite"),
@@ -152,6 +155,7 @@ def test_shape_and_dtype_of_ids(model, ids, says):
         ({"top_k": 1.5}, "top_k is 1.5.*whole number"),
         ({"top_p": float("nan")}, "top_p is nan.*at most 1"),
         ({"k": True}, "k is True.*at least 1"),
+        ({"k": None}, "k is None.*at least 1 draft a round, or 'auto'"),
         ({"stride": "wide"}, "stride is 'wide'.*at least 1"),
         ({"sampler": "parallel", "steps": 2.5}, "steps is 2.5.*at least 1"),
         ({"seed": None}, "seed is None.*whole number"),
@@ -162,14 +166,14 @@ def test_shape_and_dtype_of_ids(model, ids, says):
         ({"top_p": 1.01}, "top_p is 1.01.*above 0 and at most 1"),
         ({"top_p": -0.2}, "top_p is -0.2.*above 0 and at most 1"),
         ({"verifier": "maximal"}, "'maximal'.*rejection, gumbel"),
-        ({"sampler": "parallel"}, "steps is None.*at least 1"),
+        ({"sampler": "parallel"}, "sampler 'parallel' needs steps; give it.*steps=8"),
         ({"sampler": "parallel", "steps": 0}, "steps is 0.*at least 1"),
         ({"sampler": "parallel", "steps": 2, "by": "luck"}, "'luck'.*order, confidence"),
-        ({"steps": 2}, "steps is 2.*only method 'parallel'"),
+        ({"steps": 2}, "sampler 'onepass' has no option steps; its options are .*stride"),
         ({"tolerance": -0.1}, "tolerance is -0.1.*number from 0"),
         (
             {"tolerance": 0.1, "verifier": "gumbel"},
-            "tolerance is 0.1.*0 with coupling 'gumbel'",
+            "tolerance is 0.1.*0 with verifier 'gumbel'",
         ),
         ({"seed": [1, 2, 3]}, "seed holds 3 values.*2"),
     ],
@@ -187,13 +191,13 @@ def test_temperature_of_log_prob(model, temperature):
 
 
 @pytest.mark.parametrize("method", ["sequential", "assd", "ngram", "onepass", "parallel"])
-@pytest.mark.parametrize("coupling", ["rejection", "gumbel"])
-def test_nan_weights(method, coupling):
+@pytest.mark.parametrize("verifier", ["rejection", "gumbel"])
+def test_nan_weights(method, verifier):
     broken = small_model()
     broken.transformer.layer[1].ff.layer_1.weight.data[3, 4] = torch.nan
-    steps = 2 if method == "parallel" else None
+    options = {"steps": 2} if method == "parallel" else {}
     refused(
-        lambda: sample(broken, IDS, SPLIT, sampler=method, verifier=coupling, steps=steps),
+        lambda: sample(broken, IDS, SPLIT, sampler=method, verifier=verifier, **options),
         "gives NaN.*check its weights",
     )
     refused(lambda: log_prob(broken, IDS, SPLIT), "gives NaN.*check its weights")
@@ -202,15 +206,17 @@ def test_nan_weights(method, coupling):
 @pytest.mark.parametrize("method", ["sequential", "assd", "ngram", "onepass", "parallel"])
 def test_empty_prompt_and_all_positions_targets_are_valid(model, method):
     order = Order.from_mask(torch.ones(2, 4))
-    result = sample(model, IDS, order, sampler=method, steps=2 if method == "parallel" else None)
+    options = {"steps": 2} if method == "parallel" else {}
+    result = sample(model, IDS, order, sampler=method, **options)
     assert result.log_probs.isfinite().all() and (result.log_probs < 0).all()
     assert log_prob(model, IDS, order).isfinite().all()
 
 
 @pytest.mark.parametrize("method", ["sequential", "assd", "ngram", "onepass"])
 def test_one_position_and_more_drafts_than_targets_are_valid(model, method):
-    k = None if method == "sequential" else 9
-    result = sample(model, IDS[:, :1], Order(torch.zeros(2, 1).long(), 0), sampler=method, k=k)
+    options = {} if method == "sequential" else {"k": 9}
+    order = Order(torch.zeros(2, 1).long(), 0)
+    result = sample(model, IDS[:, :1], order, sampler=method, **options)
     assert result.nfe.tolist() == [1, 1]
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from asarm import Order, log_prob
 from asarm.codec import Codec
+from asarm.distribution import Allowed
 from asarm.infilling import choice
 from asarm.infilling import length as lengths_module
 from asarm.infilling.choice import LengthChoice, choose_lengths
@@ -27,7 +28,6 @@ from asarm.infilling.length import (
 )
 from asarm.infilling.prior import length_prior
 from asarm.infilling.template import Template, collate, split_at_marker
-from asarm.distribution import Allowed
 from asarm.loading import load_tokenizer
 
 TOKENIZER = load_tokenizer("demo")
@@ -130,8 +130,8 @@ class JointTable(Table):
             weights = self.joint * self.agrees(seen)
             code = sum(digit * int(self.places[i]) for i, digit in enumerate(digits))
             for position in set(range(length)) - set(seen):
-                law = torch.bincount(every[:, position], weights, minlength=vocab_size)
-                self.table[position, code] = (law / law.sum()).log()
+                distribution = torch.bincount(every[:, position], weights, minlength=vocab_size)
+                self.table[position, code] = (distribution / distribution.sum()).log()
 
     def agrees(self, seen):
         return torch.stack(

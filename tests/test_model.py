@@ -100,11 +100,14 @@ def test_every_draft_and_verify_row_is_that_of_transformers(dtype, prompts, cach
 @pytest.mark.parametrize("method", ["sequential", "assd", "ngram", "onepass"])
 def test_log_probs_of_samples_are_those_of_transformers(method):
     model, reference, ids, order = problem("many", torch.float64)
-    result = sample(model, ids, order, sampler=method, k=3, seed=1)
+    drafting = {} if method == "sequential" else {"k": 3}
+    result = sample(model, ids, order, sampler=method, seed=1, **drafting)
     for b in range(2):
         one, tokens = order[[b]], result.tokens[[b]]
         logits = reference_logits(reference, tokens, one, query_limits(one))
-        expected = Distribution(6).log_probs(logits).gather(1, tokens[0][one.order[0]][:, None])[:, 0]
+        expected = (
+            Distribution(6).log_probs(logits).gather(1, tokens[0][one.order[0]][:, None])[:, 0]
+        )
         found = result.log_probs[b][one.order[0]]
         first = int(one.num_prompt)
         torch.testing.assert_close(found[first:], expected[first:], atol=1e-10, rtol=0)
@@ -115,9 +118,11 @@ def test_first_row_of_an_empty_prompt_depends_on_no_token():
     ids, order = mixed_batch([6, 6], [0, 0], 60)
     others = ids.roll(1, 1) + 1
     others.scatter_(1, order.order[:, :1], ids.gather(1, order.order[:, :1]))
-    laws = [log_prob(model, tokens, order) for tokens in (ids, others)]
-    assert not torch.equal(*laws)
-    assert torch.equal(*(law.gather(1, order.order[:, :1]) for law in laws))
+    distributions = [log_prob(model, tokens, order) for tokens in (ids, others)]
+    assert not torch.equal(*distributions)
+    assert torch.equal(
+        *(distribution.gather(1, order.order[:, :1]) for distribution in distributions)
+    )
 
 
 def test_empty_prompt_gives_no_nan_forward_or_backward():
@@ -173,9 +178,9 @@ def test_mask_token_is_written_when_saved(tmp_path, mask_token_id):
 @pytest.mark.parametrize("method", ["sequential", "assd", "ngram", "onepass", "parallel"])
 def test_bfloat16_runs(method):
     model, ids, order = small_model(std=0.25), *mixed_batch([12, 9], [2, 4], 60)
-    steps = 3 if method == "parallel" else None
+    options = {"steps": 3} if method == "parallel" else {}
     rough = small_model(std=0.25, dtype=torch.bfloat16)
-    result = sample(rough, ids, order, sampler=method, steps=steps)
+    result = sample(rough, ids, order, sampler=method, **options)
     assert result.log_probs.dtype == torch.float32
     assert result.log_probs.isfinite().all()
     exact = log_prob(model, result.tokens, order)
@@ -214,7 +219,7 @@ def test_settings_of_memory_change_nothing_and_are_kept(setting):
 
 
 def test_content_hidden_from_a_row_does_not_reach_it():
-    """Changing the token of rank r moves the laws of ranks above r, and of no others."""
+    """Changing the token of rank r moves the distributions of ranks above r, and of no others."""
     model = small_model()
     ids, order = mixed_batch([9], [2], 60)
     with torch.no_grad():

@@ -13,10 +13,11 @@ from fakes import mixed_batch, small_model
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from asarm import sample, sampling
-from asarm.drafting.head import DraftHead, DraftHeadConfig
+from asarm import sample
 from asarm.distribution import Allowed
-from asarm.sampling import rounds
+from asarm.drafting.head import DraftHead, DraftHeadConfig
+from asarm.sampling import Sequential, api, rounds, sampler_of
+from asarm.sampling.api import prepare
 from asarm.sampling.randomness import HashedRandomness
 
 aten = torch.ops.aten
@@ -64,9 +65,9 @@ def storage(tensor):
     return tensor.untyped_storage()._cdata
 
 
-def record(decoding, one_round):
+def record(decoding):
     with Recording() as recording:
-        rounds.in_place(decoding, one_round)
+        decoding.round_in_place()
     return recording.replay
 
 
@@ -85,8 +86,8 @@ def model():
 @pytest.fixture
 def replayed(monkeypatch):
     """Samples by replaying one round, recorded on a CPU."""
-    monkeypatch.setattr(rounds, "record", record)
-    monkeypatch.setattr(sampling, "_execution", lambda asked, *_: asked)
+    monkeypatch.setattr(rounds.Decoding, "record", record)
+    monkeypatch.setattr(api, "_execution", lambda asked, *_: asked)
     return lambda *arguments, **options: sample(*arguments, execution="graph", **options)
 
 
@@ -98,12 +99,15 @@ def check_same(found, expected, k):
         assert torch.equal(getattr(found, name), getattr(expected, name)), name
 
 
-@pytest.mark.parametrize("coupling", ["block", "rejection", "gumbel"])
+@pytest.mark.parametrize("verifier", ["block", "rejection", "gumbel"])
 @pytest.mark.parametrize(("method", "k"), METHODS)
-def test_static_and_replayed_rounds_give_the_eager_text(replayed, model, method, k, coupling):
+def test_static_and_replayed_rounds_give_the_eager_text(replayed, model, method, k, verifier):
     ids, order = mixed_batch([30, 26, 9, 3, 12], [6, 0, 8, 1, 1], 60)
-    for draft in ["head", "self"] if method in ("assd", "onepass") else [None]:
-        options = {"sampler": method, "k": k, "verifier": coupling, "drafter": draft, "seed": 3}
+    for drafter in ["head", "self"] if method in ("assd", "onepass") else [None]:
+        options = {
+            "sampler": sampler_of(method, k=k, verifier=verifier, drafter=drafter),
+            "seed": 3,
+        }
         expected = sample(model, ids, order, execution="eager", **options)
         check_same(sample(model, ids, order, execution="static", **options), expected, k)
         check_same(replayed(model, ids, order, **options), expected, k)
@@ -115,7 +119,7 @@ def test_replayed_rounds_with_filters(replayed, model, method, k):
     tables = torch.rand(3, 60, generator=torch.Generator().manual_seed(1)) < 0.5
     tables[:, 7:12] = True
     allowed = Allowed(tables, torch.arange(24).expand(2, -1) % 3)
-    options = {"sampler": method, "k": k, "allowed": allowed, "temperature": 0.8}
+    options = {"sampler": sampler_of(method, k=k), "allowed": allowed, "temperature": 0.8}
     options |= {"top_k": 20, "top_p": 0.9}
     expected = sample(model, ids, order, **options)
     check_same(replayed(model, ids, order, **options), expected, k)
@@ -162,19 +166,11 @@ def test_an_eager_round_waits(model):
 @torch.inference_mode()
 def test_progress_and_broken_weights_are_noticed_every_few_rounds(model):
     ids, order = mixed_batch([40], [2], 60)
-    told = []
-    found = sampling.Decoding(
-        model,
-        ids,
-        order,
-        law=sampling.Distribution(model.mask_token_id),
-        draft_law=sampling.Distribution(model.mask_token_id),
-        verifier=sampling.GumbelVerifier(HashedRandomness(torch.zeros(1).long())),
-        execution="static",
-        on_commit=told.append,
-    )
-    sampling.decode(found, "sequential")
-    assert sum(told) == 38 and max(told) == rounds.ROUNDS_AT_ONCE + 1
+    counts, sampler = [], Sequential(verifier="gumbel")
+    randomness = HashedRandomness(torch.zeros(1).long())
+    net, state = prepare(model, ids, order, sampler, randomness, is_static=True)
+    rounds.Decoding(sampler, net, state, execution="static", on_commit=counts.append).run()
+    assert sum(counts) == 38 and max(counts) == rounds.ROUNDS_AT_ONCE + 1
     broken = small_model()
     broken.lm_loss.bias[9] = torch.nan
     with pytest.raises(ValueError, match="gives NaN instead of probabilities"):
@@ -187,9 +183,11 @@ def test_executions_that_cannot_be_are_refused(model):
         sample(model, ids, order, execution="fast")
     with pytest.raises(ValueError, match="'graph' on 'cpu'; expected 'static'"):
         sample(model, ids, order, execution="graph")
-    with pytest.raises(ValueError, match="trace=True; expected 'eager'"):
-        sample(model, ids, order, execution="static", trace=True)
-    with pytest.raises(ValueError, match="method 'parallel'"):
+    says = "execution is 'static' with sampler '{}'; expected 'eager': rounds that are traced or"
+    for watching in ({"trace": True}, {"on_round": print}):
+        with pytest.raises(ValueError, match=says.format("onepass")):
+            sample(model, ids, order, execution="static", **watching)
+    with pytest.raises(ValueError, match=says.format("parallel")):
         sample(model, ids, order, sampler="parallel", steps=3, execution="static")
 
 
@@ -197,7 +195,7 @@ def test_executions_that_cannot_be_are_refused(model):
 @pytest.mark.parametrize(("method", "k"), METHODS)
 def test_a_gpu_gives_the_same_text(model, method, k):
     ids, order = mixed_batch([30, 26, 9, 3, 12], [6, 0, 8, 1, 1], 60)
-    options = {"sampler": method, "k": k, "seed": 3}
+    options = {"sampler": sampler_of(method, k=k), "seed": 3}
     expected = sample(model, ids, order, **options)
     on_gpu = small_model().cuda()
     on_gpu.set_draft_head(model.draft_head.cuda())

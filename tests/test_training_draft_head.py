@@ -14,10 +14,16 @@ from safetensors.torch import load_file
 
 from asarm import Order, load, log_prob, sample
 from asarm.data import Batch
+from asarm.drafting.drafters import HeadDrafter
 from asarm.drafting.head import CONFIG, WEIGHTS, DraftHead, DraftHeadConfig, fits
-from asarm.drafting.objective import LAGS, DraftLaws, DraftObjective, draft_laws, draw_starts
+from asarm.drafting.objective import (
+    LAGS,
+    DraftDistributions,
+    DraftObjective,
+    draft_distributions,
+    draw_starts,
+)
 from asarm.evaluation.densities import RATES, draft_rejections
-from asarm.sampling.draft import head_draft
 from asarm.training import export, loop, setup, step
 from asarm.training.loop import train
 
@@ -40,39 +46,45 @@ def batch():
 
 
 class Recording:
-    """Drafts by the head, and notes after each round what it saw and which laws it drew from."""
+    """Drafts by the head, and notes after each round what it saw and what it drew from."""
 
     def __init__(self, model):
-        self.draft, self.rounds = head_draft(model), []
+        self.drafter, self.rounds = HeadDrafter.of(model), []
 
-    def __call__(self, decoding, hidden, start, limit, count):
-        drafts = self.draft(decoding, hidden, start, limit, count)
-        decoding.write(start, drafts.tokens, drafts.count)
-        by_position = decoding.tokens.gather(1, decoding.rank)
-        self.rounds.append((decoding.sequences, by_position, start, limit, drafts))
+    def __call__(self, request):
+        drafts = self.drafter(request)
+        tokens = request.tokens.scatter(1, request.ranks(), drafts.tokens)
+        by_position = tokens.gather(1, request.rank)
+        seen = request.state.sequences, by_position, request.start, request.limit, drafts
+        self.rounds.append(seen)
         return drafts
 
 
 @pytest.mark.parametrize("stride", [1, 2, 9])
-@pytest.mark.parametrize("coupling", ["block", "gumbel"])
+@pytest.mark.parametrize("verifier", ["block", "gumbel"])
 @pytest.mark.parametrize(("method", "k"), [("onepass", 1), ("onepass", 5), ("assd", 5)])
 @torch.no_grad()
-def test_teacher_forcing_gives_the_laws_that_drafts_were_drawn_from(method, k, coupling, stride):
+def test_teacher_forcing_gives_the_distributions_that_drafts_were_drawn_from(
+    method, k, verifier, stride
+):
     """Rows, neighbours and lags of a training step are those of every round of a sampler."""
     model, (ids, order) = headed(), batch()
     recording = Recording(model)
     options = {"stride": stride} if method == "onepass" else {}
-    sample(model, ids, order, method=method, k=k, coupling=coupling, draft=recording, **options)
+    options |= {"k": k, "verifier": verifier, "drafter": recording}
+    sample(model, ids, order, method, **options)
     compared, lags = 0, set()
     for sequences, tokens, start, limit, drafts in recording.rounds:
-        laws = draft_laws(model, model.draft_head, tokens, order[sequences], limit[:, None])
-        assert laws.is_row.shape == (len(tokens), LAGS)
-        found = laws.draft.new_zeros(len(tokens), LAGS, 60)
-        found[laws.is_row] = laws.draft
+        distributions = draft_distributions(
+            model, model.draft_head, tokens, order[sequences], limit[:, None]
+        )
+        assert distributions.is_row.shape == (len(tokens), LAGS)
+        found = distributions.draft.new_zeros(len(tokens), LAGS, 60)
+        found[distributions.is_row] = distributions.draft
         for b, count in enumerate(drafts.count.tolist()):
             if count:
                 lag = int(start[b] - limit[b]) - 1  # ranks that the rows saw nothing of, but one
-                assert laws.is_row[b, lag : lag + count].all()
+                assert distributions.is_row[b, lag : lag + count].all()
                 torch.testing.assert_close(found[b, lag : lag + count], drafts.probs[b, :count])
                 compared += count
                 lags.add(lag)
@@ -80,36 +92,36 @@ def test_teacher_forcing_gives_the_laws_that_drafts_were_drawn_from(method, k, c
     assert (max(lags) > 0) == (stride > 1 and method == "onepass")
 
 
-def test_laws_are_those_of_one_row_at_a_time():
+def test_distributions_are_those_of_one_row_at_a_time():
     """Whatever other starts and batch mates there are, and no row where no rank is left."""
     model, (ids, order) = headed(), batch()
     starts = draw_starts(order, 5, seed=0, step=0, indices=list(range(len(ids))))
-    laws = draft_laws(model, model.draft_head, ids, order, starts)
+    distributions = draft_distributions(model, model.draft_head, ids, order, starts)
     ranks = starts.repeat_interleave(LAGS, 1) + 1 + torch.arange(LAGS).repeat(5)
-    assert torch.equal(laws.is_row, ranks < order.length[:, None])
+    assert torch.equal(distributions.is_row, ranks < order.length[:, None])
     log_probs = log_prob(model, ids, order)
     first = 0
     for b in range(len(ids)):
         for s in range(5):
             arguments = ids[[b]], order[[b]], starts[[b]][:, [s]]
-            alone = draft_laws(model, model.draft_head, *arguments)
+            alone = draft_distributions(model, model.draft_head, *arguments)
             rows = slice(first, first + len(alone.draft))
-            torch.testing.assert_close(alone.draft, laws.draft[rows])
-            torch.testing.assert_close(alone.target, laws.target[rows])
+            torch.testing.assert_close(alone.draft, distributions.draft[rows])
+            torch.testing.assert_close(alone.target, distributions.target[rows])
             positions = order.order[b, int(starts[b, s]) + 1 :][: len(alone.target)]
             found = alone.target.gather(1, ids[b, positions, None])[:, 0].log()
             torch.testing.assert_close(found, log_probs[b, positions])
             first = rows.stop
-    assert first == len(laws.draft)
+    assert first == len(distributions.draft)
 
 
-def test_what_is_rejected_is_what_the_laws_do_not_share():
-    laws = DraftLaws(
+def test_what_is_rejected_is_what_the_distributions_do_not_share():
+    distributions = DraftDistributions(
         torch.tensor([[0.5, 0.5, 0.0], [0.2, 0.3, 0.5]]),
         torch.tensor([[0.5, 0.0, 0.5], [0.2, 0.3, 0.5]]),
         torch.tensor([[False, True], [True, False]]),
     )
-    assert laws.rejected().tolist() == [[0.0, 0.5], [0.0, 0.0]]
+    assert distributions.rejected().tolist() == [[0.0, 0.5], [0.0, 0.0]]
 
 
 def test_starts_depend_on_seed_step_and_place_alone_and_leave_a_rank_behind():
@@ -306,8 +318,8 @@ def test_the_loss_that_is_logged_is_that_of_the_draft_rows(backbone, tmp_path):
         blocks.input_ids, blocks.lengths, torch.arange(8), plan, config
     )
     model.eval()
-    laws = draft_laws(model, model.draft_head, ids, order, starts)
-    expected = (laws.rejected().sum(1) / laws.is_row.sum(1)).mean()
+    distributions = draft_distributions(model, model.draft_head, ids, order, starts)
+    expected = (distributions.rejected().sum(1) / distributions.is_row.sum(1)).mean()
     train(config)
     (line,) = records(config, "metrics.jsonl")
     assert line["loss"] == pytest.approx(expected.item(), rel=1e-5)

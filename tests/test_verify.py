@@ -1,4 +1,4 @@
-"""Accepting, replacing and the laws of drafts: pure functions against plain definitions."""
+"""Accepting, replacing and what drafts come from: pure functions against plain definitions."""
 
 from collections import Counter
 
@@ -10,47 +10,49 @@ from hypothesis import strategies as st
 
 from asarm import Order
 from asarm.distribution import Distribution
-from asarm.sampling.decoding import Decoding
-from asarm.sampling.draft import bigram_counts, ngram_draft
+from asarm.drafting.drafters import bigram_counts
+from asarm.sampling import NGram
+from asarm.sampling.api import prepare
 from asarm.sampling.randomness import HashedRandomness
-from asarm.sampling.verify import RejectionVerifier, accept_prob, prefix_length, residual
+from asarm.sampling.verify import accept_prob, prefix_length, residual
 
 VOCAB = 5
 MODEL = ConditionalTable(length=6, vocab_size=VOCAB)
 
 weights = st.lists(
     st.one_of(st.just(0.0), st.floats(1e-300, 1.0)), min_size=VOCAB, max_size=VOCAB
-).filter(lambda law: sum(law) > 1e-3)
-laws = weights.map(lambda law: torch.tensor(law, dtype=torch.float64) / sum(law))
+).filter(lambda found: sum(found) > 1e-3)
+distributions = weights.map(lambda found: torch.tensor(found, dtype=torch.float64) / sum(found))
 
 
-@given(laws, laws)
-def test_accept_plus_residual_is_the_target_law(draft, target):
+@given(distributions, distributions)
+def test_accept_plus_residual_is_the_target_distribution(draft, target):
     accept = accept_prob(draft, target)
     assert ((accept >= 0) & (accept <= 1)).all()
     kept = draft * accept
     torch.testing.assert_close(kept + (1 - kept.sum()) * residual(draft, target), target)
 
 
-@given(laws, laws)
+@given(distributions, distributions)
 def test_what_is_kept_is_the_most_that_can_be(draft, target):
     torch.testing.assert_close(draft * accept_prob(draft, target), draft.minimum(target))
 
 
-@given(laws, laws)
-def test_residual_is_a_law_within_the_target(draft, target):
-    law = residual(draft, target)
-    assert law.sum() == pytest.approx(1)
-    assert (law >= 0).all()
-    assert not law[target == 0].any()
+@given(distributions, distributions)
+def test_residual_is_a_distribution_within_the_target(draft, target):
+    distribution = residual(draft, target)
+    assert distribution.sum() == pytest.approx(1)
+    assert (distribution >= 0).all()
+    assert not distribution[target == 0].any()
 
 
-@given(laws)
-def test_equal_laws_keep_everything_and_leave_the_target(law):
+@given(distributions)
+def test_equal_distributions_keep_everything_and_leave_the_target(distribution):
     torch.testing.assert_close(
-        accept_prob(law, law)[law > 0], torch.ones(int((law > 0).sum())).double()
+        accept_prob(distribution, distribution)[distribution > 0],
+        torch.ones(int((distribution > 0).sum())).double(),
     )
-    torch.testing.assert_close(residual(law, law), law)
+    torch.testing.assert_close(residual(distribution, distribution), distribution)
 
 
 @given(st.lists(st.booleans(), max_size=7))
@@ -85,23 +87,32 @@ def test_bigram_counts_are_those_of_a_counter(data):
     assert counts[0].tolist() == [expected[token] for token in range(VOCAB)]
 
 
+def ngram_drafts(ids, order, k, seeds, temperature=1.0):
+    """How many drafts of the first round are asked for, and the drafts."""
+    target = Distribution(MODEL.mask_token_id, temperature)
+    randomness = HashedRandomness(torch.tensor(seeds))
+    net, state = prepare(MODEL, ids, order, NGram(k=k), randomness, target=target)
+    asked, nothing = state.left.clamp(max=k), state.tokens[:, :0, None]
+    start, size = state.known, int(asked.max())
+    return asked, net.drafts(state, nothing, start=start, limit=start, count=asked, size=size)
+
+
 @given(st.data())
 def test_ngram_drafts_follow_their_left_neighbours_drafts_included(data):
     order = data.draw(st.permutations(range(6)))
     num_prompt, k = data.draw(st.integers(0, 5)), data.draw(st.integers(1, 4))
     ids = torch.tensor([data.draw(st.lists(st.integers(0, 2), min_size=6, max_size=6))])
-    law = Distribution(MODEL.mask_token_id, temperature=data.draw(st.sampled_from([1.0, 0.5])))
-    coupling = RejectionVerifier(HashedRandomness(torch.tensor([data.draw(st.integers(0, 99))])))
-    decoding = Decoding(MODEL, ids, Order(torch.tensor([order]), num_prompt), law, law, coupling)
-    asked = decoding.left.clamp(max=k)
-    drafts = ngram_draft(decoding, decoding.known, asked, k)
+    temperature, seed = data.draw(st.sampled_from([1.0, 0.5])), data.draw(st.integers(0, 99))
+    asked, drafts = ngram_drafts(
+        ids, Order(torch.tensor([order]), num_prompt), k, [seed], temperature
+    )
     known = {i: int(ids[0, i]) for i in order[:num_prompt]}
     assert drafts.count.tolist() == (asked.tolist() if known else [0])
     text = dict(known)
     for step, position in enumerate(order[num_prompt : num_prompt + int(drafts.count)]):
         counts = plain_counts(known, text.get(position - 1))
         expected = torch.tensor([counts[token] for token in range(VOCAB)]).double()
-        expected = expected ** (1 / law.temperature)
+        expected = expected ** (1 / temperature)
         torch.testing.assert_close(drafts.probs[0, step], expected / expected.sum())
         text[position] = int(drafts.tokens[0, step])
         assert counts[text[position]] > 0
@@ -114,9 +125,7 @@ def test_ngram_drafts_of_a_batch_are_those_of_each_alone():
     ids = torch.tensor([[1, 2, 0, 0, 0, 0], [1, 1, 2, 1, 0, 0], [0, 0, 0, 0, 0, 0]])
 
     def drafts(rows):
-        law, randomness = Distribution(6), HashedRandomness(torch.tensor(rows))
-        decoding = Decoding(MODEL, ids[rows], orders[rows], law, law, RejectionVerifier(randomness))
-        return ngram_draft(decoding, decoding.known, decoding.left.clamp(max=3), 3)
+        return ngram_drafts(ids[rows], orders[rows], 3, rows)[1]
 
     together = drafts([0, 1, 2])
     assert together.count.tolist() == [3, 2, 0]
@@ -126,7 +135,7 @@ def test_ngram_drafts_of_a_batch_are_those_of_each_alone():
         assert torch.equal(alone.probs[0, :count], together.probs[b, :count])
 
 
-# --- laws ---
+# --- distributions ---
 
 scores = st.lists(st.integers(-4, 4).map(float), min_size=VOCAB, max_size=VOCAB)  # with ties
 
@@ -134,27 +143,33 @@ scores = st.lists(st.integers(-4, 4).map(float), min_size=VOCAB, max_size=VOCAB)
 @given(scores, st.integers(1, VOCAB + 1))
 def test_top_k_keeps_the_most_probable_and_renormalises(scores, top_k):
     logits = torch.tensor(scores, dtype=torch.float64)
-    plain, law = Distribution(1).probs(logits.clone()), Distribution(1, top_k=top_k).probs(logits.clone())
+    plain, distribution = (
+        Distribution(1).probs(logits.clone()),
+        Distribution(1, top_k=top_k).probs(logits.clone()),
+    )
     best_first = sorted(range(VOCAB), key=lambda token: (-float(plain[token]), token))
     best = [token for token in best_first[:top_k] if token != 1]  # what is removed comes last
     kept = torch.zeros_like(plain)
     kept[best] = plain[best]
-    torch.testing.assert_close(law, kept / kept.sum())
+    torch.testing.assert_close(distribution, kept / kept.sum())
 
 
 @given(scores, st.floats(0.01, 1))
-def test_top_p_keeps_the_fewest_that_reach_the_share(scores, top_p):
+def test_top_p_keeps_the_fewest_that_reach_the_probability(scores, top_p):
     logits = torch.tensor(scores, dtype=torch.float64)
-    plain, law = Distribution(1).probs(logits.clone()), Distribution(1, top_p=top_p).probs(logits.clone())
-    kept = law > 0
+    plain, distribution = (
+        Distribution(1).probs(logits.clone()),
+        Distribution(1, top_p=top_p).probs(logits.clone()),
+    )
+    kept = distribution > 0
     assert plain[kept].sum() >= top_p - 1e-9
     assert plain[kept].sum() - plain[kept].min() < top_p + 1e-9
     assert not kept.any() or plain[kept].min() >= plain[~kept].max()
-    torch.testing.assert_close(law, plain.where(kept, 0) / plain[kept].sum())
+    torch.testing.assert_close(distribution, plain.where(kept, 0) / plain[kept].sum())
 
 
 @pytest.mark.parametrize("mask_token_id", [0, 4])
-def test_mask_token_is_removed_before_the_law_is_normalised(mask_token_id):
+def test_mask_token_is_removed_before_the_distribution_is_normalised(mask_token_id):
     logits = torch.tensor([3.0, 1.0, 0.0, -1.0, 2.0], dtype=torch.float64)
     probs = Distribution(mask_token_id).probs(logits.clone())
     assert probs[mask_token_id] == 0

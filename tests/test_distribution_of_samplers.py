@@ -1,4 +1,4 @@
-"""The law of a sampler's output, summed over every random outcome, is the sequential joint."""
+"""What samplers give, summed over every random outcome: the sequential joint distribution."""
 
 import math
 from collections import Counter
@@ -11,15 +11,14 @@ from fakes import ConditionalTable, randomize, small_model
 
 from asarm import Order
 from asarm.density import joint_log_probs
-from asarm.drafting.head import DraftHead, DraftHeadConfig, Seen
 from asarm.distribution import Allowed, Distribution
-from asarm.sampling import decode
+from asarm.drafting.drafters import Drafts, HeadDrafter, neighbours
+from asarm.drafting.head import DraftHead, DraftHeadConfig, Seen
+from asarm.sampling import OnePass
+from asarm.sampling.api import make_sampler, prepare
 from asarm.sampling.cost import GRID, Costs
-from asarm.sampling.decoding import Decoding
-from asarm.sampling.draft import head_draft, neighbours
-from asarm.sampling.draft_length import AutoLength
-from asarm.sampling.randomness import Purpose
-from asarm.drafting.drafters import Drafts
+from asarm.sampling.lengths import AutoLength
+from asarm.sampling.rounds import Decoding
 from asarm.sampling.verify import BlockVerifier, RejectionVerifier
 
 LENGTH = 6
@@ -47,7 +46,7 @@ FAKES = {
     "no mask": ConditionalTable(length=LENGTH),
     "mask inside": ConditionalTable(length=LENGTH, vocab_size=4, mask_token_id=3, seed=1),
 }
-COUPLINGS = pytest.mark.parametrize("coupling", [RejectionVerifier, BlockVerifier])
+VERIFIERS = pytest.mark.parametrize("verifier", [RejectionVerifier, BlockVerifier])
 KINDS = [0, 1, 1, 0, 2, 2]  # of the positions; what is given at position 2 is not of its kind
 KEPT = [{0, 1, 2, 3}, {0, 2}, {1, 3}]  # the tokens of each kind, 3 being <mask> or beyond
 
@@ -78,9 +77,9 @@ class EnumeratingRandomness:
         return script[turn]
 
     def categorical(self, probs, ranks, purpose, round, needed):
-        laws, tokens = probs.tolist(), torch.zeros_like(ranks).tolist()
+        distributions, tokens = probs.tolist(), torch.zeros_like(ranks).tolist()
         for b, j in needed.nonzero().tolist():
-            tokens[b][j] = self.take(b, laws[b][j])
+            tokens[b][j] = self.take(b, distributions[b][j])
         return torch.tensor(tokens, dtype=torch.long).view(ranks.shape)
 
     def bernoulli(self, prob, ranks, round, needed):
@@ -108,38 +107,46 @@ def allowed_tokens(model, batch):
     return Allowed(torch.tensor(kept), torch.tensor(KINDS).expand(batch, -1))
 
 
-def output_law(
+def output_distribution(
     model,
     order,
     method,
     *,
     verifier=BlockVerifier,
-    slack=0.0,
     restricted=False,
-    draft_temperature=None,
-    call=None,
-    **law,
+    drafter=None,
+    lengths=None,
+    temperature=1.0,
+    top_k=None,
+    top_p=None,
+    **options,
 ):
     """Probability of every text that a sampler can give, over all its paths: rows of a batch."""
-    law = Distribution(model.mask_token_id, **law)
-    draft_law = replace(law, temperature=draft_temperature or law.temperature)
+    target = Distribution(model.mask_token_id, temperature, top_k, top_p)
+    stride = {"stride": 1} if method == "onepass" else {}
+    given = {name: value for name, value in options.items() if value is not None}
+    sampler = make_sampler(method, stride | given)
     probability, scripts = Counter(), [[]]
     while scripts:
         randomness = EnumeratingRandomness(scripts)
-        verifying = RejectionVerifier(randomness, slack) if slack else coupling(randomness)
         ids, orders = IDS.expand(len(scripts), -1), order[[0] * len(scripts)]
         allowed = allowed_tokens(model, len(ids)) if restricted else None
-        decoding = Decoding(model, ids, orders, law, draft_law, verifying, allowed=allowed)
-        decode(decoding, method, **(call or {}))
-        assert (decoding.nfe <= order.num_targets).all()
-        texts = decoding.by_position()[0].tolist()
+        net, state = prepare(
+            model, ids, orders, sampler, randomness, target=target, allowed=allowed
+        )
+        if not options.get("tolerance"):
+            net = replace(net, verifier=verifier(randomness))
+        net = replace(net, drafter=drafter or net.drafter, lengths=lengths or net.lengths)
+        state = Decoding(sampler, net, state).run()
+        assert (state.nfe <= order.num_targets).all()
+        texts = state.by_position(ids, orders)[0].tolist()
         for text, weight in zip(texts, randomness.probability, strict=True):
             probability[tuple(text)] += weight
         scripts = randomness.unexplored
     return probability
 
 
-def plain_law(logits, removed, temperature=1.0, top_k=None, top_p=1.0):
+def plain_distribution(logits, removed, temperature=1.0, top_k=None, top_p=1.0):
     """Token probabilities, filtered step by step in plain Python."""
     weights = [math.exp(score / temperature) for score in logits]
     weights = [0.0 if token in removed else w for token, w in enumerate(weights)]
@@ -162,7 +169,7 @@ def sequential_joint(model, order, restricted=False, **options):
         texts = [
             (seen | {position: token}, weight * prob)
             for seen, weight in texts
-            for token, prob in plain_law(
+            for token, prob in plain_distribution(
                 model.conditional(position, seen).tolist(),
                 forbidden | {model.mask_token_id},
                 **options,
@@ -178,28 +185,21 @@ def make_order(name, targets=4):
 
 
 @cache
-def expected_law(fake, order, options, targets=4, restricted=False):
+def expected_distribution(fake, order, options, targets=4, restricted=False):
     options = {name: value for name, value in OPTIONS[options].items() if "draft" not in name}
     return sequential_joint(FAKES[fake], make_order(order, targets), restricted, **options)
 
 
-def error(
-    fake,
-    order,
-    options,
-    method,
-    *,
-    targets=4,
-    slack=0.0,
-    restricted=False,
-    verifier=BlockVerifier,
-    **call,
-):
-    """How far the law of a sampler is from the sequential joint, at the worst text."""
-    expected = expected_law(fake, order, options, targets, restricted)
+def error(fake, order, options, method, *, targets=4, restricted=False, **how):
+    """How far the distribution of a sampler is from the sequential joint, at the worst text."""
+    expected = expected_distribution(fake, order, options, targets, restricted)
     asked = make_order(order, targets)
-    how = {"slack": slack, "restricted": restricted, "verifier": coupling, "call": call}
-    found = output_law(FAKES[fake], asked, method, **how, **OPTIONS[options])
+    filters = {
+        name: value
+        for name, value in OPTIONS[options].items()
+        if method != "sequential" or name != "draft_temperature"
+    }
+    found = output_distribution(FAKES[fake], asked, method, restricted=restricted, **filters, **how)
     assert sum(expected.values()) == pytest.approx(1, abs=1e-9)
     assert sum(found.values()) == pytest.approx(1, abs=1e-9)
     return max(abs(found[text] - expected.get(text, 0)) for text in found | expected)
@@ -235,13 +235,13 @@ def test_mask_token_inside_the_vocabulary(method, k, options):
     assert error("mask inside", "permuted", options, method, k=k) < 1e-9
 
 
-def test_parallel_has_this_law_only_with_a_call_for_every_target():
+def test_parallel_has_this_distribution_only_with_a_call_for_every_target():
     assert error("no mask", "permuted", "plain", "parallel", steps=4, by="order") < 1e-9
     assert error("no mask", "permuted", "plain", "parallel", steps=2, by="order") > 0.01
 
 
-def test_tolerance_loses_this_law():
-    assert error("no mask", "permuted", "plain", "assd", k=2, slack=0.3) > 0.001
+def test_tolerance_loses_this_distribution():
+    assert error("no mask", "permuted", "plain", "assd", k=2, tolerance=0.3) > 0.001
 
 
 # --- positions that may hold some tokens only ---
@@ -261,30 +261,26 @@ def test_allowed_tokens_in_other_orders_and_beside_the_mask(method, k, order, fa
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_parallel_has_the_law_of_allowed_tokens_only_with_a_call_for_every_target(order):
+def test_parallel_has_the_distribution_of_allowed_tokens_only_with_a_call_for_every_target(order):
     call = {"restricted": True, "by": "order"}
     assert error("no mask", order, "plain", "parallel", steps=4, **call) < 1e-9
     assert error("no mask", order, "plain", "parallel", steps=1, **call) > 0.001
 
 
 @pytest.mark.parametrize(
-    ("method", "slack", "call"),
+    ("method", "options"),
     [
-        *(
-            ("parallel", 0.0, {"steps": s, "by": b})
-            for s in (1, 2)
-            for b in ("order", "confidence")
-        ),
-        ("assd", 0.3, {"k": 2}),
-        ("onepass", 0.3, {"k": 2}),
-        ("ngram", 0.3, {"k": 2}),
+        *(("parallel", {"steps": s, "by": b}) for s in (1, 2) for b in ("order", "confidence")),
+        ("assd", {"k": 2, "tolerance": 0.3}),
+        ("onepass", {"k": 2, "tolerance": 0.3}),
+        ("ngram", {"k": 2, "tolerance": 0.3}),
     ],
 )
-def test_lossy_samplers_never_give_what_is_not_allowed_either(method, slack, call):
+def test_lossy_samplers_never_give_what_is_not_allowed_either(method, options):
     for order in ORDERS:
         asked = make_order(order)
         model = FAKES["mask inside"]
-        found = output_law(model, asked, method, slack=slack, restricted=True, call=call)
+        found = output_distribution(model, asked, method, restricted=True, **options)
         targets = asked.is_target[0].nonzero()[:, 0].tolist()
         assert all(text[i] in KEPT[KINDS[i]] - {3} for text in found for i in targets)
         assert sum(found.values()) == pytest.approx(1, abs=1e-9)
@@ -294,29 +290,30 @@ def test_lossy_samplers_never_give_what_is_not_allowed_either(method, slack, cal
 
 
 class Capricious(AutoLength):
-    """1 to 3 drafts, by the share of the earlier ones that stood."""
+    """1 to 3 drafts, by the rate at which earlier ones were accepted."""
 
     def __init__(self):
-        super().__init__("onepass", Costs(1, 0, 0), torch.device("cpu"))
+        super().__init__(OnePass.cost_by_length(), Costs(1, 0, 0), torch.device("cpu"))
         self.best = 1 + torch.arange(GRID) * 7 % 3
         self.lengths = set()
 
-    def __call__(self, decoding):
-        found = super().__call__(decoding)
+    def __call__(self, state):
+        found = super().__call__(state)
         self.lengths |= set(found.tolist())
         return found
 
 
-@COUPLINGS
+@VERIFIERS
 @pytest.mark.parametrize("options", ["plain", "draft_temperature", "all"])
 @pytest.mark.parametrize("order", ["permuted", "ascending", "empty prompt"])
 @pytest.mark.parametrize("method", LOSSLESS[1:])
-def test_as_many_drafts_as_earlier_ones_suggest(method, order, options, coupling, monkeypatch):
-    """The number of drafts follows from the fate of earlier ones, and changes no law."""
-    length = Capricious()
-    found = error("no mask", order, options, method, k=length, stride=9, verifier=coupling)
+def test_as_many_drafts_as_earlier_ones_suggest(method, order, options, verifier):
+    """The number of drafts follows from the outcome of earlier ones; the distribution does not."""
+    lengths = Capricious()
+    how = {"stride": 9} if method == "onepass" else {}
+    found = error("no mask", order, options, method, lengths=lengths, verifier=verifier, **how)
     assert found < 1e-9
-    assert len(length.lengths) > 1
+    assert len(lengths.lengths) > 1
 
 
 # --- drafts that depend on one another ---
@@ -325,125 +322,122 @@ OFFSETS = torch.tensor([-1, 1])
 DRAFTING = [(method, k) for method in ("assd", "onepass") for k in (1, 2, 3)]
 
 
-class TableDraft:
-    """Changes the row's law at random by what stands on either side, and then `twists` it.
+class TableDrafter:
+    """Changes the row's distribution at random by the tokens on either side, and `twists` it.
 
     As a head does it: a neighbour that was committed since, or drafted just now, counts.
     """
 
-    def __init__(self, twist=lambda law: law, seed: int = 0, tells: str = "the law"):
+    def __init__(self, twist=lambda probs: probs, seed: int = 0, gives: str = "what it draws from"):
         rng = torch.Generator().manual_seed(seed)
         self.table = 2 * torch.randn(LENGTH, 12, 12, 4, generator=rng, dtype=torch.float64)
-        self.twist, self.tells = twist, tells
+        self.twist, self.gives = twist, gives
 
-    def __call__(self, decoding, hidden, start, limit, count):
-        logits = decoding.model.logits(hidden)
-        tokens, probs = [decoding.tokens[:, :0]], [logits[:, :0]]
-        for step in range(hidden.shape[1]):
-            is_draft = step < count
-            rank = torch.where(is_draft, start + step, decoding.size)[:, None]
-            ranks, seen = neighbours(decoding, rank, limit, OFFSETS)
-            beside = decoding.tokens.gather(1, ranks[:, 0]).where(seen[:, 0] == Seen.BY_HEAD, 0)
-            left, right = (4 * seen[:, 0] + beside).unbind(1)
-            change = self.table[decoding.positions.gather(1, rank)[:, 0], left, right]
-            scores = logits[:, step] + change[:, : logits.shape[-1]]
-            law = self.twist(decoding.draft_probs(scores[:, None], rank))
-            token = decoding.coupling.draw(
-                law, rank, Purpose.DRAFT, decoding.round, is_draft[:, None]
-            )
-            decoding.tokens.scatter_(1, rank, token)
-            tokens.append(token)
-            if self.tells == "the law of another neighbour":
-                places = decoding.positions.gather(1, rank)[:, 0], (left + 1) % 12, right
-                scores = logits[:, step] + self.table[places][:, : logits.shape[-1]]
-            if self.tells != "the law":
-                told = scores if "neighbour" in self.tells else logits[:, step].clone()
-                law = decoding.draft_probs(told[:, None], rank)
-            probs.append(law)
-        return Drafts(torch.cat(tokens, dim=1), torch.cat(probs, dim=1), count)
+    def __call__(self, request):
+        logits, tokens = request.logits(), request.tokens.clone()
+        beside, seen = neighbours(request, OFFSETS)  # (B, K, N)
+        drawn, probs = [], []
+        for step in range(request.size):
+            rank = request.ranks(step)
+            known = tokens.gather(1, beside[:, step]).where(seen[:, step] == Seen.BY_HEAD, 0)
+            left, right = (4 * seen[:, step] + known).unbind(1)
+            places = request.positions.gather(1, rank)[:, 0]
+
+            def changed_by(left, step=step, places=places, right=right):
+                return logits[:, step] + self.table[places, left, right][:, : logits.shape[-1]]
+
+            own = self.twist(request.probs(changed_by(left)[:, None], rank, tokens))
+            drawn.append(request.draw(own, rank))
+            tokens.scatter_(1, rank, drawn[-1])
+            if self.gives == "the distribution of another neighbour":
+                own = request.probs(changed_by((left + 1) % 12)[:, None], rank, tokens)
+            if self.gives == "the row's own distribution":
+                own = request.probs(logits[:, step, None].clone(), rank, tokens)
+            probs.append(own)
+        return Drafts.of_steps(drawn, probs, request.count, request)
 
 
-def without_its_best(law):
-    """Nothing where the law has most, unless that is all."""
-    cut = law.scatter(-1, law.argmax(-1, keepdim=True), 0)
+def without_its_best(distribution):
+    """Nothing where the distribution has most, unless that is all."""
+    cut = distribution.scatter(-1, distribution.argmax(-1, keepdim=True), 0)
     total = cut.sum(-1, keepdim=True)
-    return torch.where(total > 0, cut / total, law)
+    return torch.where(total > 0, cut / total, distribution)
 
 
-def sure_of_its_worst(law):
+def sure_of_its_worst(distribution):
     """The least probable token of those that can be, and no other."""
-    worst = law.where(law > 0, 2).argmin(-1, keepdim=True)
-    return torch.zeros_like(law).scatter(-1, worst, 1)
+    worst = distribution.where(distribution > 0, 2).argmin(-1, keepdim=True)
+    return torch.zeros_like(distribution).scatter(-1, worst, 1)
 
 
-def sure_of_what_cannot_be(law):
-    """A token that the law excludes, where there is one."""
-    return torch.zeros_like(law).scatter(-1, law.argmin(-1, keepdim=True), 1)
+def sure_of_what_cannot_be(distribution):
+    """A token that the distribution excludes, where there is one."""
+    return torch.zeros_like(distribution).scatter(-1, distribution.argmin(-1, keepdim=True), 1)
 
 
 TWISTS = {
-    "dependent": lambda law: law,
+    "dependent": lambda distribution: distribution,
     "zeros": without_its_best,
     "sure and wrong": sure_of_its_worst,
     "impossible": sure_of_what_cannot_be,
 }
 
 
-@COUPLINGS
+@VERIFIERS
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize(("method", "k"), DRAFTING)
-def test_dependent_drafts(method, k, options, coupling):
+def test_dependent_drafts(method, k, options, verifier):
     """Four targets, and three where three drafts may take every filter's outcomes."""
-    how = {"targets": 3 if k == 3 else 4, "verifier": coupling, "drafter": TableDraft()}
+    how = {"targets": 3 if k == 3 else 4, "verifier": verifier, "drafter": TableDrafter()}
     assert error("no mask", "permuted", options, method, k=k, **how) < 1e-9
 
 
-@COUPLINGS
+@VERIFIERS
 @pytest.mark.parametrize(("k", "stride"), [(2, 2), (2, 9)])
-def test_dependent_drafts_of_rows_that_saw_fewer(k, stride, coupling):
-    how = {"stride": stride, "verifier": coupling, "drafter": TableDraft()}
+def test_dependent_drafts_of_rows_that_saw_fewer(k, stride, verifier):
+    how = {"stride": stride, "verifier": verifier, "drafter": TableDrafter()}
     assert error("no mask", "permuted", "plain", "onepass", k=k, **how) < 1e-9
 
 
-@COUPLINGS
+@VERIFIERS
 @pytest.mark.parametrize("order", ["ascending", "backwards", "padded", "empty prompt"])
 @pytest.mark.parametrize(("method", "k"), [("assd", 3), ("onepass", 2)])
-def test_dependent_drafts_in_other_orders(method, k, order, coupling):
-    how = {"verifier": coupling, "drafter": TableDraft(seed=1)}
+def test_dependent_drafts_in_other_orders(method, k, order, verifier):
+    how = {"verifier": verifier, "drafter": TableDrafter(seed=1)}
     assert error("no mask", order, "plain", method, k=k, **how) < 1e-9
 
 
-@COUPLINGS
+@VERIFIERS
 @pytest.mark.parametrize("twist", [name for name in TWISTS if name != "dependent"])
 @pytest.mark.parametrize("options", ["plain", "all"])
 @pytest.mark.parametrize(("method", "k"), [("assd", 3), ("onepass", 1), ("onepass", 2)])
-def test_drafts_with_zeros_and_drafts_that_are_wrong(method, k, options, twist, coupling):
-    how = {"verifier": coupling, "drafter": TableDraft(TWISTS[twist])}
+def test_drafts_with_zeros_and_drafts_that_are_wrong(method, k, options, twist, verifier):
+    how = {"verifier": verifier, "drafter": TableDrafter(TWISTS[twist])}
     assert error("no mask", "ascending", options, method, k=k, **how) < 1e-9
 
 
-@COUPLINGS
+@VERIFIERS
 @pytest.mark.parametrize("twist", TWISTS)
 @pytest.mark.parametrize("fake", FAKES)
 @pytest.mark.parametrize(("method", "k"), [("assd", 3), ("onepass", 2), ("onepass", 3)])
-def test_dependent_drafts_of_allowed_tokens(method, k, fake, twist, coupling):
-    how = {"restricted": True, "verifier": coupling, "drafter": TableDraft(TWISTS[twist])}
+def test_dependent_drafts_of_allowed_tokens(method, k, fake, twist, verifier):
+    how = {"restricted": True, "verifier": verifier, "drafter": TableDrafter(TWISTS[twist])}
     assert error(fake, "permuted", "draft_temperature", method, k=k, **how) < 1e-9
 
 
 def test_the_drafts_of_the_table_do_depend_on_one_another():
-    """Or the tests above would say nothing: one row, and a law for each token drafted beside it."""
-    draft, laws = TableDraft(), []
+    """Or the tests above would say nothing: a row has a distribution for each token beside it."""
+    drafter, distributions = TableDrafter(), []
 
-    def watching(decoding, *arguments):
-        drafts = draft(decoding, *arguments)
-        if decoding.round == 0:  # all paths have the same rows there
-            laws.append(drafts.probs)
+    def watching(request):
+        drafts = drafter(request)
+        if request.state.round == 0:  # all paths have the same rows there
+            distributions.append(drafts.probs)
         return drafts
 
-    output_law(FAKES["no mask"], make_order("backwards"), "assd", call={"k": 3, "drafter": watching})
+    output_distribution(FAKES["no mask"], make_order("backwards"), "assd", k=3, drafter=watching)
     for step in (0, 1):
-        one_row = torch.cat(laws)[:, step].round(decimals=9).unique(dim=0)
+        one_row = torch.cat(distributions)[:, step].round(decimals=9).unique(dim=0)
         assert len(one_row) == 3
         assert torch.cdist(one_row, one_row, p=1).max() > 0.2
 
@@ -452,24 +446,26 @@ def test_the_drafts_of_the_table_do_depend_on_one_another():
 
 
 class StaleBlocks(BlockVerifier):
-    """Weighs each draft by the law of the one before."""
+    """Weighs each draft by the distribution of the one before."""
 
     def accept(self, drafts, target_probs, start, round):
-        laws = torch.cat([drafts.probs[:, :1], drafts.probs[:, :-1]], dim=1)
-        return super().accept(replace(drafts, probs=laws), target_probs, start, round)
+        distributions = torch.cat([drafts.probs[:, :1], drafts.probs[:, :-1]], dim=1)
+        return super().accept(replace(drafts, probs=distributions), target_probs, start, round)
 
 
-@COUPLINGS
-@pytest.mark.parametrize("tells", ["the row's own law", "the law of another neighbour"])
+@VERIFIERS
+@pytest.mark.parametrize(
+    "gives", ["the row's own distribution", "the distribution of another neighbour"]
+)
 @pytest.mark.parametrize("method", ["assd", "onepass"])
-def test_drafts_of_another_law_than_is_told_lose_this_law(method, tells, coupling):
-    how = {"targets": 3, "verifier": coupling, "drafter": TableDraft(tells=tells)}
+def test_drafts_of_another_distribution_than_is_given_lose_this_one(method, gives, verifier):
+    how = {"targets": 3, "verifier": verifier, "drafter": TableDrafter(gives=gives)}
     assert error("no mask", "permuted", "plain", method, k=3, **how) > 1e-3
 
 
 @pytest.mark.parametrize("method", ["assd", "onepass"])
-def test_a_block_weighed_by_stale_laws_loses_this_law(method):
-    how = {"targets": 3, "verifier": StaleBlocks, "drafter": TableDraft()}
+def test_a_block_weighed_by_stale_distributions_loses_this_one(method):
+    how = {"targets": 3, "verifier": StaleBlocks, "drafter": TableDrafter()}
     assert error("no mask", "permuted", "plain", method, k=3, **how) > 1e-3
 
 
@@ -489,7 +485,7 @@ def headed_model():
 
 
 @cache
-def law_of_the_network(order, targets, options):
+def distribution_of_the_network(order, targets, options):
     """Probability of every text: the joint density of each, in one call without a cache."""
     model, asked = headed_model(), make_order(order, targets)
     options = {name: value for name, value in OPTIONS[options].items() if "draft" not in name}
@@ -497,33 +493,32 @@ def law_of_the_network(order, targets, options):
     fillings = torch.cartesian_prod(*[torch.arange(3)] * targets)
     ids = IDS.expand(len(fillings), -1).clone()
     ids[:, places] = fillings
-    law = Distribution(model.mask_token_id, **options)
-    log_probs = joint_log_probs(model, ids, asked[[0] * len(ids)], law).sum(1)
+    distribution = Distribution(model.mask_token_id, **options)
+    log_probs = joint_log_probs(model, ids, asked[[0] * len(ids)], distribution).sum(1)
     weights = zip(ids.tolist(), log_probs.exp().tolist(), strict=True)
     return {tuple(text): weight for text, weight in weights}
 
 
-def error_of_head(order, options, method, k, coupling, targets=3, drafter=None):
-    expected = law_of_the_network(order, targets, options)
+def error_of_head(order, options, method, k, verifier, targets=3):
+    expected = distribution_of_the_network(order, targets, options)
     model, asked = headed_model(), make_order(order, targets)
-    call = {"k": k, "drafter": draft or head_draft(model)}
-    how = {"verifier": coupling, "call": call}
+    how = {"k": k, "verifier": verifier, "drafter": HeadDrafter.of(model)}
     with torch.inference_mode():
-        found = output_law(model, asked, method, **how, **OPTIONS[options])
+        found = output_distribution(model, asked, method, **how, **OPTIONS[options])
     assert sum(expected.values()) == pytest.approx(1, abs=1e-9)
     assert sum(found.values()) == pytest.approx(1, abs=1e-9)
     return max(abs(found[text] - expected.get(text, 0)) for text in found | expected)
 
 
-@COUPLINGS
+@VERIFIERS
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize(("method", "k"), DRAFTING)
-def test_a_head_that_learned_nothing(method, k, options, coupling):
-    assert error_of_head("ascending", options, method, k, coupling) < 1e-9
+def test_a_head_that_learned_nothing(method, k, options, verifier):
+    assert error_of_head("ascending", options, method, k, verifier) < 1e-9
 
 
-@COUPLINGS
+@VERIFIERS
 @pytest.mark.parametrize("order", [name for name in ORDERS if name != "ascending"])
 @pytest.mark.parametrize(("method", "k"), [("assd", 3), ("onepass", 2)])
-def test_a_head_in_other_orders(method, k, order, coupling):
-    assert error_of_head(order, "plain", method, k, coupling) < 1e-9
+def test_a_head_in_other_orders(method, k, order, verifier):
+    assert error_of_head(order, "plain", method, k, verifier) < 1e-9
