@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import torch
 from tokenizers import Regex, decoders, normalizers, pre_tokenizers
 
-from asarm.text import WHITESPACE, decode, encode, whitespace_ids
+from asarm.text import WHITESPACE, decode, encode, private, whitespace_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -31,7 +31,7 @@ LETTER = "x"  # stands for whatever word may follow
 
 
 class Codec:
-    """Encodes and decodes the parts of a text for one tokenizer, which it leaves as it is.
+    """Encodes and decodes the parts of a text for one tokenizer, by a private copy of it.
 
     Byte-level pieces (the demo's) write every text exactly. Pieces with word marks (XLNet's) write
     words with single blanks between them; `whitespace_map` adds line ends, tabs and pairs of
@@ -54,13 +54,13 @@ class Codec:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, *, whitespace_map: bool = False) -> None:
-        self.tokenizer = tokenizer
+        tokenizer = self.tokenizer = private(tokenizer)
         self.whitespace_map = whitespace_map
         self._space_ids = whitespace_ids(tokenizer) if whitespace_map else {}
         self._spaces = {i: space for space, i in self._space_ids.items()}
         self._mark = _word_mark(tokenizer)
         self.is_exact = self._mark == BYTES_MARK
-        self._inside_word = tokenizer if self.is_exact else _without_first_mark(tokenizer)
+        self._inside_word = tokenizer if self.is_exact else private(_without_first_mark(tokenizer))
         self._pieces: list[str] = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
         self._blank = [i for i, piece in enumerate(self._pieces) if piece == METASPACE_MARK]
         is_special = set(tokenizer.all_special_ids) - set(self._spaces)
@@ -69,11 +69,10 @@ class Codec:
             [p.startswith(self._mark) or i in self._spaces for i, p in enumerate(self._pieces)]
         )
 
-    @classmethod
-    @lru_cache(maxsize=4)
-    def of(cls, tokenizer: PreTrainedTokenizerBase, whitespace_map: bool = False) -> Codec:
+    @staticmethod
+    def of(tokenizer: PreTrainedTokenizerBase, whitespace_map: bool = False) -> Codec:
         """The codec of a tokenizer, which is made once."""
-        return cls(tokenizer, whitespace_map=whitespace_map)
+        return _codec_of(private(tokenizer), whitespace_map)
 
     def needs_word(self, before: str) -> bool:
         """Whether the first piece behind `before` has to begin a word, its blank being no new text.
@@ -189,6 +188,11 @@ class Codec:
         if self.is_exact:
             return decode(self.tokenizer, ids)
         return "".join(self._pieces[i] for i in ids).replace(METASPACE_MARK, " ")
+
+
+@lru_cache(maxsize=4)
+def _codec_of(tokenizer: PreTrainedTokenizerBase, whitespace_map: bool) -> Codec:
+    return Codec(tokenizer, whitespace_map=whitespace_map)
 
 
 def _word_mark(tokenizer: PreTrainedTokenizerBase) -> str:
