@@ -286,7 +286,7 @@ def test_candidates_beside_a_candidate_change_nothing(batch_size):
         ({"seed": [1, 2]}, "seed holds 2 values; expected one int, or 1 of them"),
         ({"length": 1, "method": "magic"}, "method is 'magic'"),
         ({"length": 1, "method": "parallel"}, "steps is None"),
-        ({"length": 1, "temperature": 0}, "temperature is 0"),
+        ({"length": 1, "temperature": -1}, "temperature is -1"),
     ],
     ids=str,
 )
