@@ -330,6 +330,7 @@ def test_fillings_that_cannot_be_scored_are_refused(context, candidates, options
 
 
 @needs_data
+@pytest.mark.filterwarnings("ignore:the vocabulary cannot write")
 @pytest.mark.parametrize("whitespace_map", [False, True])
 def test_xlnets_pieces_fill_blanks_too(whitespace_map):
     tokenizer = AutoTokenizer.from_pretrained(DATA / "xlnet-base-cased")

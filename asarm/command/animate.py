@@ -25,6 +25,7 @@ from asarm.evaluation.trials import Variant, key, name_and_revision, trial_order
 from asarm.infilling.ask import asked_lengths, templates_of
 from asarm.infilling.choice import choose_lengths
 from asarm.infilling.template import collate
+from asarm.infilling.unwritten import warn_of_unwritten
 from asarm.law import Allowed
 from asarm.loading import load
 from asarm.model import AnySubsetTransformer
@@ -147,6 +148,7 @@ def with_blanks(
     """The blanks of a text, their lengths as `asarm.infill` draws them."""
     codec = Codec(tokenizer, whitespace_map=settings.whitespace_map)
     (template,) = templates_of(codec, [text], blank=settings.blank, spans=None, closed=True)
+    warn_of_unwritten(codec, template.texts)
     check_size(sum(len(part.ids) for part in template.parts))
     (asked,) = asked_lengths([parse_length(settings.length)], [template])
     choice = choose_lengths(model, template, asked)
@@ -163,7 +165,9 @@ def blanked_out(
     options: dict[str, Any],
 ) -> Decoding:
     """A text most of whose tokens are blanked out at random."""
-    ids = Codec(tokenizer, whitespace_map=settings.whitespace_map).encode(text)
+    codec = Codec(tokenizer, whitespace_map=settings.whitespace_map)
+    warn_of_unwritten(codec, [text])
+    ids = codec.encode(text)
     if len(ids) < 2:
         raise ValueError(
             f"the text {text!r} has {len(ids)} tokens; expected at least 2, some to be blanked out"

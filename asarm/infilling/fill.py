@@ -27,6 +27,7 @@ from asarm.infilling.ask import (
 )
 from asarm.infilling.choice import EVIDENCE, LengthChoice, choose_lengths
 from asarm.infilling.template import Template, collate
+from asarm.infilling.unwritten import warn_of_unwritten
 from asarm.infilling.window import Range, fitted, part_of, trained_length, windows, within
 from asarm.inputs import check_tokenizer
 from asarm.order import Order, per_sequence_seeds
@@ -186,6 +187,9 @@ def infill(
     Returns:
         An `Infilling`, or a list of them for several texts.
 
+    Warns:
+        UserWarning: the vocabulary cannot write characters of a text, which it names.
+
     Raises:
         ValueError: no blank, blanks that touch, or an option that cannot be served.
     """
@@ -198,6 +202,7 @@ def infill(
     given = None if spans is None else asked_spans(spans, len(several))
     codec = Codec.of(tokenizer, whitespace_map)
     templates = templates_of(codec, several, blank=blank, spans=given, closed=closed)
+    warn_of_unwritten(codec, [text for template in templates for text in template.texts])
     infillings = fill_templates(
         model,
         templates,

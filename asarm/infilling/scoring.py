@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -16,6 +17,7 @@ from asarm.codec import Codec
 from asarm.density import log_prob
 from asarm.infilling.ask import check_batch_size, templates_of
 from asarm.infilling.template import Template, collate
+from asarm.infilling.unwritten import warn_of_unwritten
 from asarm.infilling.window import part_of, trained_length, windows, within
 from asarm.inputs import check_tokenizer
 from asarm.rows import Backbone
@@ -65,6 +67,9 @@ def score(
             here by default: its candidates are then continuations, as in left-to-right models.
         batch_size: candidates scored in one network call.
 
+    Warns:
+        UserWarning: the vocabulary cannot write characters of the text or of a filling.
+
     Raises:
         ValueError: no blank, another number of fillings than blanks, or an empty one.
     """
@@ -74,6 +79,7 @@ def score(
     codec = Codec.of(tokenizer, whitespace_map)
     texts = [checked_text(context, "context")]
     (template,) = templates_of(codec, texts, blank=blank, spans=None, closed=closed)
+    warn_of_unwritten(codec, chain(template.texts, *fillings))
     encoded = [template.encode_fills(fills) for fills in fillings]
     found = _log_probs(model, template, encoded, batch_size) if encoded else []
     sizes = [sum(map(len, ids)) for ids in encoded]
