@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from io import TextIOWrapper
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from jsonargparse import ArgumentParser, auto_cli
 
 Config = TypeVar("Config")
-USER_ERROR, INTERRUPTED = 2, 130
+USER_ERROR, INTERRUPTED, UNREAD = 2, 130, 141  # the last two as shells say SIGINT and SIGPIPE
+STDOUT = 1  # its file descriptor
 PATIENCE = 5  # seconds that the first of several processes has to speak for all
 
 
@@ -54,14 +57,36 @@ def run_to_end(
     *,
     when_stopped: str = "stopped; the same command goes on from here",
 ) -> None:
-    """Call `main`, and end in one line where the user can put right what is wrong, or stops it."""
+    """Call `main`, and end in one line where the user can put right what is wrong, or stops it.
+
+    Characters that the terminal's encoding lacks are printed as escapes. Where whoever reads what
+    is printed has read enough, as in `| head -1`, the end is silent.
+    """
+    print_everything()
     try:
         main(config)
+        print(end="", flush=True)  # now, for at the interpreter's end it would be too late to say
     except (ValueError, OSError) as error:
+        if isinstance(error, BrokenPipeError) and nobody_reads():
+            os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT)  # what is still to be flushed
+            sys.exit(UNREAD)
         refuse(str(error))
     except KeyboardInterrupt:
         print(f"\n{when_stopped}", file=sys.stderr)
         sys.exit(INTERRUPTED)
+
+
+def print_everything() -> None:
+    """Have no character end the work at its print, whatever the encoding of the terminal is."""
+    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def nobody_reads() -> bool:
+    """Whether standard output is a pipe whose reader has gone."""
+    poll = select.poll()
+    poll.register(STDOUT, 0)  # errors are told whatever is asked for
+    return bool(poll.poll(0))
 
 
 def refuse(message: str) -> NoReturn:

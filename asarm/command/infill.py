@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict
 
 from rich.console import Console
@@ -56,9 +57,19 @@ def run(settings: InfillSettings) -> None:
     console = new_console()
     for infilling in found:
         if settings.json:
-            print(json.dumps(asdict(infilling), ensure_ascii=False))
+            print(as_json(infilling))
         else:
             show(infilling, console)
+
+
+def as_json(infilling: Infilling) -> str:
+    """One line, whose characters are escaped where the terminal's encoding lacks them."""
+    line = json.dumps(asdict(infilling), ensure_ascii=False)
+    try:
+        line.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(asdict(infilling))
+    return line
 
 
 def show(infilling: Infilling, console: Console) -> None:

@@ -53,7 +53,14 @@ def show_table(
     console.print(table)
 
 
+class _Console(Console):
+    """A console that leaves it to the command to end where nobody reads any more."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def new_console() -> Console:
     """The terminal, or a log of a fixed width."""
-    console = Console()
-    return console if console.is_terminal else Console(width=LOG_WIDTH)
+    console = _Console()
+    return console if console.is_terminal else _Console(width=LOG_WIDTH)

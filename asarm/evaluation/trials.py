@@ -21,7 +21,7 @@ from asarm.evaluation.items import Record
 from asarm.order import Order
 from asarm.rows import Backbone
 from asarm.sampling import METHODS
-from asarm.schedule import keyed_generator, keyed_seed
+from asarm.schedule import keyed_generator, keyed_seed, recorded_seed
 
 ORDERS = ("random_split", "left_to_right", "random_permutation")
 DRAFTS = ("head", "self")
@@ -182,7 +182,7 @@ def batch_of(items: Sequence[int], blocks: Tensor, config: DecodingConfig) -> Ba
     shuffled = torch.randperm(len(blocks), generator=generator)
     order = trial_order(config, items)
     input_ids = blocks[shuffled[[item % len(blocks) for item in items]]]
-    seeds = [keyed_seed(config.seed, "sample", item) for item in items]
+    seeds = [recorded_seed(config.seed, "sample", item) for item in items]
     return Batch(list(items), input_ids.masked_fill(order.is_target, 0), order, seeds)
 
 

@@ -20,7 +20,7 @@ from asarm.evaluation.programs.variants import Variant, variants
 from asarm.infilling.choice import AUTO
 from asarm.infilling.fill import Infilling, fill_templates
 from asarm.loading import load
-from asarm.schedule import keyed_seed
+from asarm.schedule import recorded_seed
 
 Key = tuple[int, str, int]
 
@@ -94,7 +94,7 @@ def fill_tasks(
                 missing = {item for item in items if (item, variant.name, trial) not in found}
                 if not missing:
                     continue
-                seeds = [keyed_seed(config.seed, "fill", trial, item) for item in items]
+                seeds = [recorded_seed(config.seed, "fill", trial, item) for item in items]
                 parts = [tasks[item] for item in items]
                 records = fill_batch(networks.pick(variant), parts, variant, config, seeds)
                 for item, record in zip(items, records, strict=True):

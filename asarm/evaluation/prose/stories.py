@@ -37,7 +37,7 @@ from asarm.evaluation.prose.results import (
 )
 from asarm.evaluation.prose.rouge import KINDS, rouge
 from asarm.rows import Backbone
-from asarm.schedule import keyed_seed
+from asarm.schedule import recorded_seed
 
 BLANKED = {"middle": (2, 3), "short_prompt": (1, 4)}  # the first sentence, and one behind the last
 TITLES = {
@@ -77,7 +77,7 @@ class Stories:
             records = [copied(self.stories[item], cell.protocol) for item in items]
         else:
             key = self.config.seed, "fill", cell.protocol, cell.trial
-            seeds = [keyed_seed(*key, item) for item in items]
+            seeds = [recorded_seed(*key, item) for item in items]
             records = fill_blanks(networks, blanks, cell.variant, self.config, seeds)
         return [
             {**record, "reference": blank.reference, **rouge(record["prediction"], blank.reference)}
