@@ -24,7 +24,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from asarm.evaluation.items import Record
 from asarm.evaluation.repetition import token_entropy
 from asarm.evaluation.trials import name_and_revision
-from asarm.loading import resolve_device
+from asarm.loading import (
+    UNREADABLE,
+    check_loaded,
+    reason_of,
+    resolve_device,
+    without_report,
+)
 
 MAX_TOKENS = 960  # of the published evaluation
 BATCH = 4  # texts at a time: of published length they fill a GPU, and logits take 0.8 GB
@@ -130,13 +136,16 @@ def load_judge(name: str, device: str | torch.device | None = None) -> Judge:
     where = {"revision": revision} if revision else {}
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **where)
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **where)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
+        with without_report():
+            model, report = AutoModelForCausalLM.from_pretrained(
+                source, dtype=dtype, ignore_mismatched_sizes=True, output_loading_info=True, **where
+            )
+    except UNREADABLE as error:
         raise ValueError(
-            f"judge {name!r} cannot be loaded ({reason}); expected a causal language model, "
-            "a folder or a name on the hub that can be reached"
+            f"judge {name!r} cannot be loaded ({reason_of(error)}); expected a causal language "
+            "model, a folder or a name on the hub that can be reached"
         ) from None
+    check_loaded(f"judge {name}", model, report)
     return Judge(name, model.to(device).eval(), tokenizer)
 
 
