@@ -24,6 +24,7 @@ from asarm.evaluation.items import Record
 from asarm.evaluation.trials import Variant, key, name_and_revision, trial_order
 from asarm.infilling.ask import asked_lengths, templates_of
 from asarm.infilling.choice import choose_lengths
+from asarm.infilling.fill import check_sampling
 from asarm.infilling.template import collate
 from asarm.infilling.unwritten import warn_of_unwritten
 from asarm.law import Allowed
@@ -151,6 +152,7 @@ def with_blanks(
     warn_of_unwritten(codec, template.texts)
     check_size(sum(len(part.ids) for part in template.parts))
     (asked,) = asked_lengths([parse_length(settings.length)], [template])
+    check_sampling(model, **options)
     choice = choose_lengths(model, template, asked)
     ((lengths, _),) = choice.draw(1, settings.seed)
     ids, allowed, order = collate([template.with_gaps(template.sizes(lengths))])

@@ -40,7 +40,7 @@ class Settings:
         top_p: keep the most probable tokens that together reach this share.
         seed: of everything random.
         whitespace_map: read line ends, tabs and double spaces as the published models for code do.
-        device: cpu or cuda; a GPU if null and there is one.
+        device: cpu or cuda (mps has no float64); a GPU if null and there is one.
         dtype: of the weights: float32, bfloat16 or float64; float32 if null.
     """
 
@@ -65,7 +65,9 @@ class InfillSettings(Settings):
     """Fill the blanks of texts jointly, and rank the fillings by their probability.
 
     Args:
-        file: a text to fill, instead: the whole file is one text, a last line end apart.
+        file: a text to fill, instead: the whole file is one text, a last line end apart. It may be
+            of any length: a model that knows how long the texts were that it was trained on sees
+            that much around the blanks.
         num_samples: fillings that are shown of each text; fewer where drawings coincide.
         best_of: fillings that are drawn, the best num_samples of which are shown; num_samples if
             null.

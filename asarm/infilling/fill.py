@@ -232,10 +232,8 @@ def fill_templates(
     **sampling: Any,
 ) -> list[Infilling]:
     """`infill` of texts that are templates already: `asked` has the range of each of their gaps."""
-    for tokenizer in {
-        id(template.codec): template.codec.tokenizer for template in templates
-    }.values():
-        check_tokenizer(model, tokenizer)
+    for codec in {template.codec for template in templates}:
+        check_tokenizer(model, codec.tokenizer)
     limit = trained_length(model)
     by_text = [
         _windows(template, ranges, seed, limit)
@@ -243,7 +241,7 @@ def fill_templates(
     ]
     flat = [window for own in by_text for window in own]
     if any(low < high for window in flat for low, high in window.asked):
-        _try(model, sampling)
+        check_sampling(model, **sampling)
     blanks = sum(window.template.num_gaps for window in flat)
     with tqdm(total=blanks, desc="lengths", unit="blank", disable=not progress) as bar:
         choices = [
@@ -258,12 +256,10 @@ def fill_templates(
         for drawing in _drawings(number, window, choice, num_drawings, limit)
     ]
     found: list[list[Candidate]] = [[] for _ in flat]
-    with tqdm(total=len(drawings), desc="fills", unit="text", disable=not progress) as bar:
-        for start in range(0, len(drawings), batch_size):
-            batch = drawings[start : start + batch_size]
-            for drawing, candidate in zip(batch, draw(model, batch, **sampling), strict=True):
-                found[drawing.window].append(candidate)
-            bar.update(len(batch))
+    for drawing, candidate in zip(
+        drawings, _draw_all(model, drawings, batch_size, progress, sampling), strict=True
+    ):
+        found[drawing.window].append(candidate)
     each = iter(zip(choices, found, strict=True))
     return [
         _infilling(template, list(islice(each, len(own))), num_samples)
@@ -284,8 +280,8 @@ def _windows(
     return found
 
 
-def _try(model: Backbone, sampling: dict[str, Any]) -> None:
-    """Refuse what `sample` cannot serve by one token, before the lengths are looked for."""
+def check_sampling(model: Backbone, **sampling: Any) -> None:
+    """Refuse options that `sample` cannot serve, by one token, before anything takes long."""
     order = Order(torch.zeros(1, 1, dtype=torch.long), 0)
     sample(model, torch.zeros(1, 1, dtype=torch.long), order, **sampling)
 
@@ -332,6 +328,21 @@ def _joined(template: Template, parts: Sequence[Candidate]) -> Candidate:
         nfe=sum(part.nfe for part in parts),
         rows=sum(part.rows for part in parts),
     )
+
+
+def _draw_all(
+    model: Backbone,
+    drawings: Sequence[_Drawing],
+    batch_size: int,
+    progress: bool,
+    sampling: dict[str, Any],
+) -> Iterator[Candidate]:
+    """The candidates of all drawings, in batches."""
+    with tqdm(total=len(drawings), desc="fills", unit="text", disable=not progress) as bar:
+        for start in range(0, len(drawings), batch_size):
+            batch = drawings[start : start + batch_size]
+            yield from draw(model, batch, **sampling)
+            bar.update(len(batch))
 
 
 def draw(model: Backbone, drawings: Sequence[_Drawing], **sampling: Any) -> Iterator[Candidate]:

@@ -101,11 +101,10 @@ def asked_fillings(candidates: Sequence[Filling]) -> list[list[str]]:
         )
     if not isinstance(candidates, Iterable) or isinstance(candidates, bytes | Mapping):
         raise ValueError(f"candidates is {described(candidates)}; expected a list of fillings")
-    return [_fillings(candidate, n) for n, candidate in enumerate(candidates)]
+    return [_fillings(candidate, f"candidate {n}") for n, candidate in enumerate(candidates)]
 
 
-def _fillings(candidate: object, number: int) -> list[str]:
-    name = f"candidate {number}"
+def _fillings(candidate: object, name: str) -> list[str]:
     if isinstance(candidate, str) or not isinstance(candidate, list | tuple):
         return [checked_text(candidate, name)]
     return [checked_text(fill, f"a filling of {name}") for fill in candidate]
@@ -149,6 +148,7 @@ def reference_lengths(
     whitespace_map: bool = False,
 ) -> list[int]:
     """How many tokens given fillings have where they stand: the oracle length of each blank."""
+    fills, context = _fillings(fills, "fills"), checked_text(context, "context")
     codec = Codec.of(tokenizer, whitespace_map)
     (template,) = templates_of(codec, [context], blank=blank, spans=None, closed=False)
     return template.lengths(fills)
