@@ -25,23 +25,22 @@ def asked_texts(texts: object) -> list[str]:
     return [checked_text(text, f"text {i}") for i, text in enumerate(texts)]
 
 
-def asked_spans(spans: Any, num_texts: int) -> list[list[Span]]:
+def asked_spans(spans: Any, texts: object, num_texts: int) -> list[list[Span]]:
     """The spans of each text, in the order in which they were given.
 
     Raises:
         ValueError: something else than pairs of whole numbers, or spans of another number of texts.
     """
-    each = list(spans) if isinstance(spans, Iterable) else spans
-    if isinstance(each, list) and all(isinstance(own, Iterable) for own in each):
-        if len(each) != num_texts:
-            raise ValueError(f"spans of {len(each)} texts for {num_texts} texts; expected one each")
-        try:
-            return [[(whole(start), whole(end)) for start, end in own] for own in each]
-        except (TypeError, ValueError):
-            pass
-    raise ValueError(
-        f"spans is {spans!r}; expected a list of (start, end) for each text, such as [(4, 8)]"
-    )
+    is_one, form = isinstance(texts, str), "(start, end) for each blank, such as [(4, 8)]"
+    try:
+        each = [spans] if is_one else list(spans)
+        found = [[(whole(start), whole(end)) for start, end in own] for own in each]
+    except (TypeError, ValueError):
+        wanted = f"a list of {form}" if is_one else f"a list for each text, of {form}"
+        raise ValueError(f"spans is {spans!r}; expected {wanted}") from None
+    if len(found) != num_texts:
+        raise ValueError(f"spans of {len(found)} texts for {num_texts} texts; expected one each")
+    return found
 
 
 def templates_of(

@@ -196,10 +196,10 @@ def infill(
     check_tokenizer(model, tokenizer)
     several = asked_texts(texts)
     if isinstance(texts, str):
-        spans, length = None if spans is None else [spans], [length]
+        length = [length]
     num_drawings = num_samples if best_of is None else best_of
     _check(evidence, num_samples, num_drawings, batch_size)
-    given = None if spans is None else asked_spans(spans, len(several))
+    given = None if spans is None else asked_spans(spans, texts, len(several))
     codec = Codec.of(tokenizer, whitespace_map)
     templates = templates_of(codec, several, blank=blank, spans=given, closed=closed)
     warn_of_unwritten(codec, [text for template in templates for text in template.texts])
