@@ -118,9 +118,14 @@ def encode_documents(
     tokenizer = private(tokenizer)
     backend = getattr(tokenizer, "backend_tokenizer", None)
     own = tokenizer("")["input_ids"] if backend is None else backend.encode("").ids
-    ending = [*own, tokenizer.eos_token_id]
+    ending = [*own, *document_end(tokenizer)]
     encoded = (_encode_mapped if whitespace_map else encode_all)(tokenizer, texts)
     return [[*ids, *ending] for ids in encoded]
+
+
+def document_end(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """What stands between documents: the tokenizer's end of text, or nothing where it has none."""
+    return [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
 
 
 def _encode_mapped(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:

@@ -16,7 +16,7 @@ from asarm.codec import Codec
 from asarm.infilling.edges import Edge, Part, part_of
 from asarm.law import Allowed
 from asarm.order import Order
-from asarm.text import decode, encode, encode_document
+from asarm.text import decode, document_end, encode, encode_document
 
 Span = tuple[int, int]
 
@@ -104,7 +104,7 @@ class Template:
             for i, text in enumerate(texts)
         ]
         if closed and not texts[0]:
-            parts[0] = replace(parts[0], ids=[codec.tokenizer.eos_token_id])
+            parts[0] = replace(parts[0], ids=document_end(codec.tokenizer))
         if closed and not texts[-1]:
             parts[-1] = replace(parts[-1], ids=encode_document(codec.tokenizer, ""))
         return cls(codec, parts)
