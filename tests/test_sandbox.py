@@ -316,21 +316,25 @@ def test_a_run_that_nobody_wants_any_more_ends_at_once(best):
     assert threading.active_count() == threads
 
 
-def test_a_sandbox_that_does_not_start_is_no_failed_program(monkeypatch):
+def test_a_sandbox_that_does_not_start_is_the_machines_fault(monkeypatch):
     def broken(command, space):
         return ["/bin/sh", "-c", "echo nothing works >&2; exit 3"]
 
-    with pytest.raises(RuntimeError, match="does not start: nothing works"):
-        outcome_of("def f(x): return 9", Isolation("broken", broken))
+    found = outcome_of("def f(x): return 9", Isolation("broken", broken))
+    assert not found.passed and found.is_doubtful
+    assert found.result.startswith("no sandbox: it does not start; nothing works")
+    absent = outcome_of("", Isolation("absent", lambda command, space: ["/no/such/program"]))
+    assert absent == Outcome(False, "no sandbox: No such file or directory")
     monkeypatch.setattr(sandbox, "START_SECONDS", 0.2)
-    with pytest.raises(RuntimeError, match="does not start"):
-        outcome_of("", Isolation("slow", lambda command, space: ["/bin/sleep", "60"]))
+    slow = outcome_of("", Isolation("slow", lambda command, space: ["/bin/sleep", "60"]))
+    assert slow.result.startswith("no sandbox: it does not start") and slow.is_doubtful
 
 
-def test_a_test_that_cannot_be_run_is_no_failed_program(best):
+def test_a_test_that_cannot_be_run_fails_by_that_name(best):
     test = "def check(candidate): assert candidate(lambda: 9) == 9"
-    with pytest.raises(RuntimeError, match="cannot be run: a test gives the program a function"):
-        outcome_of("def f(x): return x()", best, test=test)
+    found = outcome_of("def f(x): return x()", best, test=test)
+    assert found == Outcome(False, "cannot be run: a test gives the program a function")
+    assert not found.is_doubtful
 
 
 def test_refuses_where_nothing_isolates(monkeypatch):
