@@ -119,6 +119,47 @@ def test_texts_of_few_trials_and_every_model_are_shown(tmp_path):
     ]
 
 
+VARIANTS = ["onepass, oracle length", "left context only, oracle length", "a baseline"]
+
+
+def lines_of(names, **common):
+    """Lines as a finished run has them: by item, and by the variant's name."""
+    return [
+        {"item": item, "variant": name, "trial": trial, **common}
+        | {"prediction": f"{name[:3]} {item}.{trial}", "completion": f"{name[:3]} {item}.{trial}"}
+        | {"task_id": f"t/{item}"}
+        for item in range(3)
+        for name in sorted(names)
+        for trial in range(2)
+    ]
+
+
+def test_texts_are_those_of_the_first_variant_of_the_plan_and_name_it(tmp_path):
+    rows = [{"name": name} for name in VARIANTS]
+    tables = {"tables": [{"title": "middle: a", "rows": rows}]}
+    prose = finished(
+        tmp_path / "prose",
+        InfillProseConfig(),
+        summary=tables,
+        samples=[
+            *lines_of(VARIANTS, protocol="middle", reference="r"),
+            *lines_of(VARIANTS[1:], protocol="short_prompt", reference="r"),
+        ],
+    )
+    page = "\n".join(excerpts(Run(prose), asdict(InfillProseConfig()), tables))
+    assert "middle, onepass, oracle length:\n\n- <b>one 0.0</b>" in page
+    assert "short\\_prompt, left" in page or "short_prompt, left context only" in page
+    assert "a b" not in page and ".1<" not in page
+
+    code = {"variants": [{"name": name, "rates": []} for name in VARIANTS]}
+    lines = lines_of(VARIANTS, result="passed")
+    folder = finished(tmp_path / "code", SINGLE_LINE, summary=code, results=lines)
+    join([folder], tmp_path / "page.md")
+    page = (tmp_path / "page.md").read_text()
+    assert "onepass, oracle length:" in page and page.count("<pre>") == 3
+    assert "<b>one 0.0</b>" in page and "<b>lef" not in page and "<b>a b" not in page
+
+
 def test_published_figures_are_marked_and_ours_stand_beside_them(tmp_path):
     run = read_run(decoding(tmp_path / "run"))
     page = "\n".join(beside_ours(run.settings, run.summary))

@@ -109,7 +109,10 @@ def section(run: FinishedRun, number: int, figures: Path) -> list[str]:
         return f"![{match[1]}]({figures.name}/{name})"
 
     body = HEADING.sub(r"#\1 ", IMAGE.sub(moved, run.body)).strip("\n")
-    texts, published = excerpts(run.run, run.settings), beside_ours(run.settings, run.summary)
+    texts, published = (
+        excerpts(run.run, run.settings, run.summary),
+        beside_ours(run.settings, run.summary),
+    )
     return [
         *(f"## {number}. {run.title}", "", body, ""),
         *(["### Sampled texts", "", *texts] if texts else []),
