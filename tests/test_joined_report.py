@@ -6,6 +6,7 @@ import runpy
 from dataclasses import asdict
 from html import unescape
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -15,6 +16,7 @@ from asarm.evaluation.joined import join, read_run
 from asarm.evaluation.programs.config import InfillCodeConfig
 from asarm.evaluation.prose.config import InfillProseConfig
 from asarm.evaluation.published import beside_ours, kind_of
+from asarm.evaluation.tables import markdown_image
 from asarm.run import Run
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "report.py"
@@ -199,6 +201,21 @@ def test_folders_of_one_name_keep_their_own_figures(tmp_path):
     assert found == {PNG, b"another"}
 
 
+@pytest.mark.parametrize("name", ["a b.md", "ü (1).md", "50% & <more> #2.md"])
+def test_images_are_shown_whatever_the_names_hold(tmp_path, name):
+    folder = decoding(tmp_path / "my run [1]", page=PAGE)
+    out = tmp_path / "out dir" / name
+    out.parent.mkdir()
+    join([folder], out)
+    (image,) = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", out.read_text())
+    assert not set(image) & set(" <>()")  # what CommonMark ends or refuses a path at
+    assert (out.parent / unquote(image)).read_bytes() == PNG
+
+
+def test_words_of_an_image_hold_no_brackets():
+    assert markdown_image("m on a [b] c\\", "d e.png") == "![m on a (b) c](d%20e.png)"
+
+
 @pytest.fixture
 def report(monkeypatch, capsys):
     def call(*arguments):
@@ -241,6 +258,14 @@ def test_what_is_no_finished_run_is_one_line(report, tmp_path, break_it, says):
     assert says in errors and str(folder) in errors
     assert errors.count("\n") == 1
     assert not (tmp_path / "page.md").exists()
+
+
+def test_a_run_of_training_is_called_one(report, tmp_path):
+    folder = tmp_path / "my run"
+    Run.open(folder, DecodingConfig()).append("metrics.jsonl", {"step": 1})
+    code, _, errors = report(folder, "--out", tmp_path / "page.md")
+    assert code == 2 and "is a run of training" in errors and errors.count("\n") == 1
+    assert f"plot_training.py '{folder}'" in errors
 
 
 def test_other_wrong_arguments_are_one_line(report, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from shlex import quote
 
 from transformers import PreTrainedTokenizerBase
 
@@ -59,7 +60,7 @@ class Network:
             except ValueError as error:
                 raise ValueError(
                     f"task {task.task_id} has no gap ({error}); mend its canonical_solution, or "
-                    f"leave the task out by --leave_out {task.task_id}"
+                    f"leave the task out by --leave_out {quote(task.task_id)}"
                 ) from None
 
 

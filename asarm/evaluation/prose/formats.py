@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from asarm.evaluation.prose.files import json_records, read_lines, require_columns, text_at
@@ -89,7 +90,7 @@ def _format(
     raise ValueError(
         f"{path} is in no format that its first lines tell (ROCStories as csv, HellaSwag in six "
         f"lines an item, JSON lines with text or ctx): say what it holds, such as --dataset "
-        f"lambada:{path} for a passage a line, whose last word is to be found"
+        f"{quote(f'lambada:{path}')} for a passage a line, whose last word is to be found"
     )
 
 
