@@ -11,10 +11,12 @@ in its own sandbox, so that a verdict cannot be forged:
   nor a way to see the other process. Frames, gc, patched builtins, native code and exits reach
   only what it has itself: its own answers. To pass, it has to answer as the tests want.
 
-What this leaves of Python's freedom: objects of a program's own classes stay in its process and
-equal nothing but themselves; builtins used in a test are Python's even where the program names
-its own alike; the program's text has to be whole without the test's; tests give the program plain
-values only.
+What this leaves of Python's freedom: objects of a program's own classes, but for named tuples and
+errors, stay in its process and equal nothing but themselves; builtins used in a test are Python's
+even where the program names its own alike; the program's text has to be whole without the test's;
+tests give the program plain values (`inside.values`) and what they got from it, no functions,
+objects or files of their own; what a program keeps of its arguments, and what it has returned, is
+not changed by what the tests do to theirs later.
 """
 
 from __future__ import annotations
