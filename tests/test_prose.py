@@ -496,7 +496,8 @@ def test_choices_and_last_words_from_files(run, tmp_path):
     for content, shown in ((f"{endings}\n" * 2, "chance"), ("he said so\n" * 2, "exact match")):
         path = tmp_path / f"{shown}.txt"
         path.write_text(content)
-        code, output, errors = run(dataset=path, out=shown)
+        kind = "lambada:" if shown == "exact match" else ""
+        code, output, errors = run(dataset=f"{kind}{path}", out=shown)
         assert code == 0, errors
         assert shown in output
         assert (tmp_path / shown / "accuracy.png").read_bytes().startswith(b"\x89PNG")
