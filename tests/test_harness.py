@@ -187,6 +187,19 @@ def test_wrong_arguments_are_one_line(monkeypatch, capsys):
     assert last == "error: max_length is 1; expected at least 2 tokens"
 
 
+def test_what_cannot_be_generated_is_refused_before_anything_is(harness_model, monkeypatch):
+    from asarm.evaluation import harness
+
+    called = []
+    monkeypatch.setattr(harness, "continue_texts", lambda *a, **k: called.append(1) or ["x"] * 2)
+    good, long = ("a", {"max_gen_toks": 3}), ("b", {"max_gen_toks": 24})
+    for bad, says in ((long, "max_gen_toks is 24 with max_length 24"), (("c", {"n": 1}), "hold n")):
+        with pytest.raises(ValueError, match=says):
+            harness_model.generate_until([asks(*good), asks(*bad)])
+    assert not called
+    assert harness_model.generate_until([asks(*good)] * 2, disable_tqdm=True) == ["x", "x"]
+
+
 def test_a_task_runs_from_the_command_line(demo, tmp_path):
     model, tokenizer = demo
     data = tmp_path / "items.jsonl"

@@ -73,6 +73,19 @@ class Stopping:
             top_p=None if greedy else options.get("top_p"),
         )
 
+    def room(self, max_length: int) -> int:
+        """How many tokens of a context there is room for.
+
+        Raises:
+            ValueError: none.
+        """
+        if max_length <= self.max_tokens:
+            raise ValueError(
+                f"max_gen_toks is {self.max_tokens} with max_length {max_length}; expected fewer: "
+                "lower it (--gen_kwargs max_gen_toks=N), or raise max_length in --model_args"
+            )
+        return max_length - self.max_tokens
+
     def cut(self, text: str) -> str:
         """The text up to the first of the stop strings."""
         return text[: min((n for s in self.until if (n := text.find(s)) >= 0), default=len(text))]
@@ -104,12 +117,7 @@ def continue_texts(
     Raises:
         ValueError: what follows leaves no room for a context.
     """
-    room = max_length - stopping.max_tokens
-    if room < 1:
-        raise ValueError(
-            f"max_gen_toks is {stopping.max_tokens} with max_length {max_length}; expected fewer: "
-            "lower it (--gen_kwargs max_gen_toks=N), or raise max_length in --model_args"
-        )
+    room = stopping.room(max_length)
     end = codec.tokenizer.eos_token_id
     prompts = [codec.encode_before(context)[-room:] or [end] for context in contexts]
     kinds = [int(codec.needs_word(context)) for context in contexts]

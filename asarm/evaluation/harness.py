@@ -133,6 +133,8 @@ class HarnessModel(LM):
         """
         longest = min(256, self.max_length // 2)
         asked = [Stopping.of(request.args[1], longest) for request in requests]
+        for stopping in asked:
+            stopping.room(self.max_length)  # refuses before anything is generated
         todo = sorted(range(len(asked)), key=lambda n: (repr(asked[n]), -len(requests[n].args[0])))
         batches = [
             own[start : start + self.batch_size]
