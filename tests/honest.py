@@ -301,6 +301,21 @@ class K(enum.Enum):
 def f(x): return K(x)
 # its test
 def check(c): assert c(1) is K.A and c(2) == K.B and c(1) != K.B
+# ---
+def f(x):
+    try:
+        return {}[x]
+    except KeyError as error:
+        found = ValueError(x)
+        found.add_note("a note")
+        raise found from error
+# its test
+def check(c):
+    try: c(5)
+    except ValueError as e:
+        assert type(e.__cause__) is KeyError and e.__cause__.args == (5,)
+        assert e.__notes__ == ["a note"]
+    else: assert False
 """
 
 FAILING = """

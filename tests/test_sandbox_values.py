@@ -176,7 +176,8 @@ def test_an_answer_changes_what_was_given_in_place_and_leaves_the_rest():
         [["error class", [None, "builtins", "exec", []]], []],
         [["error class", [None, "unittest.case", "SkipTest", []]], []],
         [["error class", [None, "asarm.evaluation.programs.inside.wire", "Broken", []]], []],
-        [["error", [[None, "builtins", "ValueError", []], "", 7, []]], []],
+        [["error", [[None, "builtins", "ValueError", []], "", 7, [], None]], []],
+        [["error", [[None, "builtins", "ValueError", []], "", [], [], 7]], []],
     ],
 )
 def test_nonsense_is_refused(nonsense):
@@ -275,9 +276,9 @@ ANSWERS = {
     "changes what it was not given": ["value", None, [None, ["list", [None, [9]]]]],
     "another kind": ["value", None, [["dict", [None, []]]]],
     "no word of what it was given": ["value", None, []],
-    "an error of unittest's": ["error", ["error", [SKIP, "", [], []]], [None]],
+    "an error of unittest's": ["error", ["error", [SKIP, "", [], [], None]], [None]],
     "an error that is none": ["error", 9, [None]],
-    "the judge's own error": ["error", ["error", [JUDGES, "", [], []]], [None]],
+    "the judge's own error": ["error", ["error", [JUDGES, "", [], [], None]], [None]],
     "python's own exec": ["value", ["builtin", "exec"], [None]],
     "a class with code": ["value", ["record class", [1, "P", ["a=exit()"]]], [None]],
     "a process": ["value", ["late", ["subprocess", "Popen", "true"]], [None]],

@@ -18,7 +18,7 @@ from asarm.evaluation.programs.inside.wire import Broken, Channel
 
 UNKNOWN: list[Any] = [
     "error",
-    [[None, "builtins", "Exception", []], "", [], []],
+    [[None, "builtins", "Exception", []], "", [], [], None],
 ]  # it cannot even be told
 OPERATIONS: dict[str, Callable[..., Any]] = {
     "call": lambda function, arguments, named: function(*arguments, **named),

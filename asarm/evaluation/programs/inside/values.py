@@ -175,7 +175,7 @@ class Encoder:
         return [number, module, name, bases]
 
     def _error(self, error: BaseException) -> list[Any]:
-        """Class, text, arguments and attributes."""
+        """Class, text, arguments, attributes with notes, and what it was raised from."""
         kind = self._error_class(type(error))
         try:
             text = str(error)[:LONG]
@@ -184,12 +184,13 @@ class Encoder:
         arguments = list(error.args)
         if isinstance(error, OSError) and len(arguments) == 2 and error.filename is not None:
             arguments.append(error.filename)
-        attributes = {n: v for n, v in vars(error).items() if not n.startswith("_")}
+        attributes = {n: v for n, v in vars(error).items() if _is_attribute(n)}
         try:
             parts = [self.encode(a) for a in arguments]
-            return [kind, text, parts, [[n, self.encode(v)] for n, v in attributes.items()]]
+            about = [[n, self.encode(v)] for n, v in attributes.items()]
+            return [kind, text, parts, about, self.encode(error.__cause__)]
         except RecursionError:
-            return [kind, text, [text], []]
+            return [kind, text, [text], [], None]
 
 
 class Decoder:
@@ -267,7 +268,9 @@ class Decoder:
             raise ValueError("an error has no class")
         return self.side.class_of(number, lambda: type(name, found, {"__str__": _text}))
 
-    def _error(self, about: Any, text: str, arguments: Any, attributes: Any) -> BaseException:
+    def _error(
+        self, about: Any, text: str, arguments: Any, attributes: Any, cause: Any
+    ) -> BaseException:
         kind: Any = self._error_class(*about)
         parts = tuple(map(self.decode, arguments))
         try:
@@ -277,9 +280,14 @@ class Decoder:
             error.args = parts
         if not isinstance(error, BaseException):
             raise ValueError("an error is none")
-        error.__dict__.update({n: self.decode(v) for n, v in attributes if not n.startswith("_")})
+        error.__dict__.update({n: self.decode(v) for n, v in attributes if _is_attribute(n)})
+        error.__cause__ = self.decode(cause)
         error.__dict__["_text"] = str(text)
         return error
+
+
+def _is_attribute(name: str) -> bool:
+    return name == "__notes__" or not name.startswith("_")
 
 
 def _name(container: Any) -> str:
