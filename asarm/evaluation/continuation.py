@@ -77,7 +77,7 @@ class Stopping:
         """How many tokens of a context there is room for.
 
         Raises:
-            ValueError: none.
+            ValueError: there is none.
         """
         if max_length <= self.max_tokens:
             raise ValueError(

@@ -16,10 +16,8 @@ from asarm.evaluation.programs.inside.confine import refuse_system_calls, set_li
 from asarm.evaluation.programs.inside.values import Decoder, Encoder
 from asarm.evaluation.programs.inside.wire import Broken, Channel
 
-UNKNOWN: list[Any] = [
-    "error",
-    [[None, "builtins", "Exception", []], "", [], [], None],
-]  # it cannot even be told
+# an error that cannot even be told
+UNKNOWN: list[Any] = ["error", [[None, "builtins", "Exception", []], "", [], [], None]]
 OPERATIONS: dict[str, Callable[..., Any]] = {
     "call": lambda function, arguments, named: function(*arguments, **named),
     "attribute": getattr,
@@ -136,5 +134,6 @@ def pack(
     encoder = Encoder(side, given)
     value, now = encoder.encode(outcome), encoder.contents()
     before = [*contents, *[None] * len(now)]
-    # by their texts: for a list, 1 is True, and nan is not nan
-    return [kind, value, [None if repr(n) == repr(b) else n for n, b in zip(now, before)]]  # noqa: B905
+    pairs = zip(now, before, strict=False)
+    # by their texts: a list that holds 1 equals one that holds True, and nan equals nothing
+    return [kind, value, [None if repr(n) == repr(b) else n for n, b in pairs]]
