@@ -16,14 +16,15 @@ def main(config: InfillCodeConfig) -> None:
 
     variants(config)  # refuses what cannot be served
     config = replace(config, dataset=tasks.resolve_dataset(config.dataset))
-    whole = tasks.load_tasks(config.dataset)
+    whole = tasks.load_tasks(config.dataset).leave_out(config.leave_out)
     task_set = whole.first(config.max_items)
     share = Share.here()
     if config.samples and not (share.is_first and share.task == 0):
         return
     given = config.samples and samples.read_samples(config.samples, whole, config.max_items)
     networks = None if given else load_networks(config)
-    run = open_run(config, Share() if given else share, may_change=("execute", "timeout"))
+    may_change = ("execute", "timeout", "leave_out")
+    run = open_run(config, Share() if given else share, may_change=may_change)
     scorer = protocol.new_scorer(config, run=run, progress=share.is_first)
 
     if not given:

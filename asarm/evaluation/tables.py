@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+NO_BRACKETS = str.maketrans("[]", "()", "\\")
 LOG_WIDTH = 130  # characters, where no terminal says how wide it is
 
 
@@ -24,6 +26,11 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[s
     """The lines of a table."""
     lines = [head, ["---"] * len(head), *rows]
     return ["| " + " | ".join(cells) + " |" for cells in lines]
+
+
+def markdown_image(about: str, path: str) -> str:
+    """An image, whatever its words and its path hold: CommonMark takes no blanks in a path."""
+    return f"![{about.translate(NO_BRACKETS)}]({quote(path)})"
 
 
 def terminal_table(title: str, caption: str) -> Table:

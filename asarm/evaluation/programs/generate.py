@@ -7,6 +7,7 @@ neither interruptions nor the number of processes change a completion.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from time import perf_counter
 from typing import NamedTuple
 
@@ -59,7 +60,7 @@ def expected_keys(tasks: Sequence[Task], config: InfillCodeConfig) -> list[Key]:
     """Of all lines of a finished run."""
     return [
         (item, variant.name, trial)
-        for item in range(len(tasks))
+        for item in _kept(tasks, config)
         for variant in variants(config)
         for trial in range(config.num_trials)
     ]
@@ -85,9 +86,11 @@ def fill_tasks(
     """
     found = {key(record) for record in done}
     size, planned = config.batch_size, variants(config)
-    batches = [
-        list(range(start, min(start + size, len(tasks)))) for start in range(0, len(tasks), size)
-    ]
+    kept = _kept(tasks, config)
+    blank = [tasks[item] for item in kept if not tasks[item].canonical_solution.strip()]
+    for network in filter(None, networks):
+        network.require_gaps(blank)
+    batches = [list(own) for _, own in groupby(kept, lambda item: item // size)]
     for items in (share or Share()).of(batches):
         for variant in planned:
             for trial in range(config.num_trials):
@@ -101,6 +104,11 @@ def fill_tasks(
                     if item in missing:
                         about = {"item": item, "variant": variant.name, "trial": trial}
                         yield {**about, **record}
+
+
+def _kept(tasks: Sequence[Task], config: InfillCodeConfig) -> list[int]:
+    """The items that are not left out."""
+    return [item for item, task in enumerate(tasks) if task.task_id not in config.leave_out]
 
 
 def fill_with_progress(

@@ -17,8 +17,9 @@ class InfillProseConfig:
         model: "demo" (bundled), a local folder, or a hub name.
         revision: branch, tag or commit of the model on the hub.
         dataset: "rocstories", "heldout" (bundled: five consecutive sentences an item), "lambada",
-            "hellaswag", or a file in one of their formats. If null, rocstories where its file lies
-            in eval_datasets/, else heldout.
+            "hellaswag", or a file in one of their formats; "lambada:FILE" where nothing in a file
+            tells that each of its lines is a passage. If null, rocstories where its file lies in
+            eval_datasets/, else heldout.
         output_dir: the run's folder; the same command goes on where it stopped.
         overwrite: throw away what the folder holds of a run with other settings.
         max_items: how many items, from the first one on.
