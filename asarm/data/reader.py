@@ -5,7 +5,6 @@ Shapes: N blocks, L length.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ from datasets import IterableDataset
 from transformers import PreTrainedTokenizerBase
 
 from asarm.data.config import DataConfig
+from asarm.data.held_out import is_held_out
 from asarm.data.hub import replaces_bytes, text_column
 from asarm.data.packing import BULK_BYTES, Packer, no_counts, parts_of, token_dtype, usable
 from asarm.data.retry import Patience
@@ -23,7 +23,6 @@ from asarm.data.text_files import text_of
 from asarm.schedule import keyed_generator
 from asarm.text import encode_documents
 
-HELD_OUT_SHARE = 100  # one document in so many is never trained on
 BULK_DOCUMENTS = 1024  # at most so many records are tokenized in one call
 
 REPLACEMENT = "\ufffd".encode()
@@ -205,12 +204,6 @@ def records(
             return
         except Exception as error:
             patience.wait(error)
-
-
-def is_held_out(document: bytes) -> bool:
-    """Whether the document's hash falls into the hundredth that is never trained on."""
-    digest = hashlib.blake2b(document, digest_size=8).digest()
-    return int.from_bytes(digest) < (1 << 64) // HELD_OUT_SHARE
 
 
 def _text(record: dict[str, Any], config: DataConfig) -> bytes:
