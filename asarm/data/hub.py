@@ -17,7 +17,7 @@ from asarm.data.text_files import check_column
 
 # bytes that are no UTF-8 come as U+FFFD, for `usable` to see
 BUILDERS: dict[str, tuple[str, dict[str, Any]]] = {
-    ".txt": ("text", {"encoding": "utf_8_sig", "encoding_errors": "replace"}),
+    ".txt": ("text", {"encoding_errors": "replace"}),
     # an encoding that is not "utf-8" is decoded by Python, which can replace; Arrow only fails
     ".jsonl": ("json", {"encoding": "utf_8_sig", "encoding_errors": "replace"}),
     ".parquet": ("parquet", {}),

@@ -5,6 +5,7 @@ Shapes: N blocks, L length.
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from asarm.data.config import DataConfig
 from asarm.data.held_out import is_held_out
-from asarm.data.hub import replaces_bytes, text_column
+from asarm.data.hub import is_url, replaces_bytes, text_column
 from asarm.data.packing import BULK_BYTES, Packer, no_counts, parts_of, token_dtype, usable
 from asarm.data.retry import Patience
 from asarm.data.text_files import text_of
@@ -208,8 +209,8 @@ def records(
 
 def _text(record: dict[str, Any], config: DataConfig) -> bytes:
     text = record.get(config.dataset_column)
-    if isinstance(text, bytes):
-        return text
-    # the columns were not known when the stream was opened
-    text = text_of(record, config.dataset_column, config.dataset)
-    return text.encode("utf-8", "surrogatepass")
+    if not isinstance(text, bytes):  # the columns were not known when the stream was opened
+        text = text_of(record, config.dataset_column, config.dataset)
+        text = text.encode("utf-8", "surrogatepass")
+    # of a .txt at an address, `datasets` takes its byte order mark for text
+    return text.removeprefix(BOM_UTF8) if is_url(config.dataset) else text
