@@ -148,7 +148,7 @@ def test_packed_data_of_what_is_no_more_are_named(config, capsys):
     Path(config.dataset, "a.jsonl").write_text(rows("changed"))
     opened(config)
     said = capsys.readouterr().err
-    assert "keeps 2 packings" in said and all(name in said for name in stale)
+    assert "held before; remove what" in said and all(name in said for name in stale)
     assert said.count("\n") == 1
 
 
@@ -157,7 +157,7 @@ def test_what_is_left_out_is_said_when_it_is_packed(config, capsys):
     blocks = opened(config)
     said = "2 files are read, 1 left out: 1 of a kind that is not read (image.png)\n"
     assert said in capsys.readouterr().err
-    assert (blocks.statistics["files"], blocks.statistics["files_left_out"]) == (2, 1)
+    assert (blocks.statistics["files"], blocks.statistics["left_out"]) == (2, 1)
 
 
 def test_the_cache_inside_a_data_folder_is_no_data(config):

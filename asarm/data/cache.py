@@ -68,8 +68,8 @@ def stale_note(folder: Path) -> str:
     size = sum(file.stat().st_size for other in stale for file in other.iterdir())
     names = ", ".join(other.name for other in stale)
     return (
-        f"{folder.parent} keeps {len(stale)} packings ({size / 1e6:.3g} MB) of what "
-        f"{facts['dataset']} held before; remove those that no run goes on with: {names}"
+        f"{folder.parent} keeps packed data ({size / 1e6:.3g} MB) of what {facts['dataset']} held "
+        f"before; remove what no run goes on with: {names}"
     )
 
 

@@ -16,11 +16,11 @@ class DataConfig:
         dataset: "python" (the text that ships with Python); a local file, or a folder with all that
             is in and below it: .txt, .md, .raw, .jsonl, .json, .csv, .tsv, .parquet, .arrow (text
             formats also as .gz, .bz2, .xz or .zst, in UTF-8 or UTF-16) and what
-            datasets.save_to_disk wrote; an http(s) URL of a .txt, .jsonl or .parquet; or a name on
-            the hub.
+            datasets.save_to_disk wrote (of several splits train, or name the folder of one); an
+            http(s) URL of a .txt, .jsonl or .parquet; or a name on the hub.
         dataset_config: the hub data set's configuration.
         dataset_data_dir: folder inside the hub's repository.
-        dataset_split: the split, of the hub's data sets and of those that save_to_disk wrote.
+        dataset_split: the hub data set's split.
         dataset_column: where records (jsonl, json, csv, parquet, arrow, the hub) have their text.
         txt_documents: what ends as a document in a .txt: "paragraph" (at a blank line), "line" or
             the whole "file". A .md is one document, and each line of a .raw is one.

@@ -70,9 +70,11 @@ def packed_folder(config: DataConfig, tokenizer: PreTrainedTokenizerBase, *, see
 def fingerprint(made_of: dict[str, Any]) -> str:
     """Hex of all that the packed blocks depend on: of files their content, not their names."""
     settings = [made_of[name] for name in SETTINGS]
-    origin = [made_of[name] for name in PYTHON_ORIGIN if name in made_of] or [
-        [kind_of(PurePath(name)), digest] for name, digest in made_of["files"].items()
-    ] + [made_of[name] for name in LOCAL_ORIGIN]
+    if "files" in made_of:
+        origin = [[kind_of(PurePath(name)), digest] for name, digest in made_of["files"].items()]
+        origin += [made_of[name] for name in LOCAL_ORIGIN]
+    else:
+        origin = [made_of[name] for name in PYTHON_ORIGIN]
     key = json.dumps([FORMAT, origin, settings, made_of["tokenizer"]])
     return hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
 
@@ -84,7 +86,7 @@ def _settings(config: DataConfig, tokenizer: PreTrainedTokenizerBase) -> dict[st
 
 def _origin(config: DataConfig, found: Survey | None, cache: Path, *, seed: int) -> dict[str, Any]:
     if found is None:
-        return {"python": sys.version, "repeats": config.repeats, "seed": seed}
+        return dict(zip(PYTHON_ORIGIN, (sys.version, config.repeats, seed), strict=True))
     files = digests(local_path(config.dataset), found.files, cache / "digests")
     return {"files": files} | {name: getattr(config, name) for name in LOCAL_ORIGIN}
 
@@ -160,7 +162,8 @@ def _pack_into(
     if found is not None:
         _check_packed(config, counts, held_out)
         _check_unchanged(config, found, made_of)
-        counts |= {"files": len(found.files), "files_left_out": found.num_left_out}
+        if len(found.files) > 1:
+            counts |= {"files": len(found.files), "left_out": found.num_left_out}
     write_facts(folder, counts, last_length, held_out, made_of, _name(config))
 
 

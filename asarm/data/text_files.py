@@ -27,7 +27,7 @@ ENCODINGS = {  # by the byte order mark that a file begins with; the longer mark
     codecs.BOM_UTF16_BE: "utf-16",
 }
 DELIMITERS = ",;\t|"
-ARROW_FILE = b"ARROW1"  # what the format with a footer begins with; the other is a bare stream
+ARROW_FILE = b"ARROW1"  # what the format with a footer begins with; the other is a mere stream
 ROWS = 1000  # of a table that are in memory at a time
 # the types of text, as pyarrow and `datasets` call them
 STRINGS = re.compile(r"str|(large_)?string(_view)?|dictionary<values=(large_)?string(_view)?, .*>")
@@ -250,20 +250,14 @@ def table_rows(path: Path, column: str) -> Iterator[bytes]:
 def _column_parts(path: Path, column: str) -> Iterator[Any]:
     """The column in arrays of bytes, so that a row that is not UTF-8 harms no other."""
     import pyarrow
-    from pyarrow import ipc, parquet, types
+    from pyarrow import parquet, types
 
     with pyarrow.memory_map(str(path)) as file:
         if kind_of(path) == ".parquet":
             table = parquet.ParquetFile(file)
             schema, batches = table.schema_arrow, table.iter_batches(ROWS, columns=[column])
         else:
-            is_file = file.read(len(ARROW_FILE)) == ARROW_FILE
-            file.seek(0)
-            batches = ipc.open_file(file) if is_file else ipc.open_stream(file)
-            schema = batches.schema
-            batches = (
-                map(batches.get_batch, range(batches.num_record_batches)) if is_file else batches
-            )
+            schema, batches = _arrow_batches(file)
         kind = schema.field(column).type if column in schema.names else None
         check_column(column, schema.names, kind, str(path))
         for batch in batches:
@@ -271,6 +265,18 @@ def _column_parts(path: Path, column: str) -> Iterator[Any]:
             if types.is_dictionary(texts.type):
                 texts = texts.dictionary_decode()
             yield texts.cast(pyarrow.large_binary())
+
+
+def _arrow_batches(file: Any) -> tuple[Any, Iterable[Any]]:
+    from pyarrow import ipc
+
+    has_footer = file.read(len(ARROW_FILE)) == ARROW_FILE
+    file.seek(0)
+    if has_footer:
+        table = ipc.open_file(file)
+        return table.schema, map(table.get_batch, range(table.num_record_batches))
+    stream = ipc.open_stream(file)
+    return stream.schema, stream
 
 
 def saved_rows(folder: Path, column: str) -> Iterator[bytes]:
