@@ -135,6 +135,14 @@ def test_a_folder_is_read_and_what_is_left_out_is_named(tmp_path, capsys):
     assert "3 files are read, 1 left out" in said and "1 skipped not utf8" in said
 
 
+def test_of_several_splits_none_is_taken_unasked(tmp_path):
+    rows = datasets.Dataset.from_list(ROWS)
+    datasets.DatasetDict(train=rows, test=rows.select([0])).save_to_disk(tmp_path / "all")
+    with pytest.raises(ValueError, match="holds test, train; name the folder of one"):
+        list(read_documents(str(tmp_path / "all")))
+    assert list(read_documents(str(tmp_path / "all" / "test"))) == TEXTS[:1]
+
+
 def test_what_is_not_there_is_refused_with_the_name_that_is(tmp_path):
     (tmp_path / "corpus.txt").touch()
     with pytest.raises(ValueError, match=r"expected heldout.*\(is .*corpus\.txt meant\?\)"):

@@ -97,8 +97,8 @@ def read_documents(
     path = local_path(dataset)
     if not os.path.exists(path):
         raise ValueError(
-            f"dataset is {dataset!r}; expected {', '.join(NAMES)}, or an existing file or folder"
-            f"{suggestion(path)}"
+            f"dataset is {dataset!r}; expected {', '.join(NAMES)}, or an existing text file, file "
+            f"of records or folder{suggestion(path)}"
         )
     kind = kind_of(path)
     if path.is_file() and kind == ".raw":
