@@ -45,7 +45,7 @@ LAYERS = {
 }
 DISTRIBUTIONS = {"yaml": "pyyaml", "PIL": "pillow"}  # where the module has another name
 # by transformers, datasets and accelerate, which cannot do without
-BROUGHT_ALONG = {"huggingface-hub", "pyyaml", "fsspec", "psutil"}
+BROUGHT_ALONG = {"huggingface-hub", "pyyaml", "fsspec", "psutil", "pyarrow"}
 
 
 def module_name(path: Path) -> str:

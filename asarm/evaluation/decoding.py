@@ -94,6 +94,8 @@ class Decoding:
             config.length,
             num_blocks=_num_blocks(config),
             whitespace_map=config.whitespace_map,
+            dataset_column=config.dataset_column,
+            txt_documents=config.txt_documents,
         )
         device = next(iter(models.values())).device
         referee = shelf.get(judge.load_judge, config.judge, device) if config.judge else None
