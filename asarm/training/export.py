@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from huggingface_hub import HfApi
 from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
@@ -15,10 +17,16 @@ from asarm.training.config import TrainingConfig
 from asarm.training.watch import EVALUATIONS
 
 # what belongs to the model, of all that lies in a run's folder
+WEIGHTS = "model*.safetensors"  # one file, or several of a large model
 MODEL_FILES = (
     *("README.md", "config.json", "*.safetensors", "tokenizer*", "special_tokens_map.json"),
     CONFIG_OF_HEAD,
 )
+
+
+def model_files(folder: Path) -> list[Path]:
+    """The files of the model that lies in a run's folder."""
+    return [path for pattern in MODEL_FILES for path in folder.glob(pattern)]
 
 
 def export(

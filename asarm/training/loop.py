@@ -26,6 +26,7 @@ from transformers import PreTrainedTokenizerBase
 from asarm.data import Batch, BlockSource, DataUnavailable, is_finite, open_blocks, prepare_blocks
 from asarm.model import AnySubsetTransformer
 from asarm.run import Run, shown
+from asarm.training.anew import begin_anew
 from asarm.training.checkpoint import Checkpoints, Progress
 from asarm.training.config import TrainingConfig
 from asarm.training.export import export
@@ -235,7 +236,11 @@ class Trainer:
 
     def restore(self) -> dict[str, Any]:
         """Take up the newest whole checkpoint, if there is one; the place in the data."""
-        newest = self.checkpoints.newest_whole() if self.accelerator.is_main_process else None
+        newest = None
+        if self.accelerator.is_main_process:
+            newest = self.checkpoints.newest_whole()
+            if newest is None:
+                begin_anew(self.run, self.config, self.checkpoints, subfolders=SUBFOLDERS)
         (step,) = broadcast_object_list([newest])
         if step is not None:
             processes, process = self.accelerator.num_processes, self.accelerator.process_index
