@@ -1,4 +1,4 @@
-"""A finished run as a model folder: weights, tokenizer, card; and on the hub if asked for."""
+"""A finished run as a model folder: weights, tokenizer, card; and that folder on the hub."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def export(
     model: AnySubsetTransformer,
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:
-    """Write the model into the run's folder; upload it where `push_to_hub` says.
+    """Write the model into the run's folder.
 
     Raises:
-        ValueError: the hub does not take it; the folder is whole all the same.
+        OSError: it cannot be written; the last checkpoint has it.
     """
     try:
         model.save_pretrained(run.folder)
@@ -50,18 +50,22 @@ def export(
         ) from None
     evaluations = run.read(EVALUATIONS)
     run.write("README.md", card(config, model, evaluations[-1] if evaluations else None))
-    if config.push_to_hub:
-        try:
-            api = HfApi()
-            api.create_repo(config.push_to_hub, exist_ok=True)
-            api.upload_folder(
-                repo_id=config.push_to_hub, folder_path=run.folder, allow_patterns=[*MODEL_FILES]
-            )
-        except Exception as error:
-            if not isinstance(error, ValueError) and not is_network_trouble(error):
-                raise
-            raise ValueError(
-                f"cannot upload to {config.push_to_hub} ({first_line(error)}); the model is in "
-                f"{run.folder}: check the network and the name, `hf auth login`, and run the same "
-                "command again"
-            ) from None
+
+
+def upload(folder: Path, name: str) -> None:
+    """Put the model of a run's folder on the hub.
+
+    Raises:
+        ValueError: the hub does not take it; the folder is whole all the same.
+    """
+    try:
+        api = HfApi()
+        api.create_repo(name, exist_ok=True)
+        api.upload_folder(repo_id=name, folder_path=folder, allow_patterns=[*MODEL_FILES])
+    except Exception as error:
+        if not isinstance(error, ValueError) and not is_network_trouble(error):
+            raise
+        raise ValueError(
+            f"cannot upload to {name} ({first_line(error)}); the model is in {folder}: check the "
+            "network and the name, `hf auth login`, and run the same command again"
+        ) from None

@@ -29,9 +29,9 @@ from asarm.run import Run, shown
 from asarm.training.anew import begin_anew
 from asarm.training.checkpoint import Checkpoints, Progress
 from asarm.training.config import TrainingConfig
-from asarm.training.export import export
+from asarm.training.export import export, upload
 from asarm.training.files import DATA
-from asarm.training.interrupt import StopSignal, sole_run, stop_signals
+from asarm.training.interrupt import Stopped, StopSignal, sole_run, stop_signals
 from asarm.training.setup import (
     batch_sizes,
     check_config,
@@ -86,26 +86,50 @@ def train(config: TrainingConfig) -> TrainingResult:
             infinite gradients in `max_bad_steps` steps in a row.
         OSError: the disk is full, or the folder cannot be written.
     """
+    check_config(config, int(os.environ.get("WORLD_SIZE", 1)))
     with ExitStack() as stack:
-        check_config(config, int(os.environ.get("WORLD_SIZE", 1)))
-        accelerator = new_accelerator(config)
         stop = stack.enter_context(stop_signals())
-        run = stack.enter_context(open_run(config, accelerator))
-        model, tokenizer = start_model(config)
-        with accelerator.main_process_first(), accelerator.local_main_process_first():
-            prepare_blocks(config, tokenizer, seed=config.seed)
-        blocks = open_blocks(
-            config,
-            tokenizer,
-            seed=config.seed,
-            global_batch_size=config.global_batch_size,
-            process_index=accelerator.process_index,
-            num_processes=accelerator.num_processes,
-        )
-        stack.callback(blocks.close)
-        trainer = Trainer(config, accelerator, run, model, tokenizer, blocks, stop)
-        stack.callback(trainer.watch.close)
-        return trainer.train()
+        try:
+            with stop.at_once():
+                trainer = set_up(config, stop, stack)
+                place = trainer.begin()
+        except Stopped:
+            return stopped_early(config, stop)
+        return trainer.train(place)
+
+
+def set_up(config: TrainingConfig, stop: StopSignal, stack: ExitStack) -> Trainer:
+    """The folder, the model and the data of a run; what has to be closed goes onto the stack."""
+    accelerator = new_accelerator(config)
+    run = stack.enter_context(open_run(config, accelerator))
+    model, tokenizer = start_model(config)
+    with accelerator.main_process_first(), accelerator.local_main_process_first():
+        prepare_blocks(config, tokenizer, seed=config.seed)
+    blocks = open_blocks(
+        config,
+        tokenizer,
+        seed=config.seed,
+        global_batch_size=config.global_batch_size,
+        process_index=accelerator.process_index,
+        num_processes=accelerator.num_processes,
+    )
+    stack.callback(blocks.close)
+    trainer = Trainer(config, accelerator, run, model, tokenizer, blocks, stop)
+    stack.callback(trainer.watch.close)
+    return trainer
+
+
+def stopped_early(config: TrainingConfig, stop: StopSignal) -> TrainingResult:
+    """The result of a start that a signal ended before it made a step."""
+    folder = Path(config.output_dir)
+    steps = Checkpoints(folder / CHECKPOINTS, keep=config.keep_checkpoints).steps()
+    return TrainingResult(
+        folder,
+        step=steps[-1] if steps else 0,
+        is_finished=False,
+        is_main=int(os.environ.get("RANK", 0)) == 0,
+        stopped_by=stop.name,
+    )
 
 
 class Trainer:
@@ -133,15 +157,21 @@ class Trainer:
         self.progress = Progress(num_processes=accelerator.num_processes)
         self.saved_step: int | None = None
 
-    def train(self) -> TrainingResult:
-        """From wherever the run is to its last step, or until something asks it to stop."""
+    def begin(self) -> dict[str, Any]:
+        """Go to where the run is, and say what the model is worth before its first step.
+
+        Gives the place in the data.
+        """
         place = self.restore()
-        if self.progress.step == self.config.max_steps:
-            return self.finish()
-        self.tell_of_data(place)
-        self.watch.start(self.progress.step)
-        if self.progress.step == 0:
-            self.watch.evaluate(self.model, self.tokenizer, 0)
+        if self.progress.step < self.config.max_steps:
+            self.tell_of_data(place)
+            self.watch.start(self.progress.step)
+            if self.progress.step == 0:
+                self.watch.evaluate(self.model, self.tokenizer, 0)
+        return place
+
+    def train(self, place: dict[str, Any]) -> TrainingResult:
+        """From wherever the run is to its last step, or until something asks it to stop."""
         while self.progress.step < self.config.max_steps:
             plan = plan_step(self.progress.step, self.config, self.accelerator.num_processes)
             batch = self.read(plan)
@@ -161,13 +191,14 @@ class Trainer:
         """This process's blocks of a step; where any process has to stop, all do, and why."""
         found: Batch | Stop
         try:
-            found = self.blocks.next_batch(plan.indices(self.accelerator.process_index))
+            with self.stop.at_once():  # the data may be waited for
+                found = self.blocks.next_batch(plan.indices(self.accelerator.process_index))
+        except Stopped as signal:
+            found = Stop(str(signal))
         except DataUnavailable as error:
             found = Stop(str(error))
         except Exception as error:  # raised again when all processes have saved where they are
             found = Stop(str(error), error)
-        if self.stop.name and not isinstance(found, Stop):
-            found = Stop(self.stop.name)
         wants_stop = torch.tensor(float(isinstance(found, Stop)), device=self.accelerator.device)
         if self.accelerator.reduce(wants_stop, reduction="sum").item():
             return found if isinstance(found, Stop) else Stop("another process")
@@ -269,12 +300,19 @@ class Trainer:
             print("data:", ", ".join(said))
 
     def finish(self) -> TrainingResult:
-        """Make the run's folder a model folder."""
+        """Make the run's folder a model folder, and upload it where `push_to_hub` says."""
+        stopped_by = None
         if self.accelerator.is_main_process:
             self.run.write(DATA, dict(self.blocks.statistics))
             export(self.run, self.config, self.model, self.tokenizer)
+            if name := self.config.push_to_hub:
+                try:
+                    with self.stop.at_once():  # the hub may be waited for
+                        upload(self.run.folder, name)
+                except Stopped as signal:
+                    stopped_by = str(signal)
         self.accelerator.wait_for_everyone()
-        return self.result(is_finished=True)
+        return self.result(is_finished=stopped_by is None, stopped_by=stopped_by)
 
     def result(self, *, is_finished: bool = False, stopped_by: str | None = None) -> TrainingResult:
         is_main = self.accelerator.is_main_process

@@ -52,6 +52,8 @@ class Watch:
             if self.config.trackers:
                 self.accelerator.init_trackers("asarm", init_kwargs=self._tracker_options(step))
                 self.is_tracked = True
+            if self.config.judge:
+                self.judge = load_judge(self.config.judge, self.accelerator.device)
             self.bar = tqdm(
                 total=self.config.max_steps,
                 initial=step,
@@ -159,8 +161,7 @@ class Watch:
         for b, tokens in enumerate(result.tokens.tolist()):
             prompt = order.order[b, : int(order.num_prompt[b])].tolist()
             texts.append(filled_text(tokenizer, tokens[: int(lengths[b])], prompt))
-            if config.judge:
-                self.judge = self.judge or load_judge(config.judge, model.device)
+            if self.judge is not None:
                 text = tokenizer.decode(tokens[: int(lengths[b])], skip_special_tokens=True)
                 perplexities.append(self.judge.perplexity(str(text)))
         self.run.write(f"{SAMPLES}/step-{step:07d}.txt", "\n\n".join(texts) + "\n")
