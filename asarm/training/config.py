@@ -48,7 +48,8 @@ class TrainingConfig(DataConfig):
         min_mask_rate: the lowest share, from mask_warmup_steps on.
         max_mask_rate: the highest share, from mask_warmup_steps on.
         mask_warmup_steps: steps from the first mask rate to the final window.
-        bf16: matrix products in bfloat16; if null, where the hardware is fast at it.
+        bf16: matrix products in bfloat16; if null, where the hardware on which the run begins is
+            fast at it.
         gradient_checkpointing: compute activations twice instead of keeping them.
         compile: compile the layers (torch.compile).
         seed: of weights, data order, orders, mask rates and dropout.

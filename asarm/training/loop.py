@@ -25,13 +25,14 @@ from transformers import PreTrainedTokenizerBase
 
 from asarm.data import Batch, BlockSource, DataUnavailable, is_finite, open_blocks, prepare_blocks
 from asarm.model import AnySubsetTransformer
-from asarm.run import Run, shown
+from asarm.run import NOT_RESULTS, Run, shown
 from asarm.training.anew import begin_anew
 from asarm.training.checkpoint import Checkpoints, Progress
 from asarm.training.config import TrainingConfig
 from asarm.training.export import export, upload
 from asarm.training.files import DATA
 from asarm.training.interrupt import Stopped, StopSignal, sole_run, stop_signals
+from asarm.training.precision import knows_no_precision, with_precision
 from asarm.training.setup import (
     batch_sizes,
     check_config,
@@ -39,7 +40,6 @@ from asarm.training.setup import (
     new_optimizer,
     remarks,
     start_model,
-    uses_bf16,
 )
 from asarm.training.step import Plan, accumulate, apply_gradients, plan_step
 from asarm.training.watch import SAMPLES, Watch
@@ -101,6 +101,7 @@ def train(config: TrainingConfig) -> TrainingResult:
 def set_up(config: TrainingConfig, stop: StopSignal, stack: ExitStack) -> Trainer:
     """The folder, the model and the data of a run; what has to be closed goes onto the stack."""
     accelerator = new_accelerator(config)
+    config = with_precision(config, accelerator, may_change=may_change(config))
     run = stack.enter_context(open_run(config, accelerator))
     model, tokenizer = start_model(config)
     with accelerator.main_process_first(), accelerator.local_main_process_first():
@@ -151,7 +152,6 @@ class Trainer:
         self.model, self.tokenizer = model.to(accelerator.device), tokenizer
         objective = new_objective(model, config).to(accelerator.device)
         self.objective = accelerator.prepare_model(objective)
-        self.bf16 = uses_bf16(config, accelerator.device)
         self.optimizer = new_optimizer(objective, config)
         self.watch = Watch(run, config, accelerator, blocks.held_out)
         self.progress = Progress(num_processes=accelerator.num_processes)
@@ -208,7 +208,12 @@ class Trainer:
         """Change the weights, unless loss or gradients are not finite."""
         try:
             losses = accumulate(
-                self.objective, batch, plan, self.config, self.accelerator, bf16=self.bf16
+                self.objective,
+                batch,
+                plan,
+                self.config,
+                self.accelerator,
+                bf16=bool(self.config.bf16),
             )
             loss = self.accelerator.reduce(losses.sum(), reduction="mean")
             norm, is_good = apply_gradients(
@@ -326,6 +331,13 @@ class Trainer:
         )
 
 
+def may_change(config: TrainingConfig) -> tuple[str, ...]:
+    """The settings that a run which is taken up again may change."""
+    of_streams = ("workers",) if is_finite(config.dataset) else ()
+    unknown = ("bf16",) if knows_no_precision(config) else ()
+    return (*MAY_CHANGE, *NOT_RESULTS, *of_streams, *unknown)
+
+
 def new_accelerator(config: TrainingConfig) -> Accelerator:
     """The processes of the run, as their launcher started them."""
     folders = ProjectConfiguration(config.output_dir, str(Path(config.output_dir, TENSORBOARD)))
@@ -352,7 +364,7 @@ def open_run(config: TrainingConfig, accelerator: Accelerator) -> Iterator[Run]:
             config.output_dir,
             config,
             overwrite=config.overwrite,
-            may_change=(*MAY_CHANGE, *(["workers"] if is_finite(config.dataset) else [])),
+            may_change=may_change(config),
             subfolders=SUBFOLDERS,
         )
         for remark in remarks(config):

@@ -139,16 +139,6 @@ def batch_sizes(each: int) -> list[int]:
     return [size for size in range(1, each + 1) if each % size == 0]
 
 
-def uses_bf16(config: TrainingConfig, device: torch.device) -> bool:
-    """Whether matrix products are made in bfloat16: as told, else where they are faster so."""
-    if config.bf16 is not None:
-        return config.bf16
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-
-
 def start_model(config: TrainingConfig) -> tuple[AnySubsetTransformer, PreTrainedTokenizerBase]:
     """The model to train, on the CPU in float32, and its tokenizer."""
     if config.model == "scratch":
