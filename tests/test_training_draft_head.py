@@ -19,6 +19,7 @@ from asarm.draft_objective import LAGS, DraftLaws, DraftObjective, draft_laws, d
 from asarm.evaluation.densities import RATES, draft_rejections
 from asarm.sampling.draft import head_draft
 from asarm.training import export, loop, setup, step
+from asarm.training.config import TrainingConfig
 from asarm.training.loop import train
 
 HEAD = {"learn": "draft_head", "head_hidden": 16, "head_rank": 8, "head_starts": 6}
@@ -239,7 +240,8 @@ def test_both_learn_where_both_are_to(backbone, finished, tmp_path):
 
 
 def test_a_model_that_learns_alone_drops_the_head(finished, tmp_path):
-    config = head_run(finished, tmp_path, learn="model", max_steps=1)
+    of_head = {name: getattr(TrainingConfig(), name) for name in HEAD if name.startswith("head_")}
+    config = head_run(finished, tmp_path, **of_head | {"learn": "model", "max_steps": 1})
     assert setup.start_model(config)[0].draft_head is None
     train(config)
     assert not list(Path(config.output_dir).glob("**/draft_head*"))

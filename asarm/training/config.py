@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 
 from asarm.data.config import DataConfig
 
+TRACKERS = ("tensorboard", "wandb")
+TRACKER_SETS = {"both": TRACKERS, "none": ()}
+
 
 @dataclass
 class TrainingConfig(DataConfig):
@@ -107,3 +110,7 @@ class TrainingConfig(DataConfig):
     max_bad_steps: int = 5
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
     push_to_hub: str | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.trackers, list) and len(self.trackers) == 1:
+            self.trackers = list(TRACKER_SETS.get(self.trackers[0], self.trackers))
