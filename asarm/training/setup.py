@@ -18,6 +18,7 @@ from asarm.schedule import check_kinds
 from asarm.training.checks import DEFAULTS, SIZES, check_all_count, check_own, check_types
 from asarm.training.config import TRACKERS, TrainingConfig
 
+TRAINED_LENGTH = "trained_length"  # in the model's config: tokens of the longest blocks it learned
 NO_MATRIX = re.compile("bias|layer_norm|mask_emb")
 LEAST = {
     **dict.fromkeys(("global_batch_size", "batch_size", "max_steps", "log_steps"), 1),
@@ -162,6 +163,9 @@ def start_model(config: TrainingConfig) -> tuple[AnySubsetTransformer, PreTraine
             check_own(name, config, getattr(model.config, name))
         if config.dropout is not None:
             model.set_dropout(config.dropout)
+    if config.learn != "draft_head":  # else the model stays as it is
+        longest = getattr(model.config, TRAINED_LENGTH, None) or 0
+        setattr(model.config, TRAINED_LENGTH, max(longest, config.length))
     if config.gradient_checkpointing:
         model.transformer.gradient_checkpointing = True
     if config.compile:
