@@ -18,7 +18,7 @@ from asarm.data import DataUnavailable
 from asarm.data.packed import PackedBlocks
 from asarm.objective import Objective
 from asarm.schedule import joint_orders
-from asarm.training import export, loop, setup, step, watch
+from asarm.training import loop, setup, step, watch
 from asarm.training.checkpoint import CHECKSUMS, Checkpoints
 from asarm.training.checks import without_idle
 from asarm.training.config import TrainingConfig
@@ -218,32 +218,6 @@ def test_going_on_from_a_model_starts_with_its_weights(finished, tmp_path):
     assert torch.equal(model.lm_loss.weight, before.lm_loss.weight)
     assert model.config.dropout == 0.1 and model.training
     assert setup.start_model(replace(config, dropout=0.3))[0].transformer.dropout.share > 0.29
-
-
-def test_the_upload_holds_the_model_and_nothing_else(finished, monkeypatch):
-    calls = []
-
-    class Hub:
-        def create_repo(self, name, **options):
-            calls.append(name)
-
-        def upload_folder(self, **options):
-            calls.append(options)
-
-    monkeypatch.setattr(export, "HfApi", Hub)
-    train(replace(finished, push_to_hub="someone/something"))
-    name, upload = calls
-    assert name == upload["repo_id"] == "someone/something"
-    assert Path(upload["folder_path"]) == Path(finished.output_dir)
-    assert "model.safetensors" not in upload["allow_patterns"]  # by pattern
-    assert not {"*", "metrics.jsonl", "checkpoints/*"} & set(upload["allow_patterns"])
-    assert "someone/something" in Path(finished.output_dir, "README.md").read_text()
-
-
-def test_an_upload_that_fails_says_so_and_the_model_is_there(finished):
-    with pytest.raises(ValueError, match="cannot upload to someone/x .*the same command again"):
-        train(replace(finished, push_to_hub="someone/x"))
-    train(finished)
 
 
 # --- steps ---

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from fakes import mixed_batch, randomize, small_model
+from fakes import FakeHub, mixed_batch, randomize, small_model
 from kills import outcome, run_to_the_end, tiny
 from safetensors.torch import load_file
 
@@ -316,15 +316,10 @@ def test_the_loss_that_is_logged_is_that_of_the_draft_rows(backbone, tmp_path):
 
 
 def test_a_head_goes_to_the_hub_whole(finished, monkeypatch):
-    uploads = []
-
-    class Hub:
-        def create_repo(self, name, **options):
-            pass
-
-        def upload_folder(self, *, allow_patterns, folder_path, **options):
-            uploads.extend(p.name for pattern in allow_patterns for p in folder_path.glob(pattern))
-
-    monkeypatch.setattr(export, "HfApi", Hub)
+    hub = FakeHub()
+    monkeypatch.setattr(export, "HfApi", lambda: hub)
     train(replace(finished, push_to_hub="someone/something"))
+    (upload,) = hub.uploads
+    folder, patterns = upload["folder_path"], upload["allow_patterns"]
+    uploads = [path.name for pattern in patterns for path in folder.glob(pattern)]
     assert {WEIGHTS, CONFIG, "model.safetensors", "config.json"} <= set(uploads)

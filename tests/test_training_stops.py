@@ -110,6 +110,7 @@ def test_whatever_comes_before_the_first_step_is_stopped_at_once(
 def test_an_upload_is_stopped_at_once_and_made_by_the_next_start(finished, tmp_path, monkeypatch):
     config = replace(finished, output_dir=str(tmp_path / "run"), push_to_hub="someone/something")
     calls: list = []
+    monkeypatch.setattr(loop, "check_upload", lambda name: None)
     monkeypatch.setattr(loop, "upload", raising(signal.SIGUSR1, calls))
     result = train(config)
     assert (result.step, result.is_finished, result.stopped_by) == (4, False, "SIGUSR1")

@@ -29,7 +29,7 @@ from asarm.run import NOT_RESULTS, Run, shown
 from asarm.training.anew import begin_anew
 from asarm.training.checkpoint import Checkpoints, Progress
 from asarm.training.config import TrainingConfig
-from asarm.training.export import export, upload
+from asarm.training.export import check_upload, export, upload
 from asarm.training.files import DATA
 from asarm.training.interrupt import Stopped, StopSignal, sole_run, stop_signals
 from asarm.training.precision import knows_no_precision, with_precision
@@ -102,6 +102,8 @@ def set_up(config: TrainingConfig, stop: StopSignal, stack: ExitStack) -> Traine
     """The folder, the model and the data of a run; what has to be closed goes onto the stack."""
     accelerator = new_accelerator(config)
     config = with_precision(config, accelerator, may_change=may_change(config))
+    if config.push_to_hub and accelerator.is_main_process:
+        check_upload(config.push_to_hub)
     run = stack.enter_context(open_run(config, accelerator))
     model, tokenizer = start_model(config)
     with accelerator.main_process_first(), accelerator.local_main_process_first():
