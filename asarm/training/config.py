@@ -32,7 +32,7 @@ class TrainingConfig(DataConfig):
             from scratch.
         global_batch_size: sequences a step, over all devices.
         batch_size: sequences that a device takes at a time; the rest of a step is accumulated.
-        max_steps: steps of the whole run.
+        max_steps: steps of the whole run; more of them lift the learning rate, whose end they move.
         learning_rate: the highest; it rises linearly over warmup_steps, then falls to 0.
         warmup_steps: steps until the highest learning rate.
         weight_decay: of AdamW, on matrices only.
@@ -64,7 +64,8 @@ class TrainingConfig(DataConfig):
         judge: a causal language model whose perplexity of these texts is reported too.
         max_bad_steps: steps with NaN or infinite gradients, in a row, before the run gives up.
         trackers: tensorboard, wandb, both or none; metrics.jsonl is written always.
-        push_to_hub: name on the hub that the finished model is uploaded to.
+        push_to_hub: name on the hub that the finished model is uploaded to; it and the login are
+            checked when the run begins.
     """
 
     output_dir: str = "runs/train"

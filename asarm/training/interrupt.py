@@ -98,9 +98,17 @@ def sole_run(folder: Path) -> Iterator[None]:
 
     Raises:
         ValueError: another process has the folder.
+        OSError: it cannot be made or written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / LOCK, "a+", encoding="utf-8") as file:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / LOCK, "a+", encoding="utf-8")  # noqa: SIM115
+    except OSError as error:
+        raise OSError(
+            f"cannot write {folder} ({error.strerror}); expected a folder to write into: take "
+            "another --output_dir"
+        ) from None
+    with file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):

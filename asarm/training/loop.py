@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from shlex import quote
 from typing import Any, NamedTuple
 
 import torch
@@ -26,6 +27,7 @@ from transformers import PreTrainedTokenizerBase
 from asarm.data import Batch, BlockSource, DataUnavailable, is_finite, open_blocks, prepare_blocks
 from asarm.model import AnySubsetTransformer
 from asarm.run import NOT_RESULTS, Run, shown
+from asarm.schedule import warm_up_then_fall
 from asarm.training.anew import begin_anew
 from asarm.training.checkpoint import Checkpoints, Progress
 from asarm.training.config import TrainingConfig
@@ -167,6 +169,7 @@ class Trainer:
         place = self.restore()
         if self.progress.step < self.config.max_steps:
             self.tell_of_data(place)
+            self.tell_of_rate()
             self.watch.start(self.progress.step)
             if self.progress.step == 0:
                 self.watch.evaluate(self.model, self.tokenizer, 0)
@@ -237,7 +240,9 @@ class Trainer:
         bad = [i for i in range(len(batch.names)) if not losses[i // size].isfinite()]
         names = gather_object([batch.names[i] for i in bad or range(len(batch.names))])
         shown_names = ", ".join(names[:NAMES_SHOWN]) + ", ..." * (len(names) > NAMES_SHOWN)
-        saved = self.checkpoints.path(self.saved_step) / "model" if self.saved_step else "..."
+        saved = "..."
+        if self.saved_step:
+            saved = quote(str(self.checkpoints.path(self.saved_step) / "model"))
         return (
             f"loss or gradients were NaN or infinite in {self.progress.bad_steps} steps in a row, "
             f"the last one step {self.progress.step} with {shown_names}; look at these data, or go "
@@ -305,6 +310,22 @@ class Trainer:
         said = [f"{count:,} {name.replace('_', ' ')}" for name, count in counts if count]
         if self.accelerator.is_main_process and said:
             print("data:", ", ".join(said))
+
+    def tell_of_rate(self) -> None:
+        """Say that the learning rate jumps, where a run is given another end."""
+        before, now = self.run.changed.get("max_steps", (0, 0))
+        if before == now or not self.progress.step:
+            return
+        config, last = self.config, self.progress.step - 1
+        rate_before, rate_now = (
+            config.learning_rate
+            * warm_up_then_fall(step, warmup_steps=config.warmup_steps, max_steps=end)
+            for step, end in ((last, before), (last + 1, now))
+        )
+        print(
+            f"the learning rate was {rate_before:.3g} and goes on at {rate_now:.3g}: it "
+            f"falls to 0 at step {now}"
+        )
 
     def finish(self) -> TrainingResult:
         """Make the run's folder a model folder, and upload it where `push_to_hub` says."""

@@ -35,7 +35,8 @@ def summary(result: TrainingResult, config: TrainingConfig) -> str:
         parts.append(
             f"finished: {result.step} steps. {folder} is a model folder: "
             f"--model {folder} works with every launcher.\n"
-            f"To train longer: the same command with --max_steps {2 * config.max_steps}. To train "
+            f"To train longer: the same command with --max_steps {2 * config.max_steps}, for which "
+            "the learning rate rises again, to half of its highest. To train "
             f"on from here on other data: --model {folder} --dataset ... --output_dir ..."
         )
     elif result.step == 0:
