@@ -171,9 +171,7 @@ def test_sizes_beside_a_model_that_exists_are_its_own(tmp_path, size):
     start_model(config)  # says what is so
     start_model(TrainingConfig(model=config.model))  # says nothing
     value = getattr(own, size)
-    with pytest.raises(
-        ValueError, match=f"^{size} is {8 * value} and would .* own, {value}; leave"
-    ):
+    with pytest.raises(ValueError, match=f"^{size} is {8 * value} and would .* own, {value}; take"):
         start_model(replace(config, **{size: 8 * value}))
 
 

@@ -74,8 +74,8 @@ def check_own(name: str, config: TrainingConfig, own: int) -> None:
     value, default = getattr(config, name), getattr(DEFAULTS, name)
     if value not in (own, default):
         raise ValueError(
-            f"{name} is {value} and would do nothing: {config.model} has its own, {own}; leave it "
-            f"out (its default is {default}), or take another model"
+            f"{name} is {value} and would do nothing: {config.model} has its own, {own}; take "
+            "that, or leave it out"
         )
 
 
