@@ -32,6 +32,7 @@ LAYERS = {
     "asarm.objective": 6,
     "asarm.schedule": 6,
     "asarm.corpus": 6,
+    "asarm.presets": 5,
     "asarm.cli": 6,
     "asarm.run": 6,
     "asarm.data": 7,

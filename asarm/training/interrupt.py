@@ -18,18 +18,44 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 LOCK = "run.lock"
 
 
+class Stopped(BaseException):
+    """A signal ends what can be ended at once; no Exception, so that nothing mends it."""
+
+
 class StopSignal:
     """Whether a signal has asked the run to stop, and which."""
 
     def __init__(self) -> None:
         self.name: str | None = None
+        self._is_at_once = False
 
     def note(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.name == "SIGINT":
             raise KeyboardInterrupt  # asked twice: at once
         self.name = signal.Signals(number).name
         if os.environ.get("RANK", "0") == "0":
-            os.write(2, f"\n{self.name}: stopping behind a checkpoint\n".encode())
+            how = "stopping" if self._is_at_once else "stopping behind a checkpoint"
+            os.write(2, f"\n{self.name}: {how}\n".encode())
+        self._obey()
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Let a signal end the block, also one that came before it: what loses nothing by that.
+
+        Raises:
+            Stopped: wherever the block is.
+        """
+        self._is_at_once = True
+        try:
+            self._obey()
+            yield
+        finally:
+            self._is_at_once = False
+
+    def _obey(self) -> None:
+        if self._is_at_once and self.name:
+            self._is_at_once = False  # what cleans up behind the block is not ended by the next one
+            raise Stopped(self.name)
 
 
 @contextmanager
@@ -72,9 +98,17 @@ def sole_run(folder: Path) -> Iterator[None]:
 
     Raises:
         ValueError: another process has the folder.
+        OSError: it cannot be made or written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / LOCK, "a+", encoding="utf-8") as file:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / LOCK, "a+", encoding="utf-8")  # noqa: SIM115
+    except OSError as error:
+        raise OSError(
+            f"cannot write {folder} ({error.strerror}); expected a folder to write into: take "
+            "another --output_dir"
+        ) from None
+    with file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
