@@ -108,7 +108,10 @@ def test_a_run_that_lost_its_checkpoints_halfway_is_not_begun_anew_unasked(confi
     assert files(folder) == before
 
 
-def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(finished, config):
+@pytest.mark.parametrize("save_steps", [2, 1])  # of the next start
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(
+    finished, config, save_steps
+):
     """Nothing is lost: all of its steps are made again."""
     folder = Path(config.output_dir)
     remove(folder / "checkpoints")
@@ -116,5 +119,5 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(finished,
         path.unlink()
     lines = (folder / "metrics.jsonl").read_bytes().splitlines(True)
     (folder / "metrics.jsonl").write_bytes(b"".join(lines[: config.save_steps]))
-    assert train(config).is_finished
+    assert train(replace(config, save_steps=save_steps)).is_finished
     assert outcome(folder) == outcome(Path(finished.output_dir))

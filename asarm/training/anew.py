@@ -11,6 +11,7 @@ from asarm.training.checkpoint import Checkpoints
 from asarm.training.config import TrainingConfig
 from asarm.training.export import WEIGHTS, model_files
 from asarm.training.files import METRICS
+from asarm.training.precision import stored_settings
 
 
 def begin_anew(
@@ -44,7 +45,8 @@ def _what_would_be_lost(run: Run, config: TrainingConfig, checkpoints: Checkpoin
     if _has_model(run):
         return "a finished model and no checkpoint"
     logged = max((record["step"] for record in run.read(METRICS)), default=0)
-    first_save = max(config.save_steps, *run.changed.get("save_steps", (0,)))
+    before = stored_settings(config).get("save_steps", 0)  # of the start before this one
+    first_save = max(config.save_steps, before, *run.changed.get("save_steps", (0,)))
     return f"the logs of {logged} steps and no checkpoint" if logged > first_save else None
 
 
