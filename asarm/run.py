@@ -142,7 +142,6 @@ class Run:
     def _write_plan(
         self, differences: dict[str, tuple[Any, Any]], fingerprints: dict[str, str]
     ) -> None:
-        self.changed = differences if self._has_results() and not self.is_anew else {}
         if self.is_anew:
             self._clear()
         elif differences:
@@ -254,6 +253,7 @@ class Run:
         stored, known = self._stored()
         differences = _differences(stored, plan.settings, plan.defaults) if stored else {}
         self.is_anew = plan.overwrite and not self._is_continued()
+        self.changed = differences if self._has_results() and not self.is_anew else {}
         if self.is_anew and not is_alone:
             raise ValueError(
                 f"{self.folder} is in use by other tasks of an array; wait for them or stop them "
