@@ -83,10 +83,9 @@ def open_run(
 
 def prepare_run(config: Any, share: Share, **options: Any) -> Run:
     """`Run.prepare` on `config.output_dir` by the first process of a task."""
-    if not share.is_first:
-        return Run(config.output_dir)
     options |= {"overwrite": config.overwrite, "task": share.task, "tasks": share.tasks}
-    return Run.prepare(config.output_dir, config, **options)
+    run = _by_first(share, lambda: Run.prepare(config.output_dir, config, **options))
+    return run or Run(config.output_dir)
 
 
 def begin_run(run: Run, share: Share, fingerprints: Mapping[str, str] | None = None) -> None:
@@ -95,13 +94,26 @@ def begin_run(run: Run, share: Share, fingerprints: Mapping[str, str] | None = N
     Raises:
         ValueError: as `Run.begin`; or another process has loaded other weights or data.
     """
-    if share.is_first:
-        run.begin()
-    if share.processes > 1:
-        from accelerate import PartialState
+    _by_first(share, run.begin)
+    run.check_fingerprints(fingerprints or {})
 
-        PartialState().wait_for_everyone()
-        run.check_fingerprints(fingerprints or {})
+
+def _by_first(share: Share, act: Callable[[], T]) -> T | None:
+    """What the first process of a task gets; what it refuses, the others refuse, too."""
+    found, problem = None, None
+    if share.is_first:
+        try:
+            found = act()
+        except (ValueError, OSError) as error:
+            problem = error
+    if share.processes > 1:
+        from accelerate.utils import broadcast_object_list
+
+        (said,) = broadcast_object_list([problem and str(problem)])
+        problem = problem or (said and ValueError(said))
+    if problem:
+        raise problem
+    return found
 
 
 class Ledger:
