@@ -363,3 +363,15 @@ def test_settings_that_cannot_be_overwrite_nothing(run, tmp_path, wrong, says):
     code, errors = run(wrong, "--overwrite")
     assert code == 2 and says in errors.splitlines()[-1]
     assert content(folder) == before
+
+
+@pytest.mark.parametrize("kind", [KINDS["code"]])
+def test_a_task_without_a_gap_overwrites_nothing(run, data, tmp_path):
+    assert run()[0] == 0
+    before = content(tmp_path / "run")
+    first, *others = data.read_text().splitlines(keepends=True)
+    first = json.dumps({**json.loads(first), "canonical_solution": "", "suffix": ""}) + "\n"
+    data.write_text("".join([first, *others]))
+    code, errors = run("--overwrite")
+    assert code == 2 and "has no gap" in errors
+    assert content(tmp_path / "run") == before
