@@ -34,6 +34,7 @@ LAYERS = {
     "asarm.corpus": 6,
     "asarm.presets": 5,
     "asarm.cli": 6,
+    "asarm.lock": 5,
     "asarm.run": 6,
     "asarm.data": 7,
     "asarm.draft_objective": 7,

@@ -17,13 +17,13 @@ from transformers import XLNetLMHeadModel
 from asarm import load, log_prob
 from asarm.data import DataUnavailable
 from asarm.data.packed import PackedBlocks
+from asarm.lock import LOCK, RunLock
 from asarm.objective import Objective
 from asarm.schedule import joint_orders
 from asarm.training import loop, setup, step, watch
 from asarm.training.checkpoint import CHECKSUMS, Checkpoints
 from asarm.training.checks import without_idle
 from asarm.training.config import TrainingConfig
-from asarm.training.interrupt import LOCK, sole_run
 from asarm.training.loop import train
 from asarm.training.summary import summary
 
@@ -309,7 +309,7 @@ def test_a_second_run_of_a_folder_is_refused_and_a_dead_one_is_not(tmp_path):
     folder = Path(config.output_dir)
     child = os.fork()
     if not child:  # another process has the folder until it is killed
-        with sole_run(folder):
+        with RunLock(folder):
             signal.pause()
         os._exit(0)
     while not (folder / LOCK).exists() or not (folder / LOCK).read_text():

@@ -22,9 +22,10 @@ class DecodingConfig:
         txt_documents: what ends as a document in a .txt: the whole "file", "paragraph" (at a blank
             line) or "line".
         output_dir: the run's folder; the same command goes on where it stopped.
-        overwrite: throw away what the folder holds of a run with other settings.
+        overwrite: throw away what the folder holds, and begin anew.
         max_items: blocks of the text that are used, from the first one on; all if null.
-        num_trials: blocks that are filled; beyond their number, blocks come again, split anew.
+        num_trials: blocks that are filled; beyond their number, blocks come again, split anew. It
+            can be raised in the same folder, not lowered.
         length: tokens in a block.
         prompt_share: share of the tokens that stay visible; at least one token does.
         order: random_split (a random prompt, the blanks from left to right), left_to_right (the

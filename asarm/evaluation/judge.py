@@ -9,7 +9,6 @@ Shapes: B texts, L tokens of the longest, V vocabulary.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
+from asarm.evaluation.fingerprint import of_model
 from asarm.evaluation.items import Record
 from asarm.evaluation.repetition import token_entropy
 from asarm.evaluation.trials import name_and_revision
@@ -34,7 +34,6 @@ from asarm.loading import (
 
 MAX_TOKENS = 960  # of the published evaluation
 BATCH = 4  # texts at a time: of published length they fill a GPU, and logits take 0.8 GB
-PROBES = 64  # numbers of each weight that the fingerprint is made of
 
 
 @dataclass(frozen=True)
@@ -78,14 +77,8 @@ class Judge:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of its weights, their precision and its vocabulary: another judge has another one."""
-        content = hashlib.sha256(json.dumps(self.tokenizer.get_vocab(), sort_keys=True).encode())
-        for name, weight in self.model.named_parameters():
-            flat = weight.detach().flatten()
-            probes = flat[:: max(1, len(flat) // PROBES)].double().cpu().numpy()
-            content.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
-            content.update(probes.tobytes())
-        return content.hexdigest()[:16]
+        """Of its weights, their precision and its tokenizer: another judge has another one."""
+        return of_model(self.model, self.tokenizer)
 
     def key_of(self, text: str) -> tuple[str, str, str]:
         """What a score is about, as `key` of its line."""

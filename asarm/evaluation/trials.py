@@ -18,13 +18,15 @@ from torch import Tensor
 
 from asarm.evaluation.config import DecodingConfig
 from asarm.evaluation.items import Record
+from asarm.law import Law
 from asarm.order import Order
 from asarm.rows import Backbone
-from asarm.sampling import METHODS
+from asarm.sampling import METHODS, check_options
 from asarm.schedule import keyed_generator, keyed_seed, recorded_seed
 
 ORDERS = ("random_split", "left_to_right", "random_permutation")
 DRAFTS = ("head", "self")
+ENDLESS = "openwebtext"  # a data set of which no more is read than the trials need
 WITH_DRAFTS = ("assd", "onepass")  # methods that anything may draft for
 
 
@@ -133,6 +135,9 @@ def check(config: DecodingConfig) -> None:
     for name, value in given_numbers.items():
         if value not in (None, "auto") and value < 1:
             raise ValueError(f"{name} is {value}; expected at least 1")
+    Law(mask_token_id=0, temperature=config.temperature)  # refuses what is no distribution's
+    slack, draft_temperature = config.acceptance_slack, config.draft_temperature
+    check_options("assd", config.k, None, "order", config.coupling, slack, draft_temperature, None)
 
 
 def trial_order(config: DecodingConfig, items: Iterable[int]) -> Order:
@@ -176,10 +181,13 @@ def item_batches(config: DecodingConfig) -> list[list[int]]:
 def batch_of(items: Sequence[int], blocks: Tensor, config: DecodingConfig) -> Batch:
     """Some items, from blocks (N, L) in a random order, again and again.
 
-    The blanks hold nothing that a sampler could peek at.
+    An endless text keeps its order: further trials read on in it, and the first ones stay as they
+    are. The blanks hold nothing that a sampler could peek at.
     """
     generator = keyed_generator(config.seed, "blocks")
     shuffled = torch.randperm(len(blocks), generator=generator)
+    if config.dataset == ENDLESS:
+        shuffled = torch.arange(len(blocks))
     order = trial_order(config, items)
     input_ids = blocks[shuffled[[item % len(blocks) for item in items]]]
     seeds = [recorded_seed(config.seed, "sample", item) for item in items]

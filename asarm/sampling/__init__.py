@@ -106,7 +106,7 @@ def sample(
     Raises:
         ValueError: an option or an input that cannot be served; the message says which.
     """
-    _check_options(method, k, steps, by, coupling, acceptance_slack, draft_temperature, stride)
+    check_options(method, k, steps, by, coupling, acceptance_slack, draft_temperature, stride)
     check_model(model)
     execution = _execution(execution, method, model.device, trace)
     if method not in DRAFTING:
@@ -180,7 +180,7 @@ def decode(
     decoding.restore()
 
 
-def _check_options(
+def check_options(
     method: str,
     k: int | Literal["auto"] | None,
     steps: int | None,
@@ -190,6 +190,11 @@ def _check_options(
     draft_temperature: float | None,
     stride: int | None,
 ) -> None:
+    """Refuse options of `sample` that no model could serve.
+
+    Raises:
+        ValueError: the message says which.
+    """
     _one_of("method", method, METHODS)
     _one_of("by", by, ("order", "confidence"))
     _one_of("coupling", coupling, COUPLINGS)

@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Collection
 from shlex import quote
 
 from asarm.run import Run
 from asarm.training.checkpoint import Checkpoints
 from asarm.training.config import TrainingConfig
-from asarm.training.export import WEIGHTS, model_files
+from asarm.training.export import WEIGHTS
 from asarm.training.files import METRICS
 from asarm.training.precision import stored_settings
 
 
-def begin_anew(
-    run: Run, config: TrainingConfig, checkpoints: Checkpoints, *, subfolders: Collection[str]
-) -> None:
-    """Let the run begin at step 1: `overwrite` throws away what is there, else nothing may be lost.
+def refuse_loss(run: Run, config: TrainingConfig, checkpoints: Checkpoints) -> None:
+    """Let a run begin at its first step only where nothing is lost by that.
 
     Raises:
         ValueError: the folder holds a model, damaged checkpoints, or the logs of a run whose
             checkpoints are gone.
     """
-    if config.overwrite:
-        for path in model_files(run.folder):
-            path.unlink()
-        for name in subfolders:
-            shutil.rmtree(run.folder / name, ignore_errors=True)
-    elif problem := _what_would_be_lost(run, config, checkpoints):
+    if problem := _what_would_be_lost(run, config, checkpoints):
         ways = ["put a whole one back", "--overwrite to throw this run away and begin anew"]
         if _has_model(run):
             model = f"--model {quote(str(run.folder))} --output_dir ..."

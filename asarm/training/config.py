@@ -20,7 +20,7 @@ class TrainingConfig(DataConfig):
 
     Args:
         output_dir: the run's folder; the same command goes on where it stopped.
-        overwrite: throw away what the folder holds of a run with other settings.
+        overwrite: throw away what the folder holds, and begin anew.
         model: "scratch", or what to start from: demo, a folder, or a hub name.
         revision: branch, tag or commit of that model on the hub.
         tokenizer: from scratch: "demo", a folder, or a hub name.

@@ -28,11 +28,6 @@ MODEL_FILES = (
 )
 
 
-def model_files(folder: Path) -> list[Path]:
-    """The files of the model that lies in a run's folder."""
-    return [path for pattern in MODEL_FILES for path in folder.glob(pattern)]
-
-
 def export(
     run: Run,
     config: TrainingConfig,

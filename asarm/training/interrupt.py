@@ -1,21 +1,17 @@
-"""What can come in the way of a run: signals to stop, and a second run of the same folder."""
+"""What can come in the way of a run: signals to stop, and the end of its launcher."""
 
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import os
 import platform
 import signal
 import threading
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-LOCK = "run.lock"
 
 
 class Stopped(BaseException):
@@ -88,41 +84,3 @@ def end_with_launcher() -> None:
     if "TORCHELASTIC_RUN_ID" in os.environ and platform.system() == "Linux":
         set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
-
-
-@contextmanager
-def sole_run(folder: Path) -> Iterator[None]:
-    """Refuse a second run of a folder while the first is alive.
-
-    The lock goes with the process that has it, however it ends: what a dead one left is no lock.
-
-    Raises:
-        ValueError: another process has the folder.
-        OSError: it cannot be made or written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / LOCK, "a+", encoding="utf-8")  # noqa: SIM115
-    except OSError as error:
-        raise OSError(
-            f"cannot write {folder} ({error.strerror}); expected a folder to write into: take "
-            "another --output_dir"
-        ) from None
-    with file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            file.seek(0)
-            raise ValueError(
-                f"{folder} is in use by {file.read().strip() or 'another process'}; "
-                "wait for it, stop it, or take another --output_dir"
-            ) from None
-        except OSError as error:  # a file system without locks
-            warnings.warn(
-                f"{folder} cannot be locked ({error.strerror}): start no second run in it",
-                stacklevel=3,
-            )
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}\n")
-        file.flush()
-        yield

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -28,12 +28,12 @@ from asarm.data import Batch, BlockSource, DataUnavailable, is_finite, open_bloc
 from asarm.model import AnySubsetTransformer
 from asarm.run import NOT_RESULTS, Run, shown
 from asarm.schedule import warm_up_then_fall
-from asarm.training.anew import begin_anew
+from asarm.training.anew import refuse_loss
 from asarm.training.checkpoint import Checkpoints, Progress
 from asarm.training.config import TrainingConfig
 from asarm.training.export import check_upload, export, upload
 from asarm.training.files import DATA
-from asarm.training.interrupt import Stopped, StopSignal, sole_run, stop_signals
+from asarm.training.interrupt import Stopped, StopSignal, stop_signals
 from asarm.training.precision import knows_no_precision, with_precision
 from asarm.training.setup import (
     batch_sizes,
@@ -167,8 +167,11 @@ class Trainer:
         Gives the place in the data.
         """
         place = self.restore()
-        if self.progress.step < self.config.max_steps:
+        is_finished = self.progress.step == self.config.max_steps
+        if not is_finished:
             self.tell_of_data(place)
+        self.begin_run()
+        if not is_finished:
             self.tell_of_rate()
             self.watch.start(self.progress.step)
             if self.progress.step == 0:
@@ -280,10 +283,10 @@ class Trainer:
     def restore(self) -> dict[str, Any]:
         """Take up the newest whole checkpoint, if there is one; the place in the data."""
         newest = None
-        if self.accelerator.is_main_process:
+        if self.accelerator.is_main_process and not self.run.is_anew:
             newest = self.checkpoints.newest_whole()
             if newest is None:
-                begin_anew(self.run, self.config, self.checkpoints, subfolders=SUBFOLDERS)
+                refuse_loss(self.run, self.config, self.checkpoints)
         (step,) = broadcast_object_list([newest])
         if step is not None:
             processes, process = self.accelerator.num_processes, self.accelerator.process_index
@@ -298,6 +301,14 @@ class Trainer:
                 f"steps; take more, or the model of {self.checkpoints.path(self.progress.step)}"
             )
         return self.blocks.state_dict()
+
+    def begin_run(self) -> None:
+        """Write down what is asked for: settings, data and checkpoints are found to fit."""
+        if self.accelerator.is_main_process:
+            self.run.begin()
+            for name, (before, now) in self.run.changed.items():
+                print(f"{name} was {shown(before)} and is {shown(now)} from here on")
+        self.accelerator.wait_for_everyone()
 
     def tell_of_data(self, place: dict[str, Any]) -> None:
         """Say what the data are, and refuse others in another process."""
@@ -377,24 +388,20 @@ def new_accelerator(config: TrainingConfig) -> Accelerator:
 
 @contextmanager
 def open_run(config: TrainingConfig, accelerator: Accelerator) -> Iterator[Run]:
-    """The run's folder, locked; the first process makes it."""
+    """The run's folder, which the first process locks and looks at; `begin_run` writes into it."""
     if not accelerator.is_main_process:
-        accelerator.wait_for_everyone()
         yield Run(config.output_dir)
         return
-    with sole_run(Path(config.output_dir)):
-        run = Run.open(
-            config.output_dir,
-            config,
-            overwrite=config.overwrite,
-            may_change=may_change(config),
-            subfolders=SUBFOLDERS,
-        )
+    run = Run.prepare(
+        config.output_dir,
+        config,
+        overwrite=config.overwrite,
+        may_change=may_change(config),
+        subfolders=SUBFOLDERS,
+    )
+    with closing(run):
         for remark in remarks(config):
             print(remark)
-        for name, (before, now) in run.changed.items():
-            print(f"{name} was {shown(before)} and is {shown(now)} from here on")
-        accelerator.wait_for_everyone()
         yield run
 
 

@@ -18,11 +18,12 @@ class InfillCodeConfig:
             .jsonl or .jsonl.gz in the published format. If null, single-line where its file lies in
             eval_datasets/, else bundled.
         output_dir: the run's folder; the same command goes on where it stopped.
-        overwrite: throw away what the folder holds of a run with other settings.
-        max_items: how many tasks, from the first one on; all if null.
+        overwrite: throw away what the folder holds, and begin anew.
+        max_items: how many tasks, from the first one on; all if null. It can be raised in the same
+            folder, not lowered.
         leave_out: ids of tasks that are neither filled nor scored, such as those whose reference
             solution does not pass here.
-        num_trials: completions of each gap.
+        num_trials: completions of each gap. It can be raised, too.
         samples: a file of completions to score, in the format of OpenAI's script (task_id,
             completion), instead of generating any.
         length: "oracle" (a gap has as many tokens as the reference: the published protocol), "auto"

@@ -87,9 +87,7 @@ def fill_tasks(
     found = {key(record) for record in done}
     size, planned = config.batch_size, variants(config)
     kept = _kept(tasks, config)
-    blank = [tasks[item] for item in kept if not tasks[item].canonical_solution.strip()]
-    for network in filter(None, networks):
-        network.require_gaps(blank)
+    require_gaps(networks, tasks, config)
     batches = [list(own) for _, own in groupby(kept, lambda item: item // size)]
     for items in (share or Share()).of(batches):
         for variant in planned:
@@ -104,6 +102,18 @@ def fill_tasks(
                     if item in missing:
                         about = {"item": item, "variant": variant.name, "trial": trial}
                         yield {**about, **record}
+
+
+def require_gaps(networks: Networks, tasks: Sequence[Task], config: InfillCodeConfig) -> None:
+    """Refuse tasks that have nothing to fill, for any of the models.
+
+    Raises:
+        ValueError: names the first one.
+    """
+    kept = (tasks[item] for item in _kept(tasks, config))
+    blank = [task for task in kept if not task.canonical_solution.strip()]
+    for network in filter(None, networks):
+        network.require_gaps(blank)
 
 
 def _kept(tasks: Sequence[Task], config: InfillCodeConfig) -> list[int]:

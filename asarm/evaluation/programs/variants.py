@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from asarm.evaluation.programs.config import InfillCodeConfig
+from asarm.law import Law
 from asarm.sampling import METHODS
 
 LENGTHS = ("oracle", "auto")
@@ -86,6 +87,7 @@ def check(config: InfillCodeConfig) -> None:
     for name, value in numbers.items():
         if value not in (None, "auto") and value < 1:
             raise ValueError(f"{name} is {value}; expected at least 1")
+    Law(0, config.temperature, config.top_k, config.top_p)  # refuses what is no distribution's
     if not 0 < config.timeout < math.inf:
         raise ValueError(f"timeout is {config.timeout}; expected seconds above 0")
     if config.samples is not None and config.execute == "none":

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from asarm.evaluation.items import Record, Share
 from asarm.evaluation.prose.config import InfillProseConfig
 from asarm.evaluation.prose.results import ProseResult
+from asarm.law import Law
 from asarm.loading import load
 from asarm.rows import Backbone
 from asarm.sampling import METHODS
@@ -223,6 +224,7 @@ def check_config(config: InfillProseConfig) -> None:
     for name, value in numbers.items():
         if value not in (None, "auto") and value < 1:
             raise ValueError(f"{name} is {value}; expected at least 1")
+    Law(0, config.temperature, config.top_k, config.top_p)  # refuses what is no distribution's
 
 
 def _one_of(name: str, values: Sequence[str], valid: Sequence[str]) -> None:
