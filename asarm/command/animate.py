@@ -25,7 +25,7 @@ from asarm.evaluation.trials import Variant, key, name_and_revision, trial_order
 from asarm.infilling.ask import asked_lengths, templates_of
 from asarm.infilling.choice import choose_lengths
 from asarm.infilling.fill import check_sampling
-from asarm.infilling.template import collate
+from asarm.infilling.template import collate, has_blank
 from asarm.infilling.unwritten import warn_of_unwritten
 from asarm.law import Allowed
 from asarm.loading import load
@@ -126,8 +126,7 @@ def find_decoding(settings: AnimateSettings) -> Decoding:
         "top_p": settings.top_p,
         "seed": settings.seed,
     }
-    has_blank = settings.blank in source.replace(f"\\{settings.blank}", "")
-    make = with_blanks if has_blank else blanked_out
+    make = with_blanks if has_blank(source, settings.blank) else blanked_out
     return make(model, tokenizer, source, settings, options)
 
 

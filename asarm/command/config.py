@@ -28,7 +28,8 @@ class Settings:
     Args:
         model: "demo" (bundled), a local folder, or a hub name.
         revision: branch, tag or commit of the model on the hub.
-        blank: marks a blank in a text; with a backslash before it, it is itself.
+        blank: marks a blank in a text; with a backslash before it, or as a part of a longer run of
+            its character, it is plain text.
         length: of a blank in tokens: a number, a range LOW-HIGH that the model chooses from, or
             auto, which is 1-32; for several blanks either one for all, or one each with commas
             between them.

@@ -165,7 +165,8 @@ def infill(
         model: any backbone, such as an `AnySubsetTransformer`.
         tokenizer: the model's.
         texts: one text or several.
-        blank: marks a blank in a text; with a backslash before it, it is itself.
+        blank: marks a blank in a text; with a backslash before it, or as a part of a longer run of
+            its character, it is plain text.
         spans: instead of markers, (start, end) of the characters to blank out; for several texts
             a list of these for each.
         length: of a blank in tokens: a number, a range (low, high) that its posterior chooses

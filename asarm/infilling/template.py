@@ -21,24 +21,79 @@ from asarm.text import decode, document_end, encode, encode_document
 Span = tuple[int, int]
 
 
+PATH = re.compile(r"(\\[^\s\\]+|(?<!\w)[A-Za-z]:)\\*\Z")  # up to its last backslash
+RULE = r"_{3,}|-{3,}|\*{3,}"  # in Markdown, where it is a paragraph of its own
+PARAGRAPH_START = re.compile(r"(\A|\n[ \t]*\r?\n) {0,3}\Z")
+PARAGRAPH_END = re.compile(r"[ \t]*(\Z|\r?\n[ \t]*(\r?\n|\Z))")
+
+
 def split_at_marker(text: str, blank: str) -> list[str]:
     """What stands before, between and after the markers; a backslash makes a marker plain text.
 
+    A part of a longer run of a marker's character is no marker: `____` and `____init____` are text.
+
     Raises:
-        ValueError: the marker is empty, is not in the text, or two of them touch.
+        ValueError: the marker is empty, is not in the text, two of them touch, or it is unclear
+            whether a marker is one: behind a path with backslashes, or as a Markdown rule.
     """
     if not blank:
         raise ValueError("blank is ''; expected the text that marks a blank, such as ___")
-    pieces = re.split(rf"(\\)?{re.escape(blank)}", text)  # text, a backslash or None, text, ...
-    parts = [pieces[0]]
-    for escape, piece in zip(pieces[1::2], pieces[2::2], strict=True):
-        if escape:
-            parts[-1] += blank + piece
-        else:
-            parts.append(piece)
-    if len(parts) == 1:
-        raise ValueError(f"the text {_shown(text)} has no blank; mark one with {blank}")
+    found = _markers(text, blank)
+    _check_paths(text, blank, found)
+    blanks = [marker for marker in found if not marker[1]]
+    if not blanks:
+        runs = f", which no other {blank[0]} touches" if blank in text and not found else ""
+        raise ValueError(f"the text {_shown(text)} has no blank; mark one with {blank}{runs}")
+    _check_rules(text, blank, blanks)
+    ends = [0, *(end for marker in blanks for end in marker.span()), len(text)]
+    plain = re.compile(rf"\\({_marker(blank)})")
+    parts = [plain.sub(r"\1", text[i:j]) for i, j in zip(ends[::2], ends[1::2], strict=True)]
     return _apart(parts, text)
+
+
+def has_blank(text: str, blank: str) -> bool:
+    """Whether a marker is in the text that no backslash makes plain text."""
+    return any(not marker[1] for marker in _markers(text, blank))
+
+
+def _markers(text: str, blank: str) -> list[re.Match[str]]:
+    """The markers of a text; the first group of each is a backslash before it, or empty."""
+    return [*re.finditer(rf"(\\?){_marker(blank)}", text)]
+
+
+def _marker(blank: str) -> str:
+    """The pattern of a marker; one that repeats a character is no part of a longer run of it."""
+    character, marker = re.escape(blank[0]), re.escape(blank)
+    is_run = len(set(blank)) == 1
+    return f"(?<!{character}){marker}(?!{character})" if is_run else marker
+
+
+def _check_paths(text: str, blank: str, found: Sequence[re.Match[str]]) -> None:
+    """Refuse a marker whose backslash may be the last one of a path."""
+    ends = [0, *(marker.end() for marker in found)]
+    for marker, start in zip(found, ends, strict=False):
+        path = PATH.search(text[start : marker.start()]) if marker[1] else None
+        if path:
+            raise ValueError(
+                f"the text {_shown(text)} has {path[0] + marker[0]!r}, which is a path and a blank "
+                f"or a plain {blank}; mark blanks otherwise, such as blank='[?]', or give spans"
+            )
+
+
+def _check_rules(text: str, blank: str, blanks: Sequence[re.Match[str]]) -> None:
+    """Refuse what may be a Markdown rule where other markers are none."""
+    if not re.fullmatch(RULE, blank):
+        return
+    are_rules = [
+        PARAGRAPH_START.search(text, 0, marker.start()) and PARAGRAPH_END.match(text, marker.end())
+        for marker in blanks
+    ]
+    if any(are_rules) and not all(are_rules):
+        raise ValueError(
+            f"the text {_shown(text)} has {blank} as a paragraph, which is a Markdown rule or a "
+            f"blank, and {blank} elsewhere; write \\{blank} for a rule, or mark blanks otherwise, "
+            "such as blank='[?]'"
+        )
 
 
 def cut_out(text: str, spans: Sequence[Span]) -> list[str]:
