@@ -336,7 +336,8 @@ def test_fillings_that_do_not_fit_are_refused(fills, named):
         (["(", ")"], "", "", False),
         (["x\n", "\ny"], "\n", "\n", True),
         (["x:\n", "\ny"], ":\n", "\n", True),
-        (["x\n    ", "\n    y"], "\n    ", "\n    ", True),
+        (["x\n    ", "\n    y"], "", "\n    ", True),  # indentation that is given is not extended
+        (["\t", "\ny"], "", "\n", True),
         (["x\n", "    y"], "\n", "    ", True),  # whole lines: one ends before the indentation
         (["x\n", "y"], "\n", "", True),
         (["x = ", "    y"], " ", "    ", True),  # an indentation: a line end may stand before it

@@ -154,7 +154,7 @@ def with_blanks(
     check_sampling(model, **options)
     choice = choose_lengths(model, template, asked)
     ((lengths, _),) = choice.draw(1, settings.seed)
-    ids, allowed, order = collate([template.with_gaps(template.sizes(lengths))])
+    ids, allowed, order = collate([template.with_gaps(template.sizes(lengths))], template.moves)
     return Decoding(model, tokenizer, ids, order, options, settings.whitespace_map, allowed=allowed)
 
 

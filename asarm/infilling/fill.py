@@ -350,7 +350,7 @@ def draw(model: Backbone, drawings: Sequence[_Drawing], **sampling: Any) -> Iter
     """The candidates of a batch of drawings, each for the part of its text that it is of."""
     sizes = [drawing.template.sizes(drawing.lengths) for drawing in drawings]
     rows = [drawing.template.with_gaps(own) for drawing, own in zip(drawings, sizes, strict=True)]
-    ids, allowed, order = collate(rows)
+    ids, allowed, order = collate(rows, drawings[0].template.moves)
     seeds = [drawing.seed for drawing in drawings]
     result = sample(model, ids, order, allowed=allowed, seed=seeds, **sampling)
     log_probs = log_prob(model, result.tokens, order.to(result.tokens.device)).double().cpu()
