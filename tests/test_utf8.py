@@ -174,7 +174,8 @@ def test_fillings_are_the_text_of_their_tokens(text, options):
             assert "\ufffd" not in candidate.text
             template = Template.of(CODEC, found.parts, closed=True)
             for own, (start, end) in zip(candidate.fills, template.edges(), strict=True):
-                assert start.shared + own.text + end.shared == bytes_of(own.tokens).decode()
+                shown = start.shared + own.text + end.shared  # and of a word that the gap cuts
+                assert shown in bytes_of(own.tokens).decode()
 
 
 def test_characters_of_several_pieces_are_still_written():

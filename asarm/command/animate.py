@@ -25,6 +25,7 @@ from asarm.evaluation.trials import Variant, key, name_and_revision, trial_order
 from asarm.infilling.ask import asked_lengths, templates_of
 from asarm.infilling.choice import choose_lengths
 from asarm.infilling.fill import check_sampling
+from asarm.infilling.healing import Healing
 from asarm.infilling.template import collate, has_blank
 from asarm.infilling.unwritten import warn_of_unwritten
 from asarm.law import Allowed
@@ -154,6 +155,8 @@ def with_blanks(
     check_sampling(model, **options)
     choice = choose_lengths(model, template, asked)
     ((lengths, _),) = choice.draw(1, settings.seed)
+    if settings.token_healing:
+        template, _ = Healing(model, template, **options)(lengths, settings.seed)
     ids, allowed, order = collate([template.with_gaps(template.sizes(lengths))], template.moves)
     return Decoding(model, tokenizer, ids, order, options, settings.whitespace_map, allowed=allowed)
 

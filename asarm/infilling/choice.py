@@ -185,4 +185,4 @@ def _window(template: Template) -> Template:
     """Without what is too far from the gaps to say anything of their lengths."""
     first, *between, last = template.parts
     first, last = replace(first, ids=first.ids[-LEFT:]), replace(last, ids=last.ids[:RIGHT])
-    return replace(template, parts=[first, *between, last])
+    return Template(template.codec, [first, *between, last])

@@ -99,7 +99,7 @@ class Part:
     def with_start(self, cut: Cut) -> Part:
         """The part with another of its `starts`."""
         own = len(self.starts[0].ids) if self.starts else 0
-        kept = self.ids[: len(self.ids) - own]
+        kept = self.ids[: max(0, len(self.ids) - own)]
         return replace(self, ids=[*kept, *cut.ids], start=cut.edge, starts=())
 
 
@@ -214,7 +214,7 @@ def _ends(codec: Codec, part: Part) -> list[Cut]:
     return cuts if len(cuts) > 1 else []
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=128)
 def _fitting(codec: Codec, text: str, *, ends: bool, is_longer: bool = False) -> Tensor:
     """Which pieces that may fill a gap end, or begin, with a text and may be longer, (V,) bool."""
     affix = text.encode()[::-1] if ends else text.encode()
@@ -232,9 +232,14 @@ def both(codec: Codec, start: Edge, end: Edge) -> Tensor:
         return start.pieces
     fits = start.pieces & end.pieces
     if start.shared and end.shared:
-        shared = len((start.shared + end.shared).encode())
-        fits &= torch.tensor([len(piece) > shared for piece in codec.piece_bytes])
+        fits &= _num_bytes(codec) > len((start.shared + end.shared).encode())
     return fits
+
+
+@lru_cache(maxsize=8)
+def _num_bytes(codec: Codec) -> Tensor:
+    """The length of each piece, (V,)."""
+    return torch.tensor([len(piece) for piece in codec.piece_bytes])
 
 
 @lru_cache(maxsize=8)

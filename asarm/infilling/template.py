@@ -134,18 +134,16 @@ def _shown(text: str) -> str:
 class Template:
     """A text with gaps of unknown length.
 
-    The length of a gap is how many tokens it adds to the text; its size is that and one more where
-    it takes in the first piece of the text after it (`edges`).
+    The length of a gap is how many tokens hold what it adds to the text; its size is that and one
+    more where it takes in the first piece of the text after it (`edges`).
 
     Attributes:
         codec: what its tokens are made by.
         parts: what stands before, between and after the gaps.
-        moves: of the codec, where its pieces may end inside a character.
     """
 
     codec: Codec
     parts: list[Part]
-    moves: Tensor | None = None
 
     @classmethod
     def of(cls, codec: Codec, texts: Sequence[str], *, closed: bool = False) -> Template:
@@ -167,11 +165,16 @@ class Template:
             parts[0] = replace(parts[0], ids=document_end(codec.tokenizer))
         if closed and not texts[-1]:
             parts[-1] = replace(parts[-1], ids=encode_document(codec.tokenizer, ""))
-        return cls(codec, parts, codec.moves)
+        return cls(codec, parts)
 
     @property
     def texts(self) -> list[str]:
         return [part.text for part in self.parts]
+
+    @property
+    def moves(self) -> Tensor | None:
+        """How the codec's pieces go on with a character, where they may end inside one."""
+        return getattr(self.codec, "moves", None)
 
     @property
     def num_gaps(self) -> int:
@@ -278,9 +281,39 @@ class Template:
         # after the part alone: what its end leaves to the fill is settled by itself
         return self.codec.encode(text, after=part.text.removesuffix(start.shared))
 
+    def written_with(self, fills: Sequence[str]) -> Template:
+        """The text with the words that gaps cut written as they are with given fillings.
+
+        Where a filling makes no word that the tokenizer writes in one of the ways, or is empty,
+        the pieces of the cut word stay as they are.
+        """
+        found = self
+        for gap, fill in enumerate(fills):
+            whole = found.parts[gap].text, fill, found.parts[gap + 1].text
+            found = found.with_cut(gap, *self._cut_of(gap, *whole))
+        return found
+
+    def _cut_of(self, gap: int, before: str, fill: str, after: str) -> tuple[Cut, Cut]:
+        """The way in which the tokenizer writes the words that a gap cuts, with their filling."""
+        cuts, codec, (one, other) = self.cuts(gap), self.codec, self.parts[gap : gap + 2]
+        word = codec.last_word(before) if one.starts else one.start.shared
+        rest = codec.first_word(after) if other.ends else other.end.shared
+        goes_on = not word and not codec.needs_word(before)
+        whole = codec.encode_word(word + fill + rest, goes_on=goes_on)
+        for start, end in cuts if fill else ():
+            text = start.edge.shared + fill + end.edge.shared
+            own = codec.encode_word(text, goes_on=goes_on or bool(start.ids))
+            if [*start.ids, *own, *end.ids] == whole:
+                return start, end
+        return cuts[0]
+
     def lengths(self, fills: Sequence[str]) -> list[int]:
         """How many tokens given fillings add to the text: the oracle length of each gap."""
-        pairs = zip(self.encode_fills(fills), self.edges(), strict=True)
+        return self.lengths_of(self.encode_fills(fills))
+
+    def lengths_of(self, pieces: Sequence[Sequence[int]]) -> list[int]:
+        """The lengths of gaps that have these pieces, at least 1."""
+        pairs = zip(pieces, self.edges(), strict=True)
         return [max(1, len(ids) - end.num_extra) for ids, (_, end) in pairs]
 
 
@@ -320,7 +353,7 @@ def _with_states(allowed: dict[int, Tensor], moves: Tensor | None) -> Iterator[t
         yield from zip(positions, tables, strict=True)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)
 def _by_state(tables: tuple[Tensor, ...], moves: Tensor | None) -> tuple[list[Tensor], bool]:
     """What consecutive positions may hold in each state, (S, V), so that the last one completes a
     character; and whether the first one, in state 0, may hold anything at all."""
@@ -333,12 +366,12 @@ def _by_state(tables: tuple[Tensor, ...], moves: Tensor | None) -> tuple[list[Te
     return found[::-1], leads_on[COMPLETE]
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=32)
 def _in_one_state(table: Tensor) -> Tensor:
     return table[None]
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=32)
 def _in_states(
     table: Tensor, leads_on: tuple[bool, ...], moves: Tensor
 ) -> tuple[Tensor, list[bool]]:
