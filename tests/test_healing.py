@@ -351,3 +351,16 @@ def test_word_marks_are_healed_too(whitespace_map):
                 drawn = [int(table.nonzero()[-1]) for table in tables]
                 text, (found,) = other.filled([drawn])
                 assert text == before + found + after
+
+
+@needs_data
+def test_fillings_of_words_with_marks_leave_the_text_as_it_is():
+    tokenizer = AutoTokenizer.from_pretrained(DATA / "xlnet-base-cased")
+    network = small_model(vocab_size=32000, d_model=16, n_head=2, d_inner=32)
+    for text in ["to retu___ it", "to ___turn it", "retu___", "a re___rn (x___y)", "return___ it"]:
+        found = infill(network, tokenizer, text, length=2, num_samples=6, seed=1)
+        for candidate in found.candidates:
+            fills = [own.text for own in candidate.fills]
+            pairs = zip(fills, found.parts[1:], strict=True)
+            assert candidate.text == found.parts[0] + "".join(f + p for f, p in pairs)
+            assert math.isfinite(candidate.log_prob)
