@@ -186,17 +186,17 @@ def _taken_in(codec: Codec, text: str, ids: list[int], *, is_first: bool) -> tup
 
 
 def _starts(codec: Codec, part: Part) -> list[Cut]:
-    """The ways to write the last word of a part before a gap."""
+    """The ways to write the last word of a part before a gap, none by more pieces than it has."""
     word = codec.last_word(part.text)
     own = codec.encode_word(word)
     if not word or part.ids[len(part.ids) - len(own) :] != own:
         return []
     cuts = [Cut(own, part.start)]
     for i in range(len(word)):
-        mark = "" if i or codec.is_exact else " "
+        mark, ids = "" if i or codec.is_exact else " ", codec.encode_word(word[:i])
         fits = _fitting(codec, mark + word[i:], ends=False, is_longer=True)
-        if fits.any():
-            cuts.append(Cut(codec.encode_word(word[:i]), Edge(fits, word[i:])))
+        if fits.any() and len(ids) <= len(own):
+            cuts.append(Cut(ids, Edge(fits, word[i:])))
     return cuts if len(cuts) > 1 else []
 
 
@@ -208,9 +208,10 @@ def _ends(codec: Codec, part: Part) -> list[Cut]:
         return []
     cuts = [Cut(own, part.end)]
     for i in range(1, len(word) + 1):
+        ids = codec.encode_word(word[i:], goes_on=True)
         fits = _fitting(codec, word[:i], ends=True, is_longer=True)
-        if fits.any():
-            cuts.append(Cut(codec.encode_word(word[i:], goes_on=True), Edge(fits, word[:i])))
+        if fits.any() and len(ids) <= len(own):
+            cuts.append(Cut(ids, Edge(fits, word[:i])))
     return cuts if len(cuts) > 1 else []
 
 
