@@ -17,6 +17,7 @@ SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
 LAYERS = {
     "asarm.checks": 0,
     "asarm.text": 0,
+    "asarm.utf8": 0,
     "asarm.attention": 0,
     "asarm.rows": 0,
     "asarm.order": 0,

@@ -25,7 +25,8 @@ from asarm.evaluation.trials import Variant, key, name_and_revision, trial_order
 from asarm.infilling.ask import asked_lengths, templates_of
 from asarm.infilling.choice import choose_lengths
 from asarm.infilling.fill import check_sampling
-from asarm.infilling.template import collate
+from asarm.infilling.healing import Healing
+from asarm.infilling.template import collate, has_blank
 from asarm.infilling.unwritten import warn_of_unwritten
 from asarm.law import Allowed
 from asarm.loading import load
@@ -126,8 +127,7 @@ def find_decoding(settings: AnimateSettings) -> Decoding:
         "top_p": settings.top_p,
         "seed": settings.seed,
     }
-    has_blank = settings.blank in source.replace(f"\\{settings.blank}", "")
-    make = with_blanks if has_blank else blanked_out
+    make = with_blanks if has_blank(source, settings.blank) else blanked_out
     return make(model, tokenizer, source, settings, options)
 
 
@@ -155,7 +155,9 @@ def with_blanks(
     check_sampling(model, **options)
     choice = choose_lengths(model, template, asked)
     ((lengths, _),) = choice.draw(1, settings.seed)
-    ids, allowed, order = collate([template.with_gaps(template.sizes(lengths))])
+    if settings.token_healing:
+        template, _ = Healing(model, template, **options)(lengths, settings.seed)
+    ids, allowed, order = collate([template.with_gaps(template.sizes(lengths))], template.moves)
     return Decoding(model, tokenizer, ids, order, options, settings.whitespace_map, allowed=allowed)
 
 

@@ -52,6 +52,7 @@ def run(settings: InfillSettings) -> None:
         top_k=settings.top_k,
         top_p=settings.top_p,
         seed=settings.seed,
+        token_healing=settings.token_healing,
         whitespace_map=settings.whitespace_map,
     )
     console = new_console()

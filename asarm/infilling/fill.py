@@ -5,8 +5,9 @@ Shapes: B drawings made together, L length.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any, overload
 
@@ -26,6 +27,7 @@ from asarm.infilling.ask import (
     templates_of,
 )
 from asarm.infilling.choice import EVIDENCE, LengthChoice, choose_lengths
+from asarm.infilling.healing import Healing
 from asarm.infilling.template import Template, collate
 from asarm.infilling.unwritten import warn_of_unwritten
 from asarm.infilling.window import Range, fitted, part_of, trained_length, windows, within
@@ -42,8 +44,9 @@ class Fill:
 
     Attributes:
         text: its characters.
-        length: of the blank, in tokens: how many it adds to the text.
-        tokens: of its pieces; one more than that where it shares one with the text after it.
+        length: of the blank, in tokens: how many hold what it adds to the text.
+        tokens: of its pieces; one more than that where it shares one with the text after it. The
+            first and the last may hold characters of words that the blank cuts.
         log_prob: log p of its tokens given the text around all blanks and the tokens of the blanks
             before it; these of all blanks add up to their joint log-probability.
         per_token: `log_prob` per token, the measure of those who know no P(length).
@@ -111,10 +114,14 @@ class _Window:
 
 @dataclass(frozen=True)
 class _Drawing:
-    """One filling to be drawn: of which window, with which lengths, and from which seed."""
+    """One filling to be drawn: of which window, with which lengths, and from which seed.
+
+    `ways` has log P of the way in which the words that a gap cuts are written, see `Healing`.
+    """
 
     window: int
     template: Template
+    ways: list[float | None]
     lengths: list[int]
     length_log_prob: float
     seed: int
@@ -141,6 +148,7 @@ def infill(
     best_of: int | None = None,
     seed: int | Sequence[int] = 0,
     closed: bool = True,
+    token_healing: bool = True,
     whitespace_map: bool = False,
     batch_size: int = 16,
     progress: bool = False,
@@ -165,7 +173,8 @@ def infill(
         model: any backbone, such as an `AnySubsetTransformer`.
         tokenizer: the model's.
         texts: one text or several.
-        blank: marks a blank in a text; with a backslash before it, it is itself.
+        blank: marks a blank in a text; with a backslash before it, or as a part of a longer run of
+            its character, it is plain text.
         spans: instead of markers, (start, end) of the characters to blank out; for several texts
             a list of these for each.
         length: of a blank in tokens: a number, a range (low, high) that its posterior chooses
@@ -179,6 +188,9 @@ def infill(
         seed: text i uses seed + i, or its own where one int per text is given.
         closed: whether a text is a whole document: a blank at one of its ends then has the end of
             a document as its other side.
+        token_healing: whether a word that a blank cuts may be written in one piece with what is
+            filled in, as `retu___` becomes `return`; the model says how likely that is. If False,
+            the pieces of the cut word stay as they are.
         whitespace_map: code through XLNet's vocabulary, see `asarm.codec.Codec`.
         batch_size: drawings made together.
         progress: show a bar of blanks whose lengths are looked for, and one of drawings.
@@ -213,6 +225,7 @@ def infill(
         seeds=per_sequence_seeds(seed, len(templates)),
         batch_size=batch_size,
         progress=progress,
+        heals=token_healing,
         **sampling,
     )
     return infillings[0] if isinstance(texts, str) else infillings
@@ -229,6 +242,7 @@ def fill_templates(
     num_drawings: int = 1,
     batch_size: int = 16,
     progress: bool = False,
+    heals: bool = True,
     **sampling: Any,
 ) -> list[Infilling]:
     """`infill` of texts that are templates already: `asked` has the range of each of their gaps."""
@@ -250,10 +264,11 @@ def fill_templates(
             )
             for window in flat
         ]
+    heal = partial(Healing, model, **sampling) if heals else None
     drawings = [
         drawing
         for number, (window, choice) in enumerate(zip(flat, choices, strict=True))
-        for drawing in _drawings(number, window, choice, num_drawings, limit)
+        for drawing in _drawings(number, window, choice, num_drawings, limit, heal)
     ]
     found: list[list[Candidate]] = [[] for _ in flat]
     for drawing, candidate in zip(
@@ -287,7 +302,12 @@ def check_sampling(model: Backbone, **sampling: Any) -> None:
 
 
 def _drawings(
-    number: int, window: _Window, choice: LengthChoice, count: int, limit: int | None
+    number: int,
+    window: _Window,
+    choice: LengthChoice,
+    count: int,
+    limit: int | None,
+    heal: Callable[[Template], Healing] | None,
 ) -> list[_Drawing]:
     """The drawings of a window, all of which see the same text around its gaps."""
     drawn = choice.draw(count, window.seed)
@@ -296,10 +316,12 @@ def _drawings(
         drawn = [drawn[n] for n in torch.randperm(count, generator=generator)]
     longest = max((lengths for lengths, _ in drawn), key=sum)
     shown = within(window.template, window.template.sizes(longest), limit)
-    return [
-        _Drawing(number, shown, lengths, log_prob, keyed_seed(window.seed, "fill", n))
-        for n, (lengths, log_prob) in enumerate(drawn)
-    ]
+    write, found = heal and heal(shown), []
+    for n, (lengths, length_log_prob) in enumerate(drawn):
+        seed = keyed_seed(window.seed, "fill", n)
+        written, ways = write(lengths, seed) if write else (shown, [None] * len(lengths))
+        found.append(_Drawing(number, written, [*ways], lengths, length_log_prob, seed))
+    return found
 
 
 def _infilling(
@@ -349,27 +371,35 @@ def draw(model: Backbone, drawings: Sequence[_Drawing], **sampling: Any) -> Iter
     """The candidates of a batch of drawings, each for the part of its text that it is of."""
     sizes = [drawing.template.sizes(drawing.lengths) for drawing in drawings]
     rows = [drawing.template.with_gaps(own) for drawing, own in zip(drawings, sizes, strict=True)]
-    ids, allowed, order = collate(rows)
+    ids, allowed, order = collate(rows, drawings[0].template.moves)
     seeds = [drawing.seed for drawing in drawings]
     result = sample(model, ids, order, allowed=allowed, seed=seeds, **sampling)
-    log_probs = log_prob(model, result.tokens, order.to(result.tokens.device)).double().cpu()
+    order = order.to(result.tokens.device)
+    free = log_prob(model, result.tokens, order).double().cpu()
+    is_healed = any(way is not None for drawing in drawings for way in drawing.ways)
+    healed = log_prob(model, result.tokens, order, allowed=allowed).cpu() if is_healed else free
     for b, drawing in enumerate(drawings):
         tokens = result.tokens[b].tolist()
         cost = int(result.nfe[b]), int(result.rows[b])
         places = drawing.template.places(sizes[b])
-        yield _candidate(drawing, places, tokens, log_probs[b], cost)
+        yield _candidate(drawing, places, tokens, (free[b], healed[b]), cost)
 
 
 def _candidate(
     drawing: _Drawing,
     places: Sequence[slice],
     tokens: list[int],
-    log_probs: Tensor,
+    log_probs: tuple[Tensor, Tensor],
     cost: tuple[int, int],
 ) -> Candidate:
-    """A candidate from the tokens and log-probabilities (L,) of its whole text."""
+    """A candidate from the tokens of its whole text, and their log-probabilities (L,): the model's
+    own, and those that they were drawn with in gaps that cut words."""
     text, texts = drawing.template.filled([tokens[place] for place in places])
-    sums = [float(log_probs[place].sum()) for place in places]
+    free, healed = log_probs
+    sums = [
+        float(free[place].sum()) if way is None else way + float(healed[place].double().sum())
+        for way, place in zip(drawing.ways, places, strict=True)
+    ]
     fills = [
         Fill(fill, length, tokens[place], total, total / (place.stop - place.start))
         for fill, length, place, total in zip(texts, drawing.lengths, places, sums, strict=True)

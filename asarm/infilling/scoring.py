@@ -16,6 +16,7 @@ from asarm.checks import checked_text, described
 from asarm.codec import Codec
 from asarm.density import log_prob
 from asarm.infilling.ask import check_batch_size, templates_of
+from asarm.infilling.healing import Healing
 from asarm.infilling.template import Template, collate
 from asarm.infilling.unwritten import warn_of_unwritten
 from asarm.infilling.window import part_of, trained_length, windows, within
@@ -50,6 +51,7 @@ def score(
     *,
     blank: str = "___",
     closed: bool = False,
+    token_healing: bool = False,
     whitespace_map: bool = False,
     batch_size: int = 16,
 ) -> list[Score]:
@@ -65,6 +67,9 @@ def score(
         candidates: a filling of the blank, or of several blanks one for each.
         blank, closed, whitespace_map: as in `asarm.infill`. What ends with a blank is not closed
             here by default: its candidates are then continuations, as in left-to-right models.
+        token_healing: whether a word that the blank cuts is written as it is with the filling, as
+            `asarm.infill` does: `log_prob` is then what a candidate of `asarm.infill` has, given
+            the characters of the word. If False, it is given the pieces that the cut word has.
         batch_size: candidates scored in one network call.
 
     Warns:
@@ -80,8 +85,9 @@ def score(
     texts = [checked_text(context, "context")]
     (template,) = templates_of(codec, texts, blank=blank, spans=None, closed=closed)
     warn_of_unwritten(codec, chain(template.texts, *fillings))
-    encoded = [template.encode_fills(fills) for fills in fillings]
-    found = _log_probs(model, template, encoded, batch_size) if encoded else []
+    written = [template.written_with(own) if token_healing else template for own in fillings]
+    encoded = [t.encode_fills(fills) for t, fills in zip(written, fillings, strict=True)]
+    found = _log_probs(model, template, encoded, batch_size, fillings if token_healing else None)
     sizes = [sum(map(len, ids)) for ids in encoded]
     return [
         Score(fills, total, size, total / size)
@@ -111,31 +117,62 @@ def _fillings(candidate: object, name: str) -> list[str]:
 
 
 def _log_probs(
-    model: Backbone, template: Template, encoded: Sequence[list[list[int]]], batch_size: int
+    model: Backbone,
+    template: Template,
+    encoded: Sequence[list[list[int]]],
+    batch_size: int,
+    healed: Sequence[Sequence[str]] | None,
 ) -> list[float]:
-    """The joint log-probability of each candidate's pieces; those of several windows add up."""
+    """The joint log-probability of each candidate's pieces; those of several windows add up.
+
+    `healed` has the fillings themselves where cut words are written as they are with these.
+    """
+    if not encoded:
+        return []
     limit = trained_length(model)
     sizes = [max(map(len, pieces)) for pieces in zip(*encoded, strict=True)]
     ends = [end for _, end in template.edges()]
-    lengths = [size - end.is_extra for size, end in zip(sizes, ends, strict=True)]
+    lengths = [size - end.num_extra for size, end in zip(sizes, ends, strict=True)]
     found = []
     for gaps in windows(template, [(length, length) for length in lengths], limit):
         own = within(part_of(template, gaps), sizes[gaps], limit)
-        found.append(_in_window(model, own, [pieces[gaps] for pieces in encoded], batch_size))
+        heal = Healing(model, own) if healed else None
+        written = [own.written_with(fills[gaps]) for fills in healed or ()]
+        texts = written or [own] * len(encoded)
+        pieces = [pieces[gaps] for pieces in encoded]
+        batches = [slice(n, n + batch_size) for n in range(0, len(encoded), batch_size)]
+        found.append([x for b in batches for x in _of_batch(model, texts[b], pieces[b], heal)])
     return [sum(totals) for totals in zip(*found, strict=True)]
 
 
-def _in_window(
-    model: Backbone, template: Template, encoded: Sequence[list[list[int]]], batch_size: int
+def _of_batch(
+    model: Backbone,
+    templates: Sequence[Template],
+    encoded: Sequence[Sequence[Sequence[int]]],
+    heal: Healing | None,
 ) -> list[float]:
-    found: list[float] = []
-    for start in range(0, len(encoded), batch_size):
-        part = encoded[start : start + batch_size]
-        ids, _, order = collate([template.with_gaps([*map(len, own)]) for own in part])
-        for b, fills in enumerate(part):
-            flat = [i for fill in fills for i in fill]
-            ids[b, order.is_target[b]] = torch.tensor(flat)
-        found += log_prob(model, ids, order).double().sum(1).tolist()
+    """log p of the fillings of each text: under the filters of gaps that cut words, and with log P
+    of the way in which these are written; the model's own elsewhere."""
+    rows = [t.with_gaps([*map(len, own)]) for t, own in zip(templates, encoded, strict=True)]
+    ids, allowed, order = collate(rows, templates[0].moves)
+    for b, fills in enumerate(encoded):
+        ids[b, order.is_target[b]] = torch.tensor([i for fill in fills for i in fill])
+    free = log_prob(model, ids, order).double().cpu()
+    if heal is None:
+        return free.sum(1).tolist()
+    healed = log_prob(model, ids, order, allowed=allowed).double().cpu()
+    healed = healed.where(healed.isfinite(), free)  # a filling may be another than is ever drawn
+    found = []
+    for b, (template, fills) in enumerate(zip(templates, encoded, strict=True)):
+        places = template.places([*map(len, fills)])
+        lengths = template.lengths_of(fills)
+        ways = heal.log_probs(template, lengths)
+        found.append(
+            sum(
+                float(free[b, place].sum() if way is None else way + healed[b, place].sum())
+                for way, place in zip(ways, places, strict=True)
+            )
+        )
     return found
 
 
@@ -145,10 +182,16 @@ def reference_lengths(
     fills: Sequence[str],
     *,
     blank: str = "___",
+    token_healing: bool = True,
     whitespace_map: bool = False,
 ) -> list[int]:
-    """How many tokens given fillings have where they stand: the oracle length of each blank."""
+    """How many tokens given fillings have where they stand: the oracle length of each blank.
+
+    With `token_healing` those are counted that hold any of its characters where the words that a
+    blank cuts are whole: for `asarm.infill`, which has the same switch.
+    """
     fills, context = _fillings(fills, "fills"), checked_text(context, "context")
     codec = Codec.of(tokenizer, whitespace_map)
     (template,) = templates_of(codec, [context], blank=blank, spans=None, closed=False)
-    return template.lengths(fills)
+    written = template.written_with(fills) if token_healing else template
+    return written.lengths(fills)

@@ -119,6 +119,8 @@ def sample(
     randomness = HashedRandomness(torch.tensor(seeds, device=model.device))
     draft_temperature = temperature if draft_temperature is None else draft_temperature
     total = int(order.num_targets.sum())
+    if allowed and method == "parallel":
+        allowed = allowed.without_moves()  # what stands beside a token is not known yet
     with answering(model), tqdm(total=total, unit="token", disable=not progress) as bar:
         decoding = Decoding(
             model,

@@ -227,7 +227,8 @@ class Decoding:
         """Which tokens the ranks (B, K) may hold; ranks beyond the last are padding."""
         if self.allowed is None:
             return None
-        return self.allowed.at(self.positions.gather(1, ranks.clamp(max=self.size)))
+        text = self.tokens.gather(1, self.rank)  # (B, L) by position
+        return self.allowed.at(self.positions.gather(1, ranks.clamp(max=self.size)), text)
 
     def _content(self, start: Tensor, count: Tensor, size: int) -> ContentRows:
         """Content rows (B, R) of `count` (B,) ranks from `start` (B,) on, R the `size`."""

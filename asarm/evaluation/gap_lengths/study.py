@@ -141,7 +141,7 @@ def questions(tokenizer: PreTrainedTokenizerBase, config: GapLengthsConfig) -> l
         for item, gap in enumerate(gaps(kind, config.max_items, config.seed)):
             template = Template.of(codec, [gap.before, gap.after])
             (pieces,), ((_, end),) = template.encode_fills([gap.words]), template.edges()
-            true = len(pieces) - end.is_extra
+            true = len(pieces) - end.num_extra
             if 1 <= true <= config.longest:
                 found.append(Question(kind, item, gap.words, template, true))
     return found
