@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from asarm.sampling import sample as sample
     from asarm.sampling.calibration import calibrate as calibrate
 
+__version__ = "0.1.0"  # pyproject.toml reads it here
+
 _HOMES = {
     "AnySubsetTransformer": "asarm.model",
     "Order": "asarm.order",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -23,6 +24,7 @@ def animate(settings: AnimateSettings) -> None:
     run(settings)
 
 
+FLAG = re.compile(r"-(-[\w-]+(=|\Z)|h\Z)")
 COMMANDS: dict[str, tuple[Callable[[Any], None], type]] = {
     "infill": (infill, InfillSettings),
     "animate": (animate, AnimateSettings),
@@ -50,22 +52,39 @@ def new_parser() -> Parser:
 
 def parse(arguments: Sequence[str]) -> tuple[str, Any]:
     """The command, and its settings."""
-    found = new_parser().parse_args(switched_on(arguments)).as_dict()
+    found = new_parser().parse_args(arranged(arguments)).as_dict()
     name = found["subcommand"]
     return name, COMMANDS[name][1](**found[name])
 
 
-def switched_on(arguments: Sequence[str]) -> list[str]:
-    """The arguments with `true` behind every switch that stands alone."""
-    switches = {f"--{f.name}" for _, s in COMMANDS.values() for f in fields(s) if f.type == "bool"}
-    following = [*arguments[1:], ""]
-    return [
-        f"{argument}=true" if argument in switches and after not in ("true", "false") else argument
-        for argument, after in zip(arguments, following, strict=False)
-    ]
+def arranged(arguments: Sequence[str]) -> list[str]:
+    """The arguments with texts first, wherever they stood, and every flag in one with its value.
+
+    A switch that stands alone is `true`. All that follows `--` are texts.
+    """
+    kinds = {f"--{f.name}": f.type for _, s in COMMANDS.values() for f in fields(s)}
+    texts: list[str] = []
+    flags: list[str] = []
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        if argument == "--":
+            return [*texts[:1], *flags, "--", *texts[1:], *rest]
+        if not FLAG.match(argument):
+            texts.append(argument)
+        elif argument not in kinds or (kinds[argument] != "bool" and not rest):
+            flags.append(argument)
+        elif kinds[argument] != "bool" or rest[:1] in (["true"], ["false"]):
+            flags.append(f"{argument}={rest.pop(0)}")
+        else:
+            flags.append(f"{argument}=true")
+    return [*texts, *flags]
 
 
 def main() -> None:
+    if not sys.argv[1:]:
+        new_parser().print_help()
+        return
     name, settings = parse(sys.argv[1:])
     run_to_end(COMMANDS[name][0], settings, when_stopped="stopped")
 

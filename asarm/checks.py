@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from numbers import Integral, Real
+
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def is_whole(value: object) -> bool:
@@ -21,3 +24,20 @@ def described(value: object) -> str:
         return repr(value)
     shape = getattr(value, "shape", None)
     return f"a {type(value).__name__}" + (f" of shape {tuple(shape)}" if shape is not None else "")
+
+
+def checked_text(text: object, name: str = "the text") -> str:
+    """A text that tokenizers can read.
+
+    Raises:
+        ValueError: it is no str, or holds half a surrogate pair, which no encoding can write.
+    """
+    if not isinstance(text, str):
+        raise ValueError(f"{name} is {described(text)}; expected a str")
+    half = SURROGATE.search(text)
+    if half:
+        raise ValueError(
+            f"{name} holds half a surrogate pair, {half[0]!a}, at character {half.start()}; "
+            "expected text that UTF-8 can write: replace it, or decode its bytes as what they are"
+        )
+    return text

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from io import TextIOWrapper
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from jsonargparse import ArgumentParser, auto_cli
 
+from asarm.presets import found_preset
+
 Config = TypeVar("Config")
-USER_ERROR, INTERRUPTED = 2, 130
+USER_ERROR, INTERRUPTED, UNREAD = 2, 130, 141  # the last two as shells say SIGINT and SIGPIPE
+STDOUT = 1  # its file descriptor
 PATIENCE = 5  # seconds that the first of several processes has to speak for all
 
 
@@ -35,17 +40,42 @@ def launch(
 ) -> None:
     """Run a script's `main` on the settings of the command line and of --config files.
 
-    The settings of `default_preset` hold unless --config, or a flag of `instead`, is given.
+    A flag wins over a file wherever it stands. The settings of `default_preset` hold unless
+    --config, or a flag of `instead`, is given.
 
     What the user can put right (ValueError, OSError) ends in one line and exit code 2, Ctrl-C in
     exit code 130.
     """
-    arguments = friendly(sys.argv[1:], config_class)
-    given = {argument.partition("=")[0] for argument in arguments}
-    if default_preset and given.isdisjoint({"--config", *instead}):
-        arguments = [f"--config={default_preset}", *arguments]
-    config = auto_cli(config_class, args=arguments, as_positional=False, parser_class=Parser)
-    run_to_end(main, config)
+
+    def parse_and_run(config_class: type[Config]) -> None:
+        arguments = friendly(sys.argv[1:], config_class)
+        files, flags = split_files(arguments)
+        if default_preset and not files and given_flags(flags).isdisjoint(instead):
+            files = [str(default_preset)]
+        arguments = [*(f"--config={found_preset(file)}" for file in files), *flags]
+        main(auto_cli(config_class, args=arguments, as_positional=False, parser_class=Parser))
+
+    run_to_end(parse_and_run, config_class)
+
+
+def split_files(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The files that --config names, and all other arguments."""
+    files, others = [], []
+    rest = iter(arguments)
+    for argument in rest:
+        flag, _, value = argument.partition("=")
+        if flag != "--config":
+            others.append(argument)
+            continue
+        files.append(value or next(rest, ""))
+        if not files[-1]:
+            raise ValueError("--config has no value; expected a file of settings in YAML")
+    return files, others
+
+
+def given_flags(arguments: Sequence[str]) -> set[str]:
+    """The settings that have a flag among the arguments, by their names."""
+    return {re.split(r"[=.+]", a.removeprefix("--"))[0] for a in arguments if a.startswith("--")}
 
 
 def run_to_end(
@@ -54,14 +84,36 @@ def run_to_end(
     *,
     when_stopped: str = "stopped; the same command goes on from here",
 ) -> None:
-    """Call `main`, and end in one line where the user can put right what is wrong, or stops it."""
+    """Call `main`, and end in one line where the user can put right what is wrong, or stops it.
+
+    Characters that the terminal's encoding lacks are printed as escapes. Where whoever reads what
+    is printed has read enough, as in `| head -1`, the end is silent.
+    """
+    print_everything()
     try:
         main(config)
+        print(end="", flush=True)  # now, for at the interpreter's end it would be too late to say
     except (ValueError, OSError) as error:
+        if isinstance(error, BrokenPipeError) and nobody_reads():
+            os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT)  # what is still to be flushed
+            sys.exit(UNREAD)
         refuse(str(error))
     except KeyboardInterrupt:
         print(f"\n{when_stopped}", file=sys.stderr)
         sys.exit(INTERRUPTED)
+
+
+def print_everything() -> None:
+    """Have no character end the work at its print, whatever the encoding of the terminal is."""
+    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def nobody_reads() -> bool:
+    """Whether standard output is a pipe whose reader has gone."""
+    poll = select.poll()
+    poll.register(STDOUT, 0)  # errors are told whatever is asked for
+    return bool(poll.poll(0))
 
 
 def refuse(message: str) -> NoReturn:
@@ -90,8 +142,8 @@ def wait_to_be_ended(exit_code: int, patience: float) -> None:
 def friendly(arguments: Sequence[str], config_class: type) -> list[str]:
     """Arguments as jsonargparse wants them.
 
-    Lists may be written `--methods assd,onepass` or `--methods assd onepass`, and a switch
-    without its `true`.
+    Lists may be written `--methods assd,onepass` or `--methods assd onepass`, a switch without its
+    `true`, and a number below zero as any other.
     """
     types = {f"--{f.name}": getattr(f.type, "__name__", f.type) for f in fields(config_class)}
     result: list[str] = []
@@ -102,14 +154,19 @@ def friendly(arguments: Sequence[str], config_class: type) -> list[str]:
         values = [value] if has_value else []
         while kind.startswith(("list", "bool")) and rest and not rest[0].startswith("--"):
             values.append(rest.pop(0))
-        if kind.startswith("list") and values and not values[0].startswith("["):
-            values = [f"[{','.join(values)}]"]
+        if kind.startswith("list") and not any(values):
+            raise ValueError(f"{flag} has no value; expected some, or [] for none")
+        if kind.startswith("list") and not values[0].startswith("["):
+            items = [item.strip() for value in values for item in value.split(",")]
+            values = [f"[{','.join(filter(None, items))}]"]
         elif kind == "bool" and not values:
             values = ["true"]
-        if kind.startswith(("list", "bool")):
+        elif not has_value and rest and re.match(r"-\.?\d", rest[0]):
+            values = [rest.pop(0)]  # which the parser would take for a flag
+        if values or kind.startswith(("list", "bool")):
             result.append(f"{flag}={' '.join(values)}")
         else:
-            result.append(flag + has_value + value)
+            result.append(flag + has_value)
     return result
 
 

@@ -12,6 +12,7 @@ that a blank stands before it; a fill is what is written into a blank.
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import groupby
@@ -19,19 +20,22 @@ from typing import TYPE_CHECKING
 
 import torch
 from tokenizers import Regex, decoders, normalizers, pre_tokenizers
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from asarm.text import WHITESPACE, decode, encode, whitespace_ids
+from asarm.text import WHITESPACE, decode, encode, private, whitespace_ids
+from asarm.utf8 import transitions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 BYTES_MARK = "Ġ"  # a blank in the alphabet of byte-level pieces, where blanks are text like any
 METASPACE_MARK = "▁"
+BYTES = {character: byte for byte, character in bytes_to_unicode().items()}
 LETTER = "x"  # stands for whatever word may follow
 
 
 class Codec:
-    """Encodes and decodes the parts of a text for one tokenizer, which it leaves as it is.
+    """Encodes and decodes the parts of a text for one tokenizer, by a private copy of it.
 
     Byte-level pieces (the demo's) write every text exactly. Pieces with word marks (XLNet's) write
     words with single blanks between them; `whitespace_map` adds line ends, tabs and pairs of
@@ -47,6 +51,9 @@ class Codec:
         is_exact: whether its pieces are byte-level, so that every text can be written.
         begins_word: (V,) bool, the fillable pieces that begin with a blank, or, where
             `whitespace_map` makes it a piece, are whitespace.
+        piece_bytes: the UTF-8 of each piece, its word mark a blank.
+        moves: (S + 2, V) how byte-level pieces go on with a character (`asarm.utf8`); None for
+            pieces of whole characters.
 
     Raises:
         ValueError: pieces of another kind, or a whitespace map that the tokenizer has no tokens
@@ -54,13 +61,13 @@ class Codec:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, *, whitespace_map: bool = False) -> None:
-        self.tokenizer = tokenizer
+        tokenizer = self.tokenizer = private(tokenizer)
         self.whitespace_map = whitespace_map
         self._space_ids = whitespace_ids(tokenizer) if whitespace_map else {}
         self._spaces = {i: space for space, i in self._space_ids.items()}
         self._mark = _word_mark(tokenizer)
         self.is_exact = self._mark == BYTES_MARK
-        self._inside_word = tokenizer if self.is_exact else _without_first_mark(tokenizer)
+        self._inside_word = tokenizer if self.is_exact else private(_without_first_mark(tokenizer))
         self._pieces: list[str] = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
         self._blank = [i for i, piece in enumerate(self._pieces) if piece == METASPACE_MARK]
         is_special = set(tokenizer.all_special_ids) - set(self._spaces)
@@ -69,11 +76,13 @@ class Codec:
             [p.startswith(self._mark) or i in self._spaces for i, p in enumerate(self._pieces)]
         )
 
-    @classmethod
-    @lru_cache(maxsize=4)
-    def of(cls, tokenizer: PreTrainedTokenizerBase, whitespace_map: bool = False) -> Codec:
+        self.piece_bytes = [self._bytes_of(i) for i in range(len(self._pieces))]
+        self.moves = transitions(self.piece_bytes) if self.is_exact else None
+
+    @staticmethod
+    def of(tokenizer: PreTrainedTokenizerBase, whitespace_map: bool = False) -> Codec:
         """The codec of a tokenizer, which is made once."""
-        return cls(tokenizer, whitespace_map=whitespace_map)
+        return _codec_of(private(tokenizer), whitespace_map)
 
     def needs_word(self, before: str) -> bool:
         """Whether the first piece behind `before` has to begin a word, its blank being no new text.
@@ -82,6 +91,29 @@ class Codec:
         with a word that followed. Word marks: `before` is empty or ends with whitespace.
         """
         return self._is_bare(before) or self._owed(before) == " "
+
+    def last_word(self, text: str) -> str:
+        """The end of a text that its tokenizer writes by itself: the word that more may go on with.
+
+        With word marks it begins with no blank: its first piece has the mark.
+        """
+        if not self.is_exact:
+            return re.split(r"\s", text)[-1]
+        words = self._words(text)
+        return text[words[-1][1][0] :] if words else ""
+
+    def first_word(self, text: str) -> str:
+        """The beginning of a text that its tokenizer writes by itself."""
+        if not self.is_exact:
+            return re.split(r"\s", text, maxsplit=1)[0]
+        words = self._words(text)
+        return text[: words[0][1][1]] if words else ""
+
+    def encode_word(self, word: str, *, goes_on: bool = False) -> list[int]:
+        """The ids of a word, or of its beginning or end; `goes_on` where it has no word mark."""
+        if self.is_exact or not word:
+            return encode(self.tokenizer, word)
+        return encode(self._inside_word if goes_on else self.tokenizer, word)
 
     def encode(self, text: str, *, after: str = "") -> list[int]:
         """The ids of `text` where it follows the text `after`; "" is the start of a document.
@@ -138,8 +170,20 @@ class Codec:
             return " " if tail[-1:].isspace() else ""
         if not tail.endswith(" "):
             return ""
-        words = self.tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str(tail + LETTER)
+        words = self._words(tail + LETTER)
         return " " if words[-1][0] == BYTES_MARK + LETTER else ""
+
+    def _words(self, text: str) -> list[tuple[str, tuple[int, int]]]:
+        """The words that the tokenizer cuts a text into, and where they begin and end."""
+        return self.tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str(text)
+
+    def _bytes_of(self, i: int) -> bytes:
+        piece = self._pieces[i]
+        if i in self._spaces:
+            return self._spaces[i].encode()
+        if self.is_exact and all(character in BYTES for character in piece):
+            return bytes(BYTES[character] for character in piece)
+        return piece.replace(METASPACE_MARK, " ").encode()
 
     def _less_owed(self, text: str, *, bare: bool) -> list[int]:
         """The ids of `text` without the end that is written with what follows."""
@@ -189,6 +233,11 @@ class Codec:
         if self.is_exact:
             return decode(self.tokenizer, ids)
         return "".join(self._pieces[i] for i in ids).replace(METASPACE_MARK, " ")
+
+
+@lru_cache(maxsize=4)
+def _codec_of(tokenizer: PreTrainedTokenizerBase, whitespace_map: bool) -> Codec:
+    return Codec(tokenizer, whitespace_map=whitespace_map)
 
 
 def _word_mark(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -90,7 +90,7 @@ def joint_log_probs(
     _, is_row = target_ranks(order)
     tokens = input_ids.gather(1, query.positions)[is_row]  # (rows,)
     rows = hidden[is_row]  # (rows, C)
-    kinds = allowed.kinds.gather(1, query.positions)[is_row] if allowed else None  # (rows,)
+    kinds = allowed.table_of(query.positions, input_ids)[is_row] if allowed else None  # (rows,)
     parts = []
     for chunk in chunks(len(rows), model.vocab_size):
         is_allowed = allowed.tables[kinds[chunk]] if allowed and kinds is not None else None

@@ -6,7 +6,7 @@ Shapes: B batch, L length, K kinds of positions, V vocabulary; anything before i
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -21,6 +21,10 @@ class Allowed:
     Args:
         tables: (K, V) bool, the tokens of each kind of position; at least one of each.
         kinds: (B, L) the kind of each position.
+        moves: (S + 2, V) where the tokens to the left of a position matter: the state after each
+            token, from each of S states, from S (no state) and from S + 1 (an unknown one). A
+            position of kind n in state s has table n + s. Tokens to its left must have lower
+            ranks, and any three of them tell the state.
 
     Raises:
         ValueError: a kind without tokens, or a kind that has no table.
@@ -28,6 +32,7 @@ class Allowed:
 
     tables: Tensor
     kinds: Tensor
+    moves: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.tables.ndim != 2 or self.kinds.ndim != 2:
@@ -37,24 +42,60 @@ class Allowed:
             )
         if not self.tables.any(1).all():
             raise ValueError("a kind of positions may hold no token; allow at least one")
-        if self.kinds.min() < 0 or self.kinds.max() >= len(self.tables):
+        last = len(self.tables) - self.num_states
+        if self.kinds.min() < 0 or self.kinds.max() > last:
             raise ValueError(
                 f"kinds holds {int(self.kinds.min())} to {int(self.kinds.max())}; "
-                f"expected kinds from 0 to {len(self.tables) - 1}, those of the tables"
+                f"expected kinds from 0 to {last}, those of the tables"
             )
 
-    def at(self, positions: Tensor) -> Tensor:
-        """Which tokens the positions (B, ...) may hold, (B, ..., V) bool."""
-        kinds = self.kinds.gather(1, positions.flatten(1)).view(positions.shape)
-        return self.tables[kinds]
+    @property
+    def num_states(self) -> int:
+        """How many tables a kind has, S."""
+        return 1 if self.moves is None else len(self.moves) - 2
+
+    def at(self, positions: Tensor, tokens: Tensor | None = None) -> Tensor:
+        """Which tokens the positions (B, ...) may hold, (B, ..., V) bool.
+
+        Args:
+            positions: any.
+            tokens: (B, L) of the whole text, of which only those to the left of a position matter;
+                without them, every position is in state 0.
+        """
+        return self.tables[self.table_of(positions, tokens)]
+
+    def table_of(self, positions: Tensor, tokens: Tensor | None = None) -> Tensor:
+        """The table that says what each position (B, ...) may hold, (B, ...)."""
+        places = positions.flatten(1)
+        kinds = self.kinds.gather(1, places)
+        if self.moves is not None and tokens is not None:
+            kinds = kinds + self._state(self.moves, places, tokens)
+        return kinds.view(positions.shape)
+
+    def _state(self, moves: Tensor, positions: Tensor, tokens: Tensor) -> Tensor:
+        """The state that the three tokens before each position lead to, (B, n)."""
+        state = torch.full_like(positions, self.num_states + 1)
+        for back in (3, 2, 1):
+            token = tokens.gather(1, (positions - back).clamp(min=0))
+            state = torch.where(positions >= back, moves[state, token], state)
+        return torch.where(state < self.num_states, state, 0)
+
+    def without_moves(self) -> Allowed:
+        """What a position may hold where the tokens beside it are unknown: no state is left."""
+        if self.moves is None:
+            return self
+        stays = self.tables[:: self.num_states] & (self.moves[0] == 0)
+        tables = stays.where(stays.any(1, keepdim=True), self.tables[:: self.num_states])
+        return Allowed(tables, self.kinds // self.num_states)
 
     def select(self, sequences: Tensor) -> Allowed:
         """What some sequences (n,) of the batch may hold."""
-        return Allowed(self.tables, self.kinds[sequences])
+        return replace(self, kinds=self.kinds[sequences])
 
     def to(self, device: torch.device) -> Allowed:
         """The same on another device."""
-        return Allowed(self.tables.to(device), self.kinds.to(device))
+        moves = None if self.moves is None else self.moves.to(device)
+        return Allowed(self.tables.to(device), self.kinds.to(device), moves)
 
 
 @dataclass(frozen=True)

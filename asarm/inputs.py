@@ -73,6 +73,29 @@ def check_model(model: object) -> None:
         )
 
 
+def check_tokenizer(model: Backbone, tokenizer: Any) -> None:
+    """Refuse a tokenizer that is another model's, as far as sizes and mask tokens tell.
+
+    Raises:
+        ValueError: there is no model or no tokenizer, or they do not go together.
+    """
+    check_model(model)
+    both = "take both from asarm.load(folder)"
+    if not hasattr(tokenizer, "all_special_ids"):
+        raise ValueError(f"tokenizer is {described(tokenizer)}; expected the model's own: {both}")
+    if len(tokenizer) != model.vocab_size:
+        raise ValueError(
+            f"the tokenizer has {len(tokenizer)} tokens and the model {model.vocab_size}; "
+            f"expected the tokenizer with which the model was trained: {both}"
+        )
+    ours, theirs = model.mask_token_id, tokenizer.mask_token_id
+    if theirs is not None and 0 <= ours < model.vocab_size and ours != theirs:
+        raise ValueError(
+            f"the mask token is {theirs} in the tokenizer and {ours} in the model; expected the "
+            f"tokenizer with which the model was trained: {both}"
+        )
+
+
 def token_ids(input_ids: Tensor | Sequence[Sequence[int]] | Any) -> Tensor:
     """Token ids of any integers as int64: a tensor, an array of numpy or nested lists.
 

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import re
 import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
-from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    LocalEntryNotFoundError,
+    StrictDataclassError,
+)
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import logging
 
 from asarm.drafting.head import CONFIG as CONFIG_OF_HEAD
 from asarm.drafting.head import WEIGHTS as WEIGHTS_OF_HEAD
@@ -19,6 +30,21 @@ from asarm.model import XLNET_VOCAB_SIZE, AnySubsetTransformer, without_progress
 DEMO = Path(__file__).parent / "demo"
 XLNET_TOKENIZER = "xlnet/xlnet-base-cased"  # of the released models, which may lack a tokenizer
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+NUMBER = re.compile(r"\d+")
+MAX_REASON = 200  # characters of what another library says
+# What reading a model's files ends in where they are damaged or do not fit one another.
+UNREADABLE = (
+    OSError,
+    ValueError,
+    AttributeError,
+    EOFError,
+    KeyError,
+    TypeError,
+    RuntimeError,
+    SafetensorError,
+    UnpicklingError,
+    StrictDataclassError,
+)
 
 
 def load(
@@ -79,7 +105,13 @@ def load_tokenizer(
             f"{name_or_path} has no tokenizer; taking that of {XLNET_TOKENIZER}", stacklevel=2
         )
         return load_tokenizer(XLNET_TOKENIZER, vocab_size=vocab_size)
-    tokenizer = AutoTokenizer.from_pretrained(source, padding_side="right", **where)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, padding_side="right", **where)
+    except UNREADABLE as error:
+        raise ValueError(
+            f"the tokenizer of {name_or_path} cannot be read ({reason_of(error)}); put whole files "
+            "tokenizer.json and tokenizer_config.json beside the weights"
+        ) from None
     if vocab_size is not None and len(tokenizer) != vocab_size:
         raise ValueError(
             f"{name_or_path} has a tokenizer of {len(tokenizer)} pieces and a model of "
@@ -92,6 +124,11 @@ def resolve_device(device: str | torch.device | None = None) -> torch.device:
     """The device asked for, or the GPU if there is one; ValueError where there is none."""
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if str(device).partition(":")[0] == "mps":
+        raise ValueError(
+            f"device is {str(device)!r}, which has no float64, and random numbers are drawn in "
+            "float64; take 'cpu'"
+        )
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
@@ -157,16 +194,69 @@ def _find(source: str, file: str, where: dict[str, str]) -> str | None:
     ) from None
 
 
+def reason_of(error: BaseException) -> str:
+    """What an error of another library says, in a line of no great length."""
+    said = " ".join(str(error).split()).rstrip(".")
+    short = said if len(said) <= MAX_REASON else said[:MAX_REASON] + "..."
+    is_told = isinstance(error, OSError) or type(error) is ValueError
+    return short if is_told and short else f"{type(error).__name__}: {short}"
+
+
+@contextmanager
+def without_report() -> Iterator[None]:
+    """Have transformers read weights without a table of what does not fit: `check_loaded` tells."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        with without_progress_bar():
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def check_loaded(name: str | Path, model: torch.nn.Module, report: Mapping[str, Any]) -> None:
+    """Refuse weights that are not those of their config.json: what is absent would be random.
+
+    Args:
+        name: of the model.
+        model: what came of it.
+        report: what transformers says of loading it.
+
+    Raises:
+        ValueError: some have another shape, are absent, or are those of further layers.
+    """
+    for weight, found, wanted in sorted(report["mismatched_keys"])[:1]:
+        raise ValueError(
+            f"weight {weight} of {name} has shape {tuple(found)}, and by config.json it has "
+            f"{tuple(wanted)}; put the config.json of these weights beside them"
+        )
+    absent = sorted(report["missing_keys"])
+    if absent:
+        raise ValueError(
+            f"{name} lacks {len(absent)} weights of the language model that its config.json "
+            f"describes, {absent[0]} among them; is it a checkpoint with a language model's head?"
+        )
+    kinds = {NUMBER.sub("", weight) for weight in model.state_dict()}
+    surplus = sorted(w for w in report["unexpected_keys"] if NUMBER.sub("", w) in kinds)
+    if surplus:
+        raise ValueError(
+            f"{name} holds {len(surplus)} weights of layers that its config.json does not have, "
+            f"{surplus[0]} among them; put the config.json of these weights beside them"
+        )
+
+
 def _load_config(name_or_path: str | Path, source: str, where: dict[str, str]) -> Any:
-    if _find(source, "config.json", where) is None:
+    path = _find(source, "config.json", where)
+    if path is None:
         what = "expected a folder of an XLNet model"
         if checkpoints := sorted(Path(source).glob("checkpoints/step-*/model/config.json")):
             what = f"the run is not finished: take {checkpoints[-1].parent}"
         raise ValueError(f"{name_or_path} has no config.json; {what}")
     try:
+        json.loads(Path(path).read_text(encoding="utf-8"))
         config = AutoConfig.from_pretrained(source, **where)
-    except (OSError, ValueError) as error:
-        reason = str(error).split("\n")[0]
+    except UNREADABLE as error:
+        reason = reason_of(error)
         raise ValueError(f"config.json of {name_or_path} cannot be read: {reason}") from None
     if config.model_type != "xlnet":
         raise ValueError(
@@ -188,21 +278,25 @@ def _load_weights(
         warnings.warn(
             f"{name_or_path} keeps its weights as a pickle; reading tensors only", stacklevel=3
         )
-    with without_progress_bar():
-        model, report = AnySubsetTransformer.from_pretrained(
-            source,
-            config=config,
-            dtype=dtype,
-            weights_only=True,
-            output_loading_info=True,
-            **where,
-        )
-    absent = sorted(report["missing_keys"])
-    if absent:
+    try:
+        with without_report():
+            model, report = AnySubsetTransformer.from_pretrained(
+                source,
+                config=config,
+                dtype=dtype,
+                weights_only=True,
+                ignore_mismatched_sizes=True,  # they are refused below, by their names
+                output_loading_info=True,
+                **where,
+            )
+    except UNREADABLE as error:
+        if type(error) is ValueError:
+            raise  # the model refuses its config in its own words
         raise ValueError(
-            f"{name_or_path} lacks {len(absent)} weights of an XLNet language model, "
-            f"{absent[0]} among them; is it a checkpoint of XLNetLMHeadModel?"
-        )
+            f"the weights of {name_or_path} cannot be read ({reason_of(error)}); are they whole? "
+            "Copy or fetch them again"
+        ) from None
+    check_loaded(name_or_path, model, report)
     for name, weight in model.named_parameters():
         if not weight.isfinite().all():
             raise ValueError(f"weight {name} of {name_or_path} holds NaN or infinity")

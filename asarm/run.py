@@ -9,20 +9,53 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
 
 import yaml
 
+from asarm.lock import LOCK, RunLock
+
 CONFIG = "config.yaml"
 STARTS = "starts.jsonl"  # a line each time the run was started or taken up again
+SUMMARY = "summary.json"  # what an evaluation writes last: it says that all is there
 HEADER = "# The settings of this asarm run, defaults included.\n"  # marks a folder as a run's
+FINGERPRINTS = "# fingerprints: "  # before JSON, in the line below the header
+SHOWN = 12  # characters of a fingerprint, in a message
 NOT_RESULTS = frozenset({"output_dir", "overwrite", "progress"})
 PACKAGES = ("asarm", "torch", "transformers", "tokenizers", "datasets", "numpy", "scipy")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run is to be.
+
+    Attributes:
+        settings: the resolved ones, as JSON has them.
+        defaults: what they are where nothing is said.
+        fingerprints: of what else the results depend on, by content; None where there is nothing.
+        overwrite: throw away what the folder holds, and begin anew.
+        may_change: settings that a run taken up again may change.
+        may_grow: settings that it may raise, for what is there is then a part of the new plan;
+            None is as high as can be.
+    """
+
+    settings: Mapping[str, Any]
+    defaults: Mapping[str, Any]
+    fingerprints: Mapping[str, str] | None = None
+    overwrite: bool = False
+    may_change: Collection[str] = ()
+    may_grow: Collection[str] = ()
+
+    def allows(self, name: str, before: Any, now: Any) -> bool:
+        """Whether the results of a run stay as they are when this setting changes."""
+        if name in self.may_grow:
+            return now is None or (before is not None and now >= before)
+        return name in self.may_change
 
 
 class Run:
@@ -31,61 +64,107 @@ class Run:
     def __init__(self, folder: str | Path, *, subfolders: Collection[str] = ()):
         self.folder = Path(folder)
         self.changed: dict[str, tuple[Any, Any]] = {}  # settings: before, now
+        self.is_anew = False  # whether what the folder held is, or will be, thrown away
         self._subfolders = subfolders
         self._mended: set[str] = set()
+        self._plan: Plan
+        self._starts: str
+        self._lock: RunLock
 
     @classmethod
-    def open(
+    def open(cls, output_dir: str | Path, config: Any, **options: Any) -> Run:
+        """Make the folder, or take up the run that it holds: `prepare`, then `begin`."""
+        run = cls.prepare(output_dir, config, **options)
+        run.begin()
+        return run
+
+    @classmethod
+    def prepare(
         cls,
         output_dir: str | Path,
         config: Any,
         *,
         overwrite: bool = False,
         may_change: Collection[str] = (),
+        may_grow: Collection[str] = (),
+        fingerprints: Mapping[str, str] | None = None,
         subfolders: Collection[str] = (),
         task: int = 0,
+        tasks: int = 1,
     ) -> Run:
-        """Make the folder, or take up the run that it holds.
-
-        Writes the resolved settings (config.yaml) and how the run was started (a line of
-        starts.jsonl: command, versions, machine, git commit).
+        """Lock the folder, and see whether the run fits what it holds; of that nothing changes yet.
 
         Args:
             output_dir: the folder.
             config: a dataclass with the settings.
-            overwrite: throw away the results of a run with other settings.
+            overwrite: throw away what the folder holds, and begin anew. A task of an array that
+                another task has begun anew, and a job that Slurm has requeued, go on instead.
             may_change: settings that a run taken up again may change, beside those that never
                 change results (`NOT_RESULTS`). What changed is in `changed` and in starts.jsonl.
+            may_grow: settings that it may raise.
+            fingerprints: of what else the results depend on (weights, data), by content. The run
+                keeps them, and refuses others under the same name.
             subfolders: folders of results, inside the run's.
-            task: which of several jobs that work on the same run this is; each writes down its
-                own starts.
+            task: which task of an array this is; each writes down its own starts.
+            tasks: how many there are.
 
         Raises:
-            ValueError: the folder holds results of other settings, or something that is no run.
+            ValueError: the folder holds results of other settings, weights or data, or something
+                that is no run, or another process has it.
         """
         run = cls(output_dir, subfolders=subfolders)
         settings, defaults = (
             json.loads(json.dumps(asdict(c)))  # tuples become lists
             for c in (config, type(config)())
         )
-        with run._writing(CONFIG):
-            run.folder.mkdir(parents=True, exist_ok=True)
-        differences = run._differences(settings, defaults)
-        fatal = [name for name in differences if name not in may_change]
-        if overwrite and fatal:
-            run._clear()
-        elif fatal and run._has_results():
-            before, now = differences[fatal[0]]
-            raise ValueError(
-                f"{output_dir} holds a run with {fatal[0]} = {shown(before)}, not {shown(now)}; "
-                "take another --output_dir, or --overwrite to throw its results away"
-            )
-        else:
-            run.changed = differences if run._has_results() else {}
-        run.write(CONFIG, HEADER + yaml.safe_dump(settings, sort_keys=False))
-        changed = {"changed": run.changed} if run.changed else {}
-        run.append(f"starts.{task}.jsonl" if task else STARTS, {**environment(), **changed})
+        run._plan = Plan(settings, defaults, fingerprints, overwrite, may_change, may_grow)
+        run._starts = f"starts.{task}.jsonl" if task else STARTS
+        run._refuse_strangers()
+        with run._writing(LOCK):
+            run._lock = RunLock(run.folder, task, tasks)
+        with run._closed_if_refused():
+            run._check(is_alone=True)
+            if not run.is_anew:
+                for path in run.folder.glob("*.jsonl"):
+                    run.read(path.name)
         return run
+
+    def begin(self) -> None:
+        """Write down the resolved settings and fingerprints (config.yaml) and how the run was
+        started (a line of starts.jsonl: command, versions, machine, git commit).
+
+        Raises:
+            ValueError: as `prepare`, by what other tasks of an array have begun since.
+        """
+        with self._closed_if_refused(), self._lock.alone_at_the_door() as is_alone:
+            self._write_plan(*self._check(is_alone))
+
+    def _write_plan(
+        self, differences: dict[str, tuple[Any, Any]], fingerprints: dict[str, str]
+    ) -> None:
+        if self.is_anew:
+            self._clear()
+        elif differences:
+            with self._writing(SUMMARY) as path:
+                path.unlink(missing_ok=True)
+        line = f"{FINGERPRINTS}{json.dumps(fingerprints)}\n" if fingerprints else ""
+        settings = yaml.safe_dump(dict(self._plan.settings), sort_keys=False)
+        self.write(CONFIG, HEADER + line + settings)
+        changed = {"changed": self.changed} if self.changed else {}
+        anew = {"anew": True} if self.is_anew else {}
+        self.append(self._starts, {**environment(), **changed, **anew})
+
+    @contextmanager
+    def _closed_if_refused(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let other processes have the folder. A run that is collected as garbage does so, too."""
+        self._lock.close()
 
     def append(self, name: str, record: dict[str, Any]) -> None:
         """Add a line of JSON to a file; it is on the disk when this returns."""
@@ -140,31 +219,93 @@ class Run:
             temporary.write_bytes(content.encode() if isinstance(content, str) else content)
             os.replace(temporary, path)
 
-    def _differences(
-        self, settings: dict[str, Any], defaults: dict[str, Any]
-    ) -> dict[str, tuple[Any, Any]]:
-        """The settings in which the folder's run differs: before, now.
+    def holds(self, config: Any) -> bool:
+        """Whether the folder has a run of these settings."""
+        stored, _ = self._stored()
+        settings = json.loads(json.dumps(asdict(config)))
+        return bool(stored) and not _differences(stored, settings, settings)
 
-        A setting that the folder does not know, of a version before it, had its default.
+    def fingerprints(self) -> dict[str, str]:
+        """What the folder's results depend on, by content."""
+        return self._stored()[1] or {}
+
+    def check_fingerprints(self, fingerprints: Mapping[str, str]) -> None:
+        """Refuse results that depend on other contents.
+
+        Raises:
+            ValueError: names what differs, and both fingerprints.
         """
+        for name, before in self.fingerprints().items():
+            now = fingerprints.get(name, before)
+            if before != now:
+                raise ValueError(
+                    f"{self.folder} holds results of {name} with fingerprint {before[:SHOWN]}, not "
+                    f"{now[:SHOWN]}: its contents changed; put them back, take another "
+                    "--output_dir, or --overwrite to throw the results away"
+                )
+
+    def _check(self, is_alone: bool) -> tuple[dict[str, tuple[Any, Any]], dict[str, str]]:
+        """The settings that change, and all fingerprints; refuse a plan that the folder rules out.
+
+        As long as there is no result, anything may change, but not under the hands of others.
+        """
+        plan = self._plan
+        stored, known = self._stored()
+        differences = _differences(stored, plan.settings, plan.defaults) if stored else {}
+        self.is_anew = plan.overwrite and not self._is_continued()
+        self.changed = differences if self._has_results() and not self.is_anew else {}
+        if self.is_anew and not is_alone:
+            raise ValueError(
+                f"{self.folder} is in use by other tasks of an array; wait for them or stop them "
+                "before you --overwrite it, or take another --output_dir"
+            )
+        if self.is_anew or (is_alone and not self._has_results()):
+            return differences, dict(plan.fingerprints or {})
+        for name, (before, now) in differences.items():
+            if not plan.allows(name, before, now):
+                only = " (it may only grow)" if name in plan.may_grow else ""
+                raise ValueError(
+                    f"{self.folder} holds a run with {name} = {shown(before)}, not {shown(now)}"
+                    f"{only}; take another --output_dir, or --overwrite to throw its results away"
+                )
+        if plan.fingerprints and stored and known is None:
+            raise ValueError(
+                f"{self.folder} holds results of an earlier version, which kept no fingerprints of "
+                "weights and data; take another --output_dir, or --overwrite to throw them away"
+            )
+        self.check_fingerprints(plan.fingerprints or {})
+        return differences, {**(known or {}), **(plan.fingerprints or {})}
+
+    def _is_continued(self) -> bool:
+        """Whether another task of this array, or this job before Slurm requeued it, has begun the
+        run anew already."""
+        if job_id() is None or not is_part_of_job():
+            return False
+        starts = (
+            start for path in self.folder.glob("starts*.jsonl") for start in self.read(path.name)
+        )
+        return any(start.get("anew") and start.get("job") == job_id() for start in starts)
+
+    def _stored(self) -> tuple[dict[str, Any], dict[str, str] | None]:
+        """Settings and fingerprints of the folder's run; none where there is no run."""
         path = self.folder / CONFIG
         if not path.exists():
-            self._refuse_strangers()
-            return {}
+            return {}, None
         text = path.read_text(encoding="utf-8")
         stored = yaml.safe_load(text) if text.startswith(HEADER) else None
         if not isinstance(stored, dict):
             raise ValueError(f"{path} was not written by a run; take another --output_dir")
-        pairs = {
-            name: (stored.get(name, defaults.get(name)), settings.get(name, "not set"))
-            for name in [*settings, *stored]
-            if name not in NOT_RESULTS
-        }
-        return {name: (before, now) for name, (before, now) in pairs.items() if before != now}
+        line = text.removeprefix(HEADER).partition("\n")[0]
+        is_known = line.startswith(FINGERPRINTS)
+        return stored, json.loads(line.removeprefix(FINGERPRINTS)) if is_known else None
 
     def _refuse_strangers(self) -> None:
-        paths = self.folder.iterdir()
-        strangers = sorted(p.name for p in paths if p.suffix not in (".tmp", ".lock"))
+        """A folder that is not a run's is left as it is, without a lock."""
+        if self._stored()[0] or not self.folder.is_dir():
+            return
+        strangers = sorted(
+            p.name for p in self.folder.iterdir() if p.suffix not in (".tmp", ".lock")
+        )
         if strangers:
             raise ValueError(
                 f"{self.folder} is no run's folder: it holds {strangers[0]} and no {CONFIG}; "
@@ -197,6 +338,32 @@ class Run:
             ) from None
 
 
+def _differences(
+    stored: Mapping[str, Any], settings: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> dict[str, tuple[Any, Any]]:
+    """The settings in which a stored run differs: before, now.
+
+    A setting that the stored run does not know, of a version before it, had its default.
+    """
+    pairs = {
+        name: (stored.get(name, defaults.get(name)), settings.get(name, "not set"))
+        for name in [*settings, *stored]
+        if name not in NOT_RESULTS
+    }
+    return {name: (before, now) for name, (before, now) in pairs.items() if before != now}
+
+
+def job_id() -> str | None:
+    """The Slurm job that this process belongs to: the whole of an array where it is one's task."""
+    return os.environ.get("SLURM_ARRAY_JOB_ID") or os.environ.get("SLURM_JOB_ID")
+
+
+def is_part_of_job() -> bool:
+    """Whether the job has other starts than this one: tasks of its array, or before a requeue."""
+    restarts = os.environ.get("SLURM_RESTART_COUNT", "0")
+    return "SLURM_ARRAY_JOB_ID" in os.environ or restarts != "0"
+
+
 def environment() -> dict[str, Any]:
     """How and with what this process was started: command, versions, machine, git commit."""
     versions = {name: _version(name) for name in PACKAGES}
@@ -207,6 +374,7 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "device": _device(),
         "git_commit": _git_commit(),
+        **({"job": job_id()} if job_id() else {}),
     }
 
 

@@ -187,6 +187,11 @@ def keyed_seed(*key: int | str) -> int:
     return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=7).digest())
 
 
+def recorded_seed(*key: int | str) -> int:
+    """A keyed seed below 2**53, which JSON keeps in whatever reads it: JavaScript, jq, R."""
+    return keyed_seed(*key) >> 3
+
+
 def keyed_generator(*key: int | str) -> torch.Generator:
     """A generator whose stream depends on nothing but the key."""
     return torch.Generator().manual_seed(keyed_seed(*key))

@@ -2,14 +2,62 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Sequence
+from threading import Lock
 from typing import TYPE_CHECKING, cast
+from weakref import WeakKeyDictionary, WeakSet
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 WHITESPACE = re.compile("(\n|\t|  )")  # what the whitespace map of code has tokens for
+
+# Each tokenizer's private copy, and what the tokenizer was when the copy was made.
+_COPIES: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[str, PreTrainedTokenizerBase]] = (
+    WeakKeyDictionary()
+)
+_PRIVATE: WeakSet[PreTrainedTokenizerBase] = WeakSet()
+_LOCK = Lock()
+
+
+def private(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """The library's own copy of a tokenizer, which nobody reconfigures.
+
+    A call of a tokenizer sets its truncation, its padding and how it reads special tokens, for
+    every thread that shares it. The copy has none of them set by anybody's call, and the
+    tokenizer itself stays as it was. The copy is made once, and again where pieces or special
+    tokens of the tokenizer have changed since.
+    """
+    if tokenizer in _PRIVATE:
+        return tokenizer
+    with _LOCK:
+        described = _described(tokenizer)
+        known = _COPIES.get(tokenizer)
+        if known is None or known[0] != described:
+            known = _COPIES[tokenizer] = described, _copied(tokenizer)
+            _PRIVATE.add(known[1])
+        return known[1]
+
+
+def _described(tokenizer: PreTrainedTokenizerBase) -> str:
+    """All that decides how a tokenizer reads a text and that may change, in a fraction of a ms."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    steps = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
+    return repr(
+        (len(tokenizer), tokenizer.special_tokens_map, *(getattr(backend, s, None) for s in steps))
+    )
+
+
+def _copied(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    found = copy.deepcopy(tokenizer)
+    backend = getattr(found, "backend_tokenizer", None)
+    if backend is not None:
+        backend.no_truncation()
+        backend.no_padding()
+        backend.encode_special_tokens = True  # a literal <mask> is six characters
+    return found
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -18,19 +66,20 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     With the demo's tokenizer `decode` gives `text` back exactly. Other vocabularies keep their
     `<unk>` for characters that they lack.
     """
-    ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)
-    return _without_special(tokenizer, [ids["input_ids"]])[0]
+    return encode_all(tokenizer, [text])[0]
 
 
 def encode_all(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
     """What `encode` gives for each text, in one call that is several times faster."""
+    tokenizer = private(tokenizer)
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        return [encode(tokenizer, text) for text in texts]
-    tokenizer("", split_special_tokens=True)  # undoes truncation and padding of an earlier call
-    backend.encode_special_tokens = True
-    encodings = backend.encode_batch_fast(texts, add_special_tokens=False)
-    return _without_special(tokenizer, [encoding.ids for encoding in encodings])
+    if backend is not None:
+        encodings = backend.encode_batch_fast(texts, add_special_tokens=False)
+        found = [encoding.ids for encoding in encodings]
+    else:
+        options = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
+        found = [tokenizer(text, **options)["input_ids"] for text in texts]
+    return _without_special(tokenizer, found)
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
@@ -66,9 +115,17 @@ def encode_documents(
     Raises:
         ValueError: a whitespace map is asked of a tokenizer without these tokens.
     """
-    ending = [*tokenizer("")["input_ids"], tokenizer.eos_token_id]
+    tokenizer = private(tokenizer)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    own = tokenizer("")["input_ids"] if backend is None else backend.encode("").ids
+    ending = [*own, *document_end(tokenizer)]
     encoded = (_encode_mapped if whitespace_map else encode_all)(tokenizer, texts)
     return [[*ids, *ending] for ids in encoded]
+
+
+def document_end(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """What stands between documents: the tokenizer's end of text, or nothing where it has none."""
+    return [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
 
 
 def _encode_mapped(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:

@@ -19,11 +19,13 @@ def main(config: GapLengthsConfig) -> None:
     from asarm.evaluation.items import Ledger, Share, open_run
     from asarm.loading import load
 
+    study.check(config)
     share = Share.here()
     model, tokenizer = load(
         config.model, revision=config.revision, device=config.device, dtype=config.dtype
     )
-    run = open_run(config, share)
+    contents = study.fingerprints(model, tokenizer, config)
+    run = open_run(config, share, fingerprints=contents, may_grow=("max_items",))
     ledger = Ledger(run, "gaps.jsonl", lambda record: (record["kind"], record["item"]), share)
     done = {ledger.key(record) for record in ledger.records()}
     found = study.guess_lengths(model, tokenizer, config, done=done, share=share)

@@ -7,17 +7,22 @@ from asarm.evaluation.prose.config import InfillProseConfig
 def main(config: InfillProseConfig) -> None:
     from tqdm import tqdm  # torch and the like load here, so that --help is instant
 
-    from asarm.evaluation.items import Ledger, Share, open_run
+    from asarm.evaluation.fingerprint import fingerprints
+    from asarm.evaluation.items import GROWING, Ledger, Share, open_run
     from asarm.evaluation.prose import cells, report
     from asarm.evaluation.prose.sources import load_prose
     from asarm.evaluation.prose.tasks import task_of
     from asarm.evaluation.tables import new_console
 
     cells.check_config(config)
-    task = task_of(load_prose(config.dataset), config)
+    prose = load_prose(config.dataset)
+    task = task_of(prose, config)
     networks = cells.load_networks(config)
     share = Share.here()
-    run = open_run(config, share, may_change=cells.ADDS_ROWS)
+    contents = fingerprints(config, prose.items, networks)
+    run = open_run(
+        config, share, fingerprints=contents, may_change=cells.ADDS_ROWS, may_grow=GROWING
+    )
     ledger = Ledger(run, "samples.jsonl", cells.key, share)
 
     expected = cells.expected_keys(task)

@@ -4,7 +4,7 @@ import re
 import sys
 from pathlib import Path
 
-from asarm.cli import PATIENCE, launch, let_first_process_speak, wait_to_be_ended
+from asarm.cli import PATIENCE, given_flags, launch, let_first_process_speak, wait_to_be_ended
 from asarm.training.config import TrainingConfig
 from asarm.training.interrupt import end_with_launcher, stop_signals
 
@@ -16,9 +16,11 @@ LOST = r"closed by peer|reset by peer|broken pipe|remote process exited"  # gloo
 def main(config: TrainingConfig) -> None:
     with stop_signals():  # from here on, although torch takes seconds to load
         # torch loads here, so that --help is instant
+        from asarm.training.checks import without_idle
         from asarm.training.loop import train
         from asarm.training.summary import summary
 
+        config = without_idle(config, given_flags(sys.argv[1:]))
         try:
             result = train(config)
         except RuntimeError as error:
@@ -35,4 +37,4 @@ def main(config: TrainingConfig) -> None:
 if __name__ == "__main__":
     end_with_launcher()
     preset = PRESETS / "smoke.yaml"
-    launch(main, TrainingConfig, default_preset=preset, instead=("--model", "--dataset"))
+    launch(main, TrainingConfig, default_preset=preset, instead=("model", "dataset"))

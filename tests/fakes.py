@@ -1,6 +1,7 @@
 """Backbones to test with: arbitrary conditionals, small random networks, one without a cache."""
 
-from typing import NamedTuple
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -121,3 +122,20 @@ def mixed_batch(
 
 def padded_permutation(length: int, size: int, rng: torch.Generator) -> Tensor:
     return torch.cat([torch.randperm(length, generator=rng), torch.arange(length, size)])
+
+
+class FakeHub:
+    """The hub as its client shows it to one who is logged in; what is uploaded is noted."""
+
+    def __init__(self) -> None:
+        self.who: dict[str, Any] = {"name": "someone", "orgs": [{"name": "a-lab"}]}
+        self.uploads: list[dict[str, Any]] = []
+
+    def whoami(self) -> dict[str, Any]:
+        return self.who
+
+    def create_repo(self, name: str, **options: Any) -> SimpleNamespace:
+        return SimpleNamespace(repo_id=name if "/" in name else f"{self.who['name']}/{name}")
+
+    def upload_folder(self, **options: Any) -> None:
+        self.uploads.append(options)

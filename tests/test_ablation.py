@@ -2,12 +2,14 @@
 
 import json
 import runpy
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 from transformers import XLNetConfig
 
 from asarm import AnySubsetTransformer
@@ -176,6 +178,42 @@ def test_more_values_and_a_judge_may_come_later_but_no_other_settings(config):
     again = replace(config, grid={"k": [1, 2]}, seed=1, overwrite=True)
     assert run_ablation(again) is not None
     assert lines_of(Path(config.output_dir, "k=1")) != before
+
+
+def changed(model: str, folder: Path) -> None:
+    """Other weights in the folder of a model."""
+    weights = load_file(Path(model, "model.safetensors"))
+    weights["lm_loss.bias"][7] += 1
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_no_table_mixes_models_of_one_name(config, tmp_path):
+    model = shutil.copytree(config.model, tmp_path / "model")
+    config = replace(config, model=str(model), grid={"k": [1, 2, 3]}, length=8)
+    assert run_ablation(config, share=Share(1, 3)) is None
+    before = (tmp_path / "ablation" / "config.yaml").read_bytes()
+    changed(config.model, model)
+    with pytest.raises(ValueError, match=f"k=2 holds results of model {model} with fingerprint"):
+        run_ablation(config)
+    assert (tmp_path / "ablation" / "config.yaml").read_bytes() == before
+    assert {path.name for path in (tmp_path / "ablation").iterdir()} >= {"k=2", "config.yaml"}
+    assert run_ablation(config, share=Share(0, 3)) is None
+    with pytest.raises(ValueError, match=f"holds results of model {model} with fingerprint"):
+        run_ablation(config, share=Share(2, 3))  # the last one, which would collect
+    assert not (tmp_path / "ablation" / "summary.json").exists()
+    assert run_ablation(replace(config, overwrite=True)) is not None
+
+
+def test_more_trials_wait_for_all_cells(config, tmp_path):
+    first = run_ablation(replace(config, num_trials=1))
+    more = replace(config, num_trials=2)
+    assert run_ablation(more, share=Share(0, 2)) is None
+    assert not (first.folder / "summary.json").exists()  # that of fewer trials
+    result = run_ablation(more, share=Share(1, 2))
+    fresh = run_ablation(replace(more, output_dir=str(tmp_path / "fresh")))
+    assert without_times(result.summary) == without_times(fresh.summary)
+    with pytest.raises(ValueError, match="num_trials = 2, not 1 .it may only grow"):
+        run_ablation(replace(config, num_trials=1))
 
 
 def test_slack_is_an_axis_of_categories_and_says_what_is_lossy(config):

@@ -309,3 +309,12 @@ def test_folders_that_are_no_study_are_refused(call, tmp_path, study):
     code, _, err = call(study[0], out, "--method", "sequential")
     assert code == 2
     assert "no sequential; it has assd, onepass, parallel 2, parallel 3" in err
+
+
+def test_options_are_refused_before_lengths_are_looked_for(call, tmp_path, monkeypatch):
+    def too_early(*_, **__):
+        pytest.fail("lengths come first")
+
+    monkeypatch.setattr("asarm.command.animate.choose_lengths", too_early)
+    code, out, err = call("a ___", str(tmp_path / "a.gif"), "--temperature", "-1")
+    assert (code, out) == (2, "") and err.startswith("error: temperature is -1")

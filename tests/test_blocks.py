@@ -1,14 +1,17 @@
 """Evaluation text from wherever it comes, as blocks, and no more of it than is asked for."""
 
+import json
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 
+from asarm.data import pack
 from asarm.evaluation import blocks as blocks_module
 from asarm.evaluation.blocks import load_blocks, read_documents
 from asarm.loading import load_tokenizer
-from asarm.text import decode
+from asarm.text import decode, encode_document
 
 WIKITEXT = Path(__file__).parents[2] / "shared" / "data" / "wiki.test.raw"
 
@@ -93,3 +96,56 @@ def test_wikitext_from_the_hub_is_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(blocks_module, "CHECKOUT", tmp_path)
     monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: rows)
     assert read_documents("wikitext-2") == ["", " = Title = ", " First . "]
+
+
+ROWS = [{"text": "The first document, of several."}, {"text": ""}, {"text": "And the second é."}]
+TEXTS = [row["text"] for row in ROWS if row["text"]]
+
+
+def test_records_are_read_as_training_reads_them(tmp_path, tokenizer):
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    (tmp_path / "b.csv").write_text("n,body\n1,Some text.\n", encoding="utf-8-sig")
+    datasets.Dataset.from_list(ROWS).to_parquet(tmp_path / "c.parquet")
+    datasets.Dataset.from_list(ROWS).save_to_disk(tmp_path / "d")
+    for name in ("a.jsonl", "c.parquet", "d"):
+        assert list(read_documents(str(tmp_path / name))) == TEXTS
+    assert list(read_documents(str(tmp_path / "b.csv"), dataset_column="body")) == ["Some text."]
+    with pytest.raises(ValueError, match="has no column 'text', only: n, body; name one as"):
+        list(read_documents(str(tmp_path / "b.csv")))
+    ids = [encode_document(tokenizer, text) for text in TEXTS]
+    blocks = load_blocks(tokenizer, str(tmp_path / "a.jsonl"), 8)
+    assert torch.equal(blocks, pack(ids, 8))
+
+
+def test_text_is_a_document_a_file_without_its_byte_order_mark(tmp_path):
+    for name, encoding in (("a.txt", "utf-8-sig"), ("b.txt", "utf-16"), ("c.log", "utf-8-sig")):
+        (tmp_path / name).write_text("One.\n\nTwo.\n", encoding=encoding)
+        assert read_documents(str(tmp_path / name)) == ["One.\n\nTwo.\n"]
+    found = list(read_documents(str(tmp_path / "a.txt"), txt_documents="paragraph"))
+    assert found == ["One.", "Two."]
+
+
+def test_a_folder_is_read_and_what_is_left_out_is_named(tmp_path, capsys):
+    (tmp_path / "a.txt").write_text("One.")
+    (tmp_path / "b.md").write_text("Two.")
+    (tmp_path / "c.jsonl").write_bytes(b'{"text": "Three."}\n{"text": "caf\xe9"}\n')
+    (tmp_path / "d.pdf").touch()
+    assert list(read_documents(str(tmp_path))) == ["One.", "Two.", "Three."]
+    said = capsys.readouterr().err
+    assert "3 files are read, 1 left out" in said and "1 skipped not utf8" in said
+
+
+def test_of_several_splits_none_is_taken_unasked(tmp_path):
+    rows = datasets.Dataset.from_list(ROWS)
+    datasets.DatasetDict(train=rows, test=rows.select([0])).save_to_disk(tmp_path / "all")
+    with pytest.raises(ValueError, match="holds test, train; name the folder of one"):
+        list(read_documents(str(tmp_path / "all")))
+    assert list(read_documents(str(tmp_path / "all" / "test"))) == TEXTS[:1]
+
+
+def test_what_is_not_there_is_refused_with_the_name_that_is(tmp_path):
+    (tmp_path / "corpus.txt").touch()
+    with pytest.raises(ValueError, match=r"expected heldout.*\(is .*corpus\.txt meant\?\)"):
+        read_documents(str(tmp_path / "corpus.tx"))
+    with pytest.raises(ValueError, match="txt_documents is 'page'"):
+        read_documents(str(tmp_path / "corpus.txt"), txt_documents="page")

@@ -245,6 +245,32 @@ def test_completions_come_by_task_and_keep_every_character(three, tmp_path):
     assert [r["item"] for r in read_samples(path, three, max_items=1)] == [0, 0]
 
 
+def test_a_byte_order_mark_is_no_part_of_the_file(three, tmp_path):
+    rows = [{"task_id": f"T/{n}", "completion": f"é{n}\ufeff"} for n in range(3)]
+    content = "".join(json.dumps(row, ensure_ascii=False) + "\r\n" for row in rows)
+    path = tmp_path / "marked.jsonl"
+    path.write_bytes(("\ufeff" + content).encode())
+    assert [r["completion"] for r in read_samples(path, three)] == [r["completion"] for r in rows]
+    tasks = tmp_path / "tasks.jsonl"
+    tasks.write_bytes(b"\xef\xbb\xbf\n" + GOOD)
+    assert load_tasks(str(tasks)).tasks == [a_task()]
+
+
+@pytest.mark.parametrize("text", ["\ud800", "a\udfffb", "\udc80x"])
+def test_half_a_surrogate_pair_is_named_before_anything_is_scored(three, tmp_path, text):
+    rows = [{"task_id": f"T/{n}", "completion": "x" if n else "y" * 7 + text} for n in range(3)]
+    path = write(tmp_path / "half.jsonl", rows)
+    place = 7 + text.index(next(c for c in text if not c.isascii()))
+    says = f"half.jsonl, row 1: completion has .* at character {place}, half of a surrogate pair"
+    with pytest.raises(ValueError, match=says) as raised:
+        read_samples(path, three)
+    assert str(raised.value).isprintable()
+    with pytest.raises(ValueError, match="row 1: suffix has"):
+        load_tasks(str(write(tmp_path / "tasks.jsonl", [asdict(a_task(suffix=text))])))
+    whole = [{"task_id": f"T/{n}", "completion": "\U0001f600"} for n in range(3)]
+    assert len(read_samples(write(tmp_path / "whole.jsonl", whole), three)) == 3  # both halves
+
+
 @pytest.mark.parametrize(
     ("rows", "says"),
     [

@@ -243,7 +243,7 @@ def test_the_callers_tokenizer_stays_as_it_is():
     given_state = tokenizer.backend_tokenizer.to_str()
     codec = Codec(tokenizer, whitespace_map=True)
     codec.encode("b c\n", after="a")
-    assert codec.tokenizer is tokenizer
+    assert codec.tokenizer is not tokenizer
     assert tokenizer.backend_tokenizer.to_str() == given_state
 
 

@@ -129,7 +129,6 @@ def test_what_is_no_length(given):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ([], "infill,animate"),
         (["bogus"], "'bogus'"),
         (["infill"], "no blank"),
         (["infill", "no blank"], "mark one with ___"),
@@ -142,6 +141,8 @@ def test_what_is_no_length(given):
         (["infill", TEXT, "--num_samples", "0"], "num_samples is 0"),
         (["infill", TEXT, "--model", "./nowhere"], "./nowhere does not exist"),
         (["infill", TEXT, "--unknown", "1"], "--unknown"),
+        (["infill", TEXT, "--k"], "--k"),
+        (["infill", TEXT, "--k", "--json"], "k is '--json'"),
         (["infill", "\udcff ___"], "not UTF-8"),
     ],
 )
@@ -181,6 +182,11 @@ def test_control_c_is_no_fault(call, monkeypatch):
         ["infill", "--k", "3", "--json=true", "a", "b"],
         ["infill", "--json", "--k", "3", "a", "b"],
         ["infill", "--k=3", "--json", "a", "b"],
+        ["infill", "a", "--json", "b", "--k", "3"],
+        ["infill", "a", "--k", "3", "b", "--json"],
+        ["infill", "a", "--k=3", "--json=true", "b"],
+        ["--k", "3", "infill", "a", "--json", "b"],
+        ["infill", "a", "--json", "--k", "3", "--", "b"],
     ],
 )
 def test_texts_and_flags_come_in_any_order(arguments):
@@ -194,6 +200,16 @@ def test_texts_stay_texts():
     texts = ["null", "1", "[a, b]", "a: 3", "- ___ is one", "true"]
     assert command_line.parse(["infill", *texts])[1].texts == texts
     assert command_line.parse(["animate", "1", "null"])[1].out == "null"
+    odd = ["--k", "--x ___", "-h", "--"]
+    assert command_line.parse(["infill", "a", "--json", "--", *odd])[1].texts == ["a", *odd]
+    dashes = ["--- ___", "-5 ___", "-- ___"]
+    assert command_line.parse(["infill", *dashes, "--json", "b"])[1].texts == [*dashes, "b"]
+
+
+def test_a_flag_may_stand_between_a_source_and_its_output():
+    name, settings = command_line.parse(["animate", "a", "--k", "3", "o.gif", "--seed", "-1"])
+    assert (name, settings.source, settings.out, settings.k) == ("animate", "a", "o.gif", 3)
+    assert settings.seed == -1
 
 
 @pytest.mark.parametrize(
@@ -212,7 +228,13 @@ def test_help_explains_every_setting(call, command, settings):
             assert meaning and len(meaning[1].split()) >= 3, f"--{field.name} is not explained"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["infill", "--help"], ["animate", "--help"]])
+def test_alone_it_shows_its_help(call):
+    code, out, err = call()
+    assert (code, err) == (0, "")
+    assert out == call("--help")[1] and "infill" in out and "animate" in out
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["infill", "--help"], ["animate", "--help"]])
 def test_help_loads_no_torch(arguments):
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "asarm", *arguments],
@@ -226,3 +248,84 @@ def test_help_loads_no_torch(arguments):
     loaded = {line.rsplit("|", 1)[-1].strip().split(".")[0] for line in done.stderr.splitlines()}
     assert "asarm" in loaded
     assert not loaded & {"torch", "transformers", "datasets", "matplotlib"}
+
+
+# --- what is printed, and who reads it ---
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "cp1252", "utf-8"])
+def test_a_terminal_of_another_encoding_loses_nothing(encoding, monkeypatch):
+    def printed(*arguments: str) -> str:
+        terminal = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+        monkeypatch.setattr("sys.argv", ["asarm", *arguments])
+        monkeypatch.setattr("sys.stdout", terminal)
+        command_line.main()
+        return terminal.buffer.getvalue().decode(encoding)
+
+    text, options = "é ___ 日本 😀", ["--length", "1", "--num_samples", "1"]
+    (line,) = printed("infill", text, *options, "--json").splitlines()
+    assert json.loads(line)["parts"] == text.split("___")
+    shown = "日本 😀" if encoding == "utf-8" else "\\u65e5\\u672c \\U0001f600"
+    assert shown in printed("infill", text, *options)
+
+
+PRINTS = {
+    "a line": "print('x')",
+    "many lines": "for _ in range(9999): print('x' * 99)",
+    "a table": "from asarm.evaluation.tables import new_console; new_console().print('x' * 9999)",
+}
+
+
+@pytest.mark.parametrize("options", [[], ["-u"]], ids=["buffered", "unbuffered"])
+@pytest.mark.parametrize("kind", PRINTS)
+def test_a_reader_that_has_read_enough_ends_it_silently(options, kind):
+    code = f"""
+import sys
+from asarm.cli import run_to_end
+def main(_):
+    sys.stdin.read()
+    {PRINTS[kind]}
+run_to_end(main, None)
+"""
+    running = subprocess.Popen(
+        [sys.executable, *options, "-c", code],
+        env={"PYTHONPATH": str(ROOT), "PATH": ""},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    running.stdout.close()
+    running.stdout = None
+    _, told = running.communicate()
+    assert (running.returncode, told) == (141, b"")
+
+
+def test_a_broken_pipe_elsewhere_is_told(call, monkeypatch):
+    def stop(_):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setitem(command_line.COMMANDS, "infill", (stop, InfillSettings))
+    assert call("infill", TEXT) == (2, "", "error: [Errno 32] Broken pipe\n")
+
+
+def test_a_file_of_8000_words_is_filled_by_what_is_near_its_blanks(call, tmp_path, monkeypatch):
+    """The network is never shown more than it was trained on, however long the text is."""
+    before, after = "Return the name of the file. " * 700, " It is a list of values. " * 700
+    path = tmp_path / "long.txt"
+    path.write_text(f"{before}The file ___ exist.{after}The end is ___.\n", encoding="utf-8")
+    model, tokenizer = asarm.load("demo")
+    model.config.trained_length = 256
+    monkeypatch.setattr("asarm.command.infill.load", lambda *_, **__: (model, tokenizer))
+    longest, forward = [], model.forward
+
+    def spy(content, query, cache=None):
+        longest.append(max(int(p.max()) for p in (content.positions, query.positions) if p.numel()))
+        return forward(content, query, cache)
+
+    monkeypatch.setattr(model, "forward", spy)
+    (found,) = json_of(call, "--file", str(path), "--length", "1-3")
+    assert max(longest) < 256
+    assert found["parts"] == [f"{before}The file ", f" exist.{after}The end is ", "."]
+    for own in found["candidates"]:
+        first, last = (fill["text"] for fill in own["fills"])
+        assert own["text"] == f"{before}The file {first} exist.{after}The end is {last}."

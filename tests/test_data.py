@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from asarm.data import DataConfig, pack, read_text
 from asarm.data.config import check_data_config
+from asarm.data.files import find_files
 from asarm.data.packing import Packer, no_counts, parts_of, usable
-from asarm.data.text_files import find_files, read_documents
+from asarm.data.text_files import read_documents
 
 
 def test_pack_cuts_the_joined_documents_and_drops_the_rest():
@@ -49,12 +50,20 @@ def test_read_text_keeps_the_bytes(tmp_path):
     assert read_text(path) == "é\r\n\tx\n"
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_read_text_reads_what_a_byte_order_mark_names(tmp_path, encoding):
+    path = tmp_path / "text.txt"
+    path.write_bytes("é\r\n\tx\n".encode(encoding))
+    assert read_text(path) == "é\r\n\tx\n"
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (b"", "is empty"),
         (b" \n", "is empty"),
         (b"ab\xe9c", "byte 0xe9 at offset 2"),
+        ("no mark".encode("utf-16-le"), "holds NUL bytes.*UTF-16LE"),
         (None, "name"),
     ],
 )
@@ -89,18 +98,20 @@ def test_a_folder_holds_files_of_every_kind_in_sorted_order(tmp_path):
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "c.jsonl").write_bytes(b'{"text": "two"}\n\n{"text": null}\n{"te\xe9": 1}\n')
     (tmp_path / "a.txt").write_text("one\n", encoding="utf-8")
-    (tmp_path / "README.md").write_text("no text of the data", encoding="utf-8")
+    (tmp_path / "b" / "e.md").write_text("# Five\n\nA file.\n", encoding="utf-8")
     rows = datasets.Dataset.from_list([{"text": "three"}, {"text": None}, {"text": "four"}])
     rows.to_parquet(tmp_path / "d.parquet")
     files = find_files(str(tmp_path))
-    assert [f.name for f in files] == ["a.txt", "c.jsonl", "d.parquet"]
+    assert [f.name for f in files] == ["a.txt", "c.jsonl", "e.md", "d.parquet"]
     documents = list(read_documents(files, "text"))
-    assert documents == [b"one", "two", "", b'{"te\xe9": 1}\n', b"three", b"", b"four"]
+    rows = [b"three", b"", b"four"]
+    assert documents == [b"one", "two", "", b'{"te\xe9": 1}\n', b"# Five\n\nA file.\n", *rows]
     counts = no_counts()
     assert [bool(usable(d, counts)) for d in documents] == [
         True,
         True,
         *[False] * 2,
+        True,
         True,
         False,
         True,
@@ -113,7 +124,7 @@ def test_a_folder_holds_files_of_every_kind_in_sorted_order(tmp_path):
     [
         ('{"text": "a"}\n{"text": ', r"a\.jsonl row 2 is no JSON"),
         ('{"text": "a"}\n{"body": "b", "n": 1}', r"row 2 has no column 'text', only: body, n"),
-        ("[1]", r"row 1 has no column 'text', only: list"),
+        ("[1]", r"row 1 is of type list; expected an object with a column 'text'"),
         ('{"text": 3}', r"row 1 has int in column 'text'; expected a string"),
     ],
 )
@@ -140,9 +151,9 @@ def test_files_that_are_not_there_are_refused(tmp_path):
         find_files(str(tmp_path / "none.txt"))
     with pytest.raises(ValueError, match="holds no file that ends in"):
         find_files(str(tmp_path))
-    (tmp_path / "a.csv").touch()
+    (tmp_path / "a.pdf").touch()
     with pytest.raises(ValueError, match="expected a file that ends in"):
-        find_files(str(tmp_path / "a.csv"))
+        find_files(str(tmp_path / "a.pdf"))
 
 
 @given(st.text(st.sampled_from("ab\né😀"), max_size=60), st.integers(4, 20))
@@ -171,6 +182,7 @@ def test_half_a_character_of_a_json_escape_is_not_utf8():
         ("shuffle_blocks", 0),
         ("workers", -1),
         ("eval_sequences", 0),
+        ("txt_documents", "page"),
         ("dataset", ""),
         ("repeats", {"prose": 1}),
         ("repeats", {"prose": 0, "code": 0, "test": 0}),

@@ -13,8 +13,9 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from asarm.data import DataConfig, finite, open_blocks, prepare_blocks
-from asarm.data.packed import BLOCKS
+from asarm.data import DataConfig, cache, finite, open_blocks, prepare_blocks
+from asarm.data.held_out import HeldOutText, document_hash, hold_out
+from asarm.data.packed import BLOCKS, epoch_order
 from asarm.text import encode_document
 
 ROOT = Path(__file__).parents[1]
@@ -39,16 +40,31 @@ def opened(config, **changes):
     return open_blocks(config, DEMO, **settings)
 
 
-def packed_by_hand(length: int) -> torch.Tensor:
-    stream = torch.tensor([i for text in texts(100) for i in encode_document(DEMO, text)])
-    return stream[: len(stream) // length * length].view(-1, length)
+def held_out_texts(config) -> HeldOutText:
+    return hold_out(
+        [text.encode() for text in texts(100)],
+        lambda document: [np.array(encode_document(DEMO, document.decode()))],
+        length=config.length,
+        num_blocks=config.eval_sequences,
+    )
+
+
+def training_texts(config) -> list[str]:
+    limit = held_out_texts(config).limit
+    return [text for text in texts(100) if document_hash(text) >= limit]
+
+
+def packed_by_hand(config) -> torch.Tensor:
+    texts = training_texts(config)
+    stream = torch.tensor([i for text in texts for i in encode_document(DEMO, text)])
+    return stream[: len(stream) // config.length * config.length].view(-1, config.length)
 
 
 def test_an_epoch_gives_every_block_but_the_held_out_once(config):
     blocks = opened(config)
-    expected = packed_by_hand(16)
-    assert torch.equal(blocks.held_out.blocks.input_ids, expected[-4:])
-    training = expected[:-4].tolist()
+    training = packed_by_hand(config).tolist()
+    held_out = held_out_texts(config).blocks.tolist()
+    assert blocks.held_out.blocks.input_ids.tolist() == held_out and len(held_out) == 4
     epochs = []
     for epoch in range(2):
         got, names = [], []
@@ -67,11 +83,13 @@ def test_an_epoch_gives_every_block_but_the_held_out_once(config):
 
 def test_bytes_per_token_and_statistics(config):
     blocks = opened(config)
-    tokens = sum(len(encode_document(DEMO, t)) for t in texts(100))
-    size = sum(len(t.encode()) for t in texts(100))
-    assert blocks.held_out.bytes_per_token == size / tokens
+    trained = training_texts(config)
+    tokens = sum(len(encode_document(DEMO, t)) for t in trained)
+    size = sum(len(t.encode()) for t in trained)
+    assert blocks.held_out.bytes_per_token == held_out_texts(config).bytes_per_token
     counts = blocks.statistics
-    assert (counts["documents"], counts["bytes"], counts["tokens"]) == (100, size, tokens)
+    assert (counts["documents"], counts["bytes"], counts["tokens"]) == (len(trained), size, tokens)
+    assert counts["held_out"] == 100 - len(trained)
     assert counts["blocks"] == tokens // 16
 
 
@@ -111,38 +129,34 @@ def test_other_settings_are_other_data_and_refused(config, change):
     assert "\n" not in str(refused.value)
 
 
-def test_a_file_that_changed_is_packed_anew(config):
-    before = opened(config)
-    with open(config.dataset, "a", encoding="utf-8") as file:
-        file.write('{"text": "one more"}\n')
-    after = opened(config)
-    assert after.fingerprint != before.fingerprint
-    assert after.statistics["documents"] == 101
-    with pytest.raises(ValueError, match=before.fingerprint):
-        after.load_state_dict(before.state_dict())
-
-
 def test_the_last_block_is_padded_as_asked(config):
     config = replace(config, length=15)
     dropped, padded = opened(config), opened(replace(config, last_block="pad"))
     left = dropped.statistics["tokens"] % 15
     assert left > 1 and padded.statistics["blocks"] == dropped.statistics["blocks"] + 1
-    last = padded.held_out.blocks
-    assert last.lengths.tolist() == [15, 15, 15, left]
-    assert set(last.input_ids[-1, left:].tolist()) == {DEMO.pad_token_id}
-    assert DEMO.pad_token_id not in last.input_ids[-1, :left].tolist()
+    order = epoch_order(3, 0, padded.size).tolist()
+    padded.consumed = order.index(padded.size - 1)
+    last = padded.next_batch([0])
+    assert last.lengths.tolist() == [left]
+    assert set(last.input_ids[0, left:].tolist()) == {DEMO.pad_token_id}
+    assert DEMO.pad_token_id not in last.input_ids[0, :left].tolist()
 
 
 def test_a_single_token_is_no_block(config):
+    length = next(
+        n for n in range(8, 40) if opened(replace(config, length=n)).statistics["tokens"] % n == 1
+    )
+    config = replace(config, length=length)
     dropped, padded = opened(config), opened(replace(config, last_block="pad"))
-    assert dropped.statistics["tokens"] % 16 == 1  # a target would have no prompt
+    assert dropped.statistics["tokens"] % length == 1  # a target would have no prompt
     assert padded.statistics["blocks"] == dropped.statistics["blocks"]
 
 
 def test_a_long_document_is_split_and_none_of_it_lost(config):
     whole, split = opened(config), opened(replace(config, max_document_bytes=64))
-    assert split.statistics["bytes"] == whole.statistics["bytes"]
-    assert split.statistics["documents"] == 100 and split.statistics["split"] > 20
+    for count in ("bytes", "documents", "held_out"):
+        assert split.statistics[count] == whole.statistics[count]
+    assert split.statistics["split"] > 20
 
 
 def test_too_little_data_is_refused(config, tmp_path):
@@ -167,7 +181,7 @@ def test_a_killed_packing_leaves_nothing_that_is_taken_for_whole(config):
     with pytest.raises(ValueError, match=f"{folder} are damaged.*remove it"):
         opened(config)
     folder.rename(packed / "unfinished.old")  # what a kill leaves
-    old = time.time() - finite.ABANDONED - 60
+    old = time.time() - cache.ABANDONED - 60
     for path in ((packed / "unfinished.old").iterdir(), [packed / "unfinished.old"]):
         for each in path:
             os.utime(each, (old, old))
@@ -191,7 +205,7 @@ def test_two_packings_at_once_are_harmless(config):
     both = [subprocess.Popen(command, env=environment) for _ in range(2)]
     assert [process.wait() for process in both] == [0, 0]
     assert len(list((Path(config.cache_dir) / "packed").iterdir())) == 1
-    assert np.array_equal(opened(config).blocks, packed_by_hand(16).numpy())
+    assert np.array_equal(opened(config).blocks, packed_by_hand(config).numpy())
 
 
 def test_python_text_has_its_own_held_out_blocks(config, monkeypatch):
@@ -214,11 +228,3 @@ def test_python_text_has_its_own_held_out_blocks(config, monkeypatch):
     assert len(rows) == 5 and rows[0] == 0 and rows[-1] > 0.7 * len(held_out) / 16
     assert 3 < blocks.held_out.bytes_per_token < 5
     assert opened(python, seed=4).fingerprint != blocks.fingerprint
-
-
-def test_wrong_paths_are_refused_before_the_hub_is_asked(config):
-    for dataset in ("./nowhere", "missing.txt", "/no/such/folder", "~/no/such/file.jsonl"):
-        with pytest.raises(ValueError, match="does not exist"):
-            opened(replace(config, dataset=dataset))
-    with pytest.raises(ValueError, match="some/name is no local file .*hub is off"):
-        opened(replace(config, dataset="some/name"))

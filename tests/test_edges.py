@@ -14,7 +14,7 @@ from asarm import Order, log_prob
 from asarm.codec import Codec
 from asarm.corpus import held_out_documents
 from asarm.infilling import infill, score
-from asarm.infilling.edges import PARTIAL, Edge, part_of
+from asarm.infilling.edges import INDENTED, PARTIAL, Edge, part_of
 from asarm.infilling.template import Template
 from asarm.loading import load_tokenizer
 from asarm.text import decode, encode
@@ -69,10 +69,12 @@ def test_edges_ask_for_what_is_shared_and_for_nothing_special(problem):
     for edge, is_at in ((start, str.startswith), (end, str.endswith)):
         assert edge.pieces.any() and not (edge.pieces & ~CODEC.fillable).any()
         assert all(is_at(PIECES[i], edge.shared) for i in edge.pieces.nonzero()[:, 0])
-        if not edge.shared and not edge.is_extra:
+        if edge is start and INDENTED.search(before) and not edge.shared:
+            assert not any(PIECES[i][0] in " \t" for i in edge.pieces.nonzero()[:, 0])
+        elif not edge.shared and not edge.is_extra:
             assert torch.equal(edge.pieces, CODEC.fillable)
     assert not start.is_extra
-    is_lines = before.endswith("\n") and after[:1] not in ("", "\n")
+    is_lines = before.endswith("\n") and after[:1] not in ("", "\n", "\r")
     assert end.is_extra == (is_lines or end.shared != "")  # else it would be a piece of nothing
     if is_lines:
         assert end.is_extra
@@ -118,8 +120,45 @@ def test_what_is_drawn_goes_with_the_text_beside_it(problem, length, seed):
     assert PIECES[pieces[-1]].endswith(end.shared)
     text, (fill,) = template.filled([pieces])
     assert text == before + fill + after
-    if before.endswith("\n") and after[:1] not in ("", "\n"):
-        assert (before + fill).endswith("\n")  # whole lines
+    if before.endswith("\n") and after[:1] not in ("", "\n", "\r"):
+        assert (before + fill).endswith("\r\n" if before.endswith("\r\n") else "\n")  # lines
+
+
+def drawable(before, fill, after):
+    """Whether a filling can be drawn, and the whole text has the pieces that it has uncut."""
+    template = Template.of(CODEC, [before, after])
+    (pieces,) = template.encode_fills([fill])
+    ids, allowed = template.with_gaps([len(pieces)])
+    (place,) = template.places([len(pieces)])
+    ids[place] = pieces
+    fits = all(table[i] for table, i in zip(allowed.values(), pieces, strict=True))
+    assert template.sizes(template.lengths([fill])) == [len(pieces)]
+    return fits and ids == encode(TOKENIZER, before + fill + after)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("after", ["{}Last.{}", "Last.{}", "    last{}", "{}", "{}{}Last."])
+def test_lines_end_once_whatever_ends_them(end, after):
+    """The line end behind a blank is the filling's own or the text's, but not both."""
+    before, after = f"First.{end}", after.replace("{}", end)
+    own_end = "" if after.startswith(end) else end
+    assert drawable(before, "Middle." + own_end, after)
+    found = infill(model(), TOKENIZER, f"{before}___{after}", length=3, num_samples=12, seed=1)
+    fills = [candidate.fills[0].text for candidate in found.candidates]
+    assert all(fill.endswith(own_end) for fill in fills)
+    if not own_end:
+        assert not all(fill.endswith(("\n", "\r")) for fill in fills)
+
+
+@pytest.mark.parametrize("indent", ["    ", "\t", "  ", "\t\t", " " * 11])
+@pytest.mark.parametrize("before", ["if x:\n", "", "a\r\n", "x = 1\n\n"])
+def test_indentation_that_is_given_is_not_extended(before, indent):
+    text = f"{before}{indent}___\n{indent}y = 1\n"
+    for options in ({}, {"temperature": 5.0}, {"top_k": 1}):
+        found = infill(model(), TOKENIZER, text, length=2, num_samples=20, best_of=20, **options)
+        for candidate in found.candidates:
+            assert candidate.fills[0].text[:1] not in (" ", "\t")
+    assert drawable("if x:\n", "    return\n", "y")  # a line end alone is
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,18 @@ doc_to_text: ""
 doc_to_target: question
 metric_list: [{{metric: bits_per_byte}}]
 """
+GENERATION = """
+task: local_generation
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {file}}}}}
+test_split: test
+output_type: generate_until
+doc_to_text: question
+doc_to_target: "{{{{choices[label]}}}}"
+generation_kwargs: {{until: ["."], do_sample: false, temperature: 0.0}}
+metric_list: [{{metric: exact_match}}]
+"""
+TASKS = {"choice": MULTIPLE_CHOICE, "rolling": ROLLING, "generation": GENERATION}
 
 
 @pytest.fixture(scope="module")
@@ -137,28 +149,68 @@ def test_rolling_predicts_every_token_once_in_windows(demo, harness_model, num_w
 def test_what_it_does_not_do_it_says():
     from asarm.evaluation.harness import HarnessModel
 
-    with pytest.raises(ValueError, match="batch_size is auto"):
-        HarnessModel("demo", batch_size="auto")
+    with pytest.raises(ValueError, match="batch_size is many; expected a number.* or auto"):
+        HarnessModel("demo", batch_size="many")
     with pytest.raises(ValueError, match="max_length is 1"):
         HarnessModel("demo", max_length=1)
 
 
-def test_generation_is_refused(harness_model):
-    with pytest.raises(NotImplementedError, match="loglikelihood"):
-        harness_model.generate_until([])
+@pytest.mark.parametrize(
+    ("asked", "most", "is_"), [("auto", None, 16), ("auto:4", 2, 2), (5, 3, 5)]
+)
+def test_the_batch_size_may_be_left_to_the_model(asked, most, is_):
+    from asarm.evaluation.harness import HarnessModel
+
+    found = HarnessModel("demo", device="cpu", batch_size=asked, max_batch_size=most)
+    assert found.batch_size == is_
+
+
+def test_the_harness_default_device_is_the_cpu_where_there_is_no_gpu(monkeypatch, caplog):
+    from asarm.evaluation.harness import HarnessModel
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert HarnessModel("demo", device="cuda:0").model.device.type == "cpu"
+    assert "no GPU here for device cuda:0" in caplog.text
+    with pytest.raises(ValueError, match="device 'nosuch' cannot be used here"):
+        HarnessModel("demo", device="nosuch")
+
+
+def test_wrong_arguments_are_one_line(monkeypatch, capsys):
+    from asarm.evaluation import harness
+
+    words = "lm_eval run --model asarm --tasks hellaswag --model_args pretrained=demo,max_length=1"
+    monkeypatch.setattr("sys.argv", words.split())
+    with pytest.raises(SystemExit) as ended:
+        harness.main()
+    assert ended.value.code == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == "error: max_length is 1; expected at least 2 tokens"
+
+
+def test_what_cannot_be_generated_is_refused_before_anything_is(harness_model, monkeypatch):
+    from asarm.evaluation import harness
+
+    called = []
+    monkeypatch.setattr(harness, "continue_texts", lambda *a, **k: called.append(1) or ["x"] * 2)
+    good, long = ("a", {"max_gen_toks": 3}), ("b", {"max_gen_toks": 24})
+    for bad, says in ((long, "max_gen_toks is 24 with max_length 24"), (("c", {"n": 1}), "hold n")):
+        with pytest.raises(ValueError, match=says):
+            harness_model.generate_until([asks(*good), asks(*bad)])
+    assert not called
+    assert harness_model.generate_until([asks(*good)] * 2, disable_tqdm=True) == ["x", "x"]
 
 
 def test_a_task_runs_from_the_command_line(demo, tmp_path):
     model, tokenizer = demo
     data = tmp_path / "items.jsonl"
     data.write_text("".join(json.dumps(item) + "\n" for item in ITEMS))
-    for name, task in (("choice", MULTIPLE_CHOICE), ("rolling", ROLLING)):
+    for name, task in TASKS.items():
         (tmp_path / f"{name}.yaml").write_text(task.format(file=data))
     out = tmp_path / "out"
     words = (
-        f"--model asarm --model_args pretrained=demo --device cpu --batch_size 4 "
-        f"--tasks local_choice,local_rolling --include_path {tmp_path} --output_path {out} "
-        f"--log_samples"
+        f"--model asarm --model_args pretrained=demo --batch_size auto --gen_kwargs max_gen_toks=9 "
+        f"--tasks local_choice,local_rolling,local_generation --include_path {tmp_path} "
+        f"--output_path {out} --log_samples"
     )
     environment = {
         **os.environ,
@@ -168,9 +220,14 @@ def test_a_task_runs_from_the_command_line(demo, tmp_path):
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": str(ROOT),
     }
-    command = [sys.executable, "-m", "asarm.evaluation.harness", *words.split()]
+    command = [sys.executable, "-m", "asarm.evaluation.harness"]
+    command += words.split()
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    (generated,) = out.rglob("samples_local_generation_*.jsonl")
+    for line in generated.read_text().splitlines():
+        ((text,),) = json.loads(line)["resps"]
+        assert "." not in text and len(encode(tokenizer, text)) <= 9
     (report,) = out.rglob("results_*.json")
     results = json.loads(report.read_text())["results"]
     correct, bits, num_bytes = 0, 0.0, 0

@@ -440,7 +440,7 @@ def test_without_execution_completions_are_written_and_nothing_is_scored(run, tm
         (["--samples=/no/such.jsonl"], "cannot read /no/such.jsonl"),
         (["--samples=x.jsonl", "--execute=none"], "samples can only be scored"),
         (["--model=/no/such/model"], "/no/such/model"),
-        (["--temperature=0"], "temperature is 0"),
+        (["--temperature=-1"], "temperature is -1"),
     ],
 )
 def test_wrong_settings_are_one_line(run, arguments, says):

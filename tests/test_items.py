@@ -287,10 +287,15 @@ from asarm.evaluation.items import Ledger, Share, open_run
 @dataclass
 class Settings:
     output_dir: str = sys.argv[1]
+    seed: int = 0
     overwrite: bool = False
 
 share = Share.here()
-run = open_run(Settings(), share)
+try:
+    run = open_run(Settings(seed=int(sys.argv[2])), share)
+except ValueError as error:
+    print(error)
+    sys.exit()
 assert len(run.read("starts.jsonl")) == 1, "opened by the first before any goes on"
 own = Ledger(run, "samples.jsonl", lambda record: record["item"], share)
 for number in share.of(range(7)):
@@ -301,22 +306,34 @@ print(share.process, share.processes, merged and len(merged))
 
 
 def test_processes_started_together(tmp_path):
-    """Real ones: the first opens the run and the other waits; the last to finish has all lines."""
+    """Real ones: the first opens the run and the other waits; the last to finish has all lines.
+
+    What the first is refused, the other is, too.
+    """
     env = {**os.environ, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "CUDA_VISIBLE_DEVICES": ""}
     env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", PROCESS, str(tmp_path / "run")]
-    started = [
-        subprocess.Popen(
-            command,
-            env={**env, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            cwd=Path(__file__).parent.parent,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    said = [process.communicate()[0].split() for process in started]
-    assert [process.returncode for process in started] == [0, 0]
+
+    def start(seed):
+        return [
+            subprocess.Popen(
+                [*command, str(seed)],
+                env={**env, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                cwd=Path(__file__).parent.parent,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for rank in range(2)
+        ]
+
+    def outputs(started):
+        found = [process.communicate()[0] for process in started]
+        assert [process.returncode for process in started] == [0, 0]
+        return found
+
+    said = [output.split() for output in outputs(start(0))]
     assert [words[:2] for words in said] == [["0", "2"], ["1", "2"]]
     assert "7" in {words[2] for words in said} <= {"7", "None"}
     assert Run(tmp_path / "run").read(NAME) == [{"item": number} for number in range(7)]
+    refused = outputs(start(1))
+    assert all("holds a run with seed = 0, not 1" in output for output in refused)

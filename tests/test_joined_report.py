@@ -6,6 +6,7 @@ import runpy
 from dataclasses import asdict
 from html import unescape
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -15,6 +16,7 @@ from asarm.evaluation.joined import join, read_run
 from asarm.evaluation.programs.config import InfillCodeConfig
 from asarm.evaluation.prose.config import InfillProseConfig
 from asarm.evaluation.published import beside_ours, kind_of
+from asarm.evaluation.tables import markdown_image
 from asarm.run import Run
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "report.py"
@@ -119,6 +121,47 @@ def test_texts_of_few_trials_and_every_model_are_shown(tmp_path):
     ]
 
 
+VARIANTS = ["onepass, oracle length", "left context only, oracle length", "a baseline"]
+
+
+def lines_of(names, **common):
+    """Lines as a finished run has them: by item, and by the variant's name."""
+    return [
+        {"item": item, "variant": name, "trial": trial, **common}
+        | {"prediction": f"{name[:3]} {item}.{trial}", "completion": f"{name[:3]} {item}.{trial}"}
+        | {"task_id": f"t/{item}"}
+        for item in range(3)
+        for name in sorted(names)
+        for trial in range(2)
+    ]
+
+
+def test_texts_are_those_of_the_first_variant_of_the_plan_and_name_it(tmp_path):
+    rows = [{"name": name} for name in VARIANTS]
+    tables = {"tables": [{"title": "middle: a", "rows": rows}]}
+    prose = finished(
+        tmp_path / "prose",
+        InfillProseConfig(),
+        summary=tables,
+        samples=[
+            *lines_of(VARIANTS, protocol="middle", reference="r"),
+            *lines_of(VARIANTS[1:], protocol="short_prompt", reference="r"),
+        ],
+    )
+    page = "\n".join(excerpts(Run(prose), asdict(InfillProseConfig()), tables))
+    assert "middle, onepass, oracle length:\n\n- <b>one 0.0</b>" in page
+    assert "short\\_prompt, left" in page or "short_prompt, left context only" in page
+    assert "a b" not in page and ".1<" not in page
+
+    code = {"variants": [{"name": name, "rates": []} for name in VARIANTS]}
+    lines = lines_of(VARIANTS, result="passed")
+    folder = finished(tmp_path / "code", SINGLE_LINE, summary=code, results=lines)
+    join([folder], tmp_path / "page.md")
+    page = (tmp_path / "page.md").read_text()
+    assert "onepass, oracle length:" in page and page.count("<pre>") == 3
+    assert "<b>one 0.0</b>" in page and "<b>lef" not in page and "<b>a b" not in page
+
+
 def test_published_figures_are_marked_and_ours_stand_beside_them(tmp_path):
     run = read_run(decoding(tmp_path / "run"))
     page = "\n".join(beside_ours(run.settings, run.summary))
@@ -156,6 +199,21 @@ def test_folders_of_one_name_keep_their_own_figures(tmp_path):
     join(folders, tmp_path / "page.md")
     found = {path.read_bytes() for path in (tmp_path / "page_figures").iterdir()}
     assert found == {PNG, b"another"}
+
+
+@pytest.mark.parametrize("name", ["a b.md", "ü (1).md", "50% & <more> #2.md"])
+def test_images_are_shown_whatever_the_names_hold(tmp_path, name):
+    folder = decoding(tmp_path / "my run [1]", page=PAGE)
+    out = tmp_path / "out dir" / name
+    out.parent.mkdir()
+    join([folder], out)
+    (image,) = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", out.read_text())
+    assert not set(image) & set(" <>()")  # what CommonMark ends or refuses a path at
+    assert (out.parent / unquote(image)).read_bytes() == PNG
+
+
+def test_words_of_an_image_hold_no_brackets():
+    assert markdown_image("m on a [b] c\\", "d e.png") == "![m on a (b) c](d%20e.png)"
 
 
 @pytest.fixture
@@ -200,6 +258,14 @@ def test_what_is_no_finished_run_is_one_line(report, tmp_path, break_it, says):
     assert says in errors and str(folder) in errors
     assert errors.count("\n") == 1
     assert not (tmp_path / "page.md").exists()
+
+
+def test_a_run_of_training_is_called_one(report, tmp_path):
+    folder = tmp_path / "my run"
+    Run.open(folder, DecodingConfig()).append("metrics.jsonl", {"step": 1})
+    code, _, errors = report(folder, "--out", tmp_path / "page.md")
+    assert code == 2 and "is a run of training" in errors and errors.count("\n") == 1
+    assert f"plot_training.py '{folder}'" in errors
 
 
 def test_other_wrong_arguments_are_one_line(report, tmp_path):

@@ -17,6 +17,7 @@ SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
 LAYERS = {
     "asarm.checks": 0,
     "asarm.text": 0,
+    "asarm.utf8": 0,
     "asarm.attention": 0,
     "asarm.rows": 0,
     "asarm.order": 0,
@@ -32,7 +33,9 @@ LAYERS = {
     "asarm.objective": 6,
     "asarm.schedule": 6,
     "asarm.corpus": 6,
+    "asarm.presets": 5,
     "asarm.cli": 6,
+    "asarm.lock": 5,
     "asarm.run": 6,
     "asarm.data": 7,
     "asarm.drafting.objective": 7,
@@ -45,7 +48,7 @@ LAYERS = {
 }
 DISTRIBUTIONS = {"yaml": "pyyaml", "PIL": "pillow"}  # where the module has another name
 # by transformers, datasets and accelerate, which cannot do without
-BROUGHT_ALONG = {"huggingface-hub", "pyyaml", "fsspec", "psutil"}
+BROUGHT_ALONG = {"huggingface-hub", "pyyaml", "fsspec", "psutil", "pyarrow"}
 
 
 def module_name(path: Path) -> str:

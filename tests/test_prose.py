@@ -288,7 +288,7 @@ def test_last_words_sampled_greedy_and_in_parallel(network):
 QUESTIONS = [
     Question("Roofs: A man sits on a roof. he", ("sleeps.", "pulls it up, all of it.", "eats."), 1),
     Question("Cooking: She takes an egg, and", ("breaks it.", "runs.", "reads the book."), 0),
-    Question("Boats: The ship", ("leaves at dawn.", "is", "was lost for years"), 2),
+    Question("Boats: The ship", ("leaves at dawn.", "ïß", "was lost for yeärs"), 2),
 ]
 
 
@@ -308,11 +308,20 @@ def test_endings_are_chosen_by_their_probability_and_by_that_per_token(network):
         assert record["num_tokens"] == [count for _, count in found]
         assert record["choice"] == int(np.argmax([total for total, _ in found]))
         assert record["choice_per_token"] == int(np.argmax([t / n for t, n in found]))
+        totals, sizes = [t for t, _ in found], [len(ending) for ending in question.endings]
+        assert record["choice_per_character"] == int(np.argmax(np.divide(totals, sizes)))
+        sizes = [len(ending.encode()) for ending in question.endings]
+        assert record["choice_per_byte"] == int(np.argmax(np.divide(totals, sizes)))
     assert any(r["choice"] != r["choice_per_token"] for r in result.records)
     (table,) = result.tables
-    joint_row, per_token, chance = table.rows
-    assert joint_row.name == "small, joint log-probability"
-    for row, field in ((joint_row, "choice"), (per_token, "choice_per_token")):
+    *rows, chance = table.rows
+    assert [row.name for row in rows] == [
+        "small, joint log-probability",
+        *(f"small, log-probability per {what}" for what in ("token", "byte", "character")),
+    ]
+    fields = ("choice", "choice_per_token", "choice_per_byte", "choice_per_character")
+    for row, field in zip(rows, fields, strict=True):
+        assert row.scores["nfe"].mean == 1
         share = np.mean([r[field] == r["label"] for r in result.records])
         assert row.scores["accuracy"].mean == pytest.approx(100 * share)
     assert (chance.name, chance.scores["accuracy"].mean) == ("chance", pytest.approx(100 / 3))
@@ -487,7 +496,8 @@ def test_choices_and_last_words_from_files(run, tmp_path):
     for content, shown in ((f"{endings}\n" * 2, "chance"), ("he said so\n" * 2, "exact match")):
         path = tmp_path / f"{shown}.txt"
         path.write_text(content)
-        code, output, errors = run(dataset=path, out=shown)
+        kind = "lambada:" if shown == "exact match" else ""
+        code, output, errors = run(dataset=f"{kind}{path}", out=shown)
         assert code == 0, errors
         assert shown in output
         assert (tmp_path / shown / "accuracy.png").read_bytes().startswith(b"\x89PNG")

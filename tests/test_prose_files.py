@@ -1,7 +1,9 @@
 """Stories, passages and questions: where they come from, what they hold, and how they break."""
 
 import bz2
+import csv
 import gzip
+import io
 import json
 from pathlib import Path
 
@@ -57,10 +59,79 @@ def test_columns_are_found_by_name(write):
     )
 
 
+TITLED_CSV = (
+    "storyid,storytitle,sentence1,sentence2,sentence3,sentence4,sentence5\n"
+    'x1,A Title,"Rick, grew up.",He left.,He slept.,He woke.,He is happy.\n'
+    "x2,,Ann ran.,Ann fell.,Ann rose.,Ann ran on.,She won.\n"
+)
+TITLED_STORIES = [
+    Story(("Rick, grew up.", "He left.", "He slept.", "He woke.", "He is happy.")),
+    Story(("Ann ran.", "Ann fell.", "Ann rose.", "Ann ran on.", "She won.")),
+]
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("name", ["s.csv", "s.tsv", "s.txt"])
+def test_stories_with_titles_between_any_delimiters(write, delimiter, name):
+    rows = list(csv.reader(TITLED_CSV.splitlines()))
+    text = io.StringIO()
+    csv.writer(text, delimiter=delimiter).writerows(rows)
+    for content in (text.getvalue(), "\ufeff" + text.getvalue()):
+        assert read_items(write(content, name)) == ("stories", TITLED_STORIES)
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+def test_cloze_stories_between_any_delimiters(write, delimiter):
+    text = io.StringIO()
+    csv.writer(text, delimiter=delimiter).writerows(csv.reader(CSV.splitlines()))
+    assert read_items(write(text.getvalue(), "s.csv")) == read_items(write(CSV, "t.csv"))
+
+
+NOVEL = "It was the best of times.\nIt was the worst of times, and so on.\n"
+UNKNOWN = {
+    "a novel": (NOVEL, "novel.txt"),
+    "a page": ("# A title\n\nSome words.\n", "page.md"),
+    "a table": ("id\ttext\n1\tSome words here\n", "table.txt"),
+    "a program": ("import os\nprint(os.name)\n", "program.py"),
+    "compressed": (gzip.compress(NOVEL.encode()), "novel.txt.gz"),
+}
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_what_nothing_recognises_is_refused_and_the_way_out_is_named(write, name):
+    path = write(*UNKNOWN[name])
+    with pytest.raises(ValueError, match="is in no format that its first lines tell") as refused:
+        load_prose(str(path))
+    assert f"--dataset lambada:{path}" in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_kind_may_be_told(write):
+    path = write(NOVEL, "novel.txt")
+    prose = load_prose(f"lambada:{path}")
+    assert (prose.name, prose.kind) == ("novel.txt", "lambada")
+    assert prose.items[0] == Passage("It was the best of", "times.")
+    lambada = write(NOVEL, "my_LAMBADA_test.txt")
+    assert load_prose(str(lambada)).items == prose.items
+    assert load_prose(f"hellaswag:{write(HELLASWAG, 'h.txt')}").kind == "hellaswag"
+    assert load_prose(f"stories:{write(TITLED_CSV, 's.dat')}").items == TITLED_STORIES
+    with pytest.raises(ValueError, match="line 1 has no column InputStoryid"):
+        load_prose(f"stories:{path}")
+    with pytest.raises(ValueError, match="lambada:/no/such.txt'; expected rocstories"):
+        load_prose("lambada:/no/such.txt")
+
+
+def test_a_message_shows_some_columns_of_many(write):
+    header = ",".join(f"column{n}" for n in range(500))
+    with pytest.raises(ValueError, match="column11 and 488 more$") as refused:
+        read_items(write(f"{header}\n1\n", "wide.csv"))
+    assert len(str(refused.value)) < 400
+
+
 def test_both_formats_of_lambada_hold_the_same(write):
     texts = ["he said `` no '' and left", "one two"]
     passages = [Passage("he said `` no '' and", "left"), Passage("one", "two")]
-    plain = write("\n".join(texts) + "\n", "plain.txt")
+    plain = write("\n".join(texts) + "\n", "lambada_plain.txt")
     lines = write("\n".join(json.dumps({"text": t, "domain": None}) for t in texts), "l.jsonl")
     assert read_items(plain) == read_items(lines) == ("lambada", passages)
 
@@ -113,6 +184,7 @@ DAMAGED = {
     ),
     "twice": ("\n".join([HEAD, FIRST, SECOND, FIRST]), "s.csv", "line 4 has story a1 again"),
     "cells": ("\n".join([HEAD, FIRST, "b2,Ann ran."]), "s.csv", "line 3 has 2 cells; expected 8"),
+    "list": ("[1, 2]\n", "l.jsonl", "line 1 is list; expected an object"),
     "quote": ("\n".join([HEAD, 'b2,"Ann ran.,1']), "s.csv", "line 2 is no csv"),
     "header only": (HEAD, "s.csv", "has a header and no story"),
     "empty": ("", "s.csv", "is empty (0 bytes)"),
@@ -121,8 +193,8 @@ DAMAGED = {
     "no gz": (CSV, "s.csv.gz", "is cut off or damaged"),
     "cut bz2": (bz2.compress(HELLASWAG.encode() * 9)[:-9], "h.bz2", "is cut off or damaged"),
     "no bz2": (HELLASWAG, "h.txt.bz2", "is cut off or damaged"),
-    "one word": ("two words\nword\n", "l.txt", "line 2 is 'word'; expected a passage of two"),
-    "blank line": ("two words\n\ntwo words\n", "l.txt", "line 2 is ''"),
+    "one word": ("two words\nword\n", "lambada.txt", "line 2 is 'word'; expected a passage of two"),
+    "blank line": ("two words\n\ntwo words\n", "lambada.txt", "line 2 is ''"),
     "no json": ('{"text": "a b"}\n{"text"\n', "l.jsonl", "line 2 is no JSON"),
     "no object": ('{"text": "a b"}\n[]\n', "l.jsonl", "line 2 is list; expected an object"),
     "no text": ('{"text": "a b"}\n{"text": null}\n', "l.jsonl", "line 2 has None in text"),
@@ -182,6 +254,12 @@ def test_missing_rocstories_say_where_from_and_where_to(nowhere):
     assert "https://cs.rochester.edu/nlp/rocstories" in message
     assert str(nowhere / "checkout" / "eval_datasets") in message
     assert "\n" not in message
+
+
+def test_where_asarm_is_installed_data_go_where_one_starts(nowhere, monkeypatch):
+    monkeypatch.setattr(sources, "CHECKOUT", Path("/venv/lib/python3/site-packages"))
+    with pytest.raises(ValueError, match=f"put it into {nowhere / 'eval_datasets'}$"):
+        load_prose("rocstories")
 
 
 @pytest.mark.parametrize("name", ["lambada", "hellaswag"])

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 import yaml
 
+from asarm.lock import LOCK
 from asarm.run import CONFIG, STARTS, Run
 
 
@@ -78,13 +79,15 @@ def test_results_of_other_settings_are_refused_unless_overwritten(tmp_path, chan
     (tmp_path / "kept").mkdir()
     run = Run.open(tmp_path, Settings(**change), overwrite=True)
     assert run.read("samples.jsonl") == []
-    assert {path.name for path in tmp_path.iterdir()} == {CONFIG, STARTS, "kept"}
+    assert {path.name for path in tmp_path.iterdir()} == {CONFIG, STARTS, LOCK, "kept"}
+    run.close()
+    assert not (tmp_path / LOCK).exists()
 
 
 def test_what_changes_no_result_may_differ(tmp_path):
     run = Run.open(tmp_path, Settings())
     run.append("samples.jsonl", {"a": 1})
-    Run.open(tmp_path, Settings(output_dir="elsewhere", overwrite=True), overwrite=True)
+    Run.open(tmp_path, Settings(output_dir="elsewhere", overwrite=True))
     Run.open(tmp_path, Settings(judge="gpt2"), may_change=("judge",))
     assert run.read("samples.jsonl") == [{"a": 1}]
     assert yaml.safe_load((tmp_path / CONFIG).read_text())["judge"] == "gpt2"

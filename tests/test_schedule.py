@@ -17,6 +17,7 @@ from asarm.schedule import (
     mask_window,
     micro_batches,
     parallel_orders,
+    recorded_seed,
     stratified_rates,
     warm_up_then_fall,
 )
@@ -349,3 +350,10 @@ def test_micro_batches_of_the_parallel_objective_say_what_is_visible():
     )
     assert torch.equal(order.order, expected[0].order)
     assert torch.equal(num_visible, expected[1])
+
+
+def test_recorded_seeds_are_kept_by_every_reader_of_json():
+    keys = [("sample", 0, item) for item in range(2000)]
+    seeds = [recorded_seed(*key) for key in keys]
+    assert len(set(seeds)) == len(keys) and max(seeds) > 2**52
+    assert all(int(float(seed)) == seed < 2**53 for seed in seeds)

@@ -104,7 +104,10 @@ REFUSED = [
             {"ascending": 2.0, "span": -1.0},
         )
     ],
-    ({"trackers": ["wandb", "mlflow"]}, "^trackers hold 'mlflow'; expected tensorboard or wandb$"),
+    (
+        {"trackers": ["wandb", "mlflow"]},
+        "^trackers hold 'mlflow'; expected tensorboard, wandb, both or none$",
+    ),
     *[
         ({name: value}, rf"^{name} is {value}; expected above 0$")
         for name in ("learning_rate", "clip_norm")
@@ -347,8 +350,11 @@ def test_the_head_of_a_model_is_taught_on_and_dropped_where_the_model_learns_alo
     model, _, _ = parts(TrainingConfig(model=folder, learn="draft_head", head_hidden=12))
     torch.nn.init.normal_(model.draft_head.up)
     model.save_pretrained(folder)
-    again, _, _ = parts(TrainingConfig(model=folder, learn="draft_head", head_hidden=99))
+    again, _, _ = parts(TrainingConfig(model=folder, learn="draft_head", head_hidden=12))
     assert torch.equal(again.draft_head.up, model.draft_head.up)
+    for name, own in (("head_hidden", 12), ("head_rank", 64)):
+        with pytest.raises(ValueError, match=f"^{name} is 99 and would do nothing: .*, {own};"):
+            parts(TrainingConfig(model=folder, learn="draft_head", **{name: 99}))
     assert again.draft_head.config.hidden == 12 and again.draft_head.training
     alone, _, trained = parts(TrainingConfig(model=folder))
     assert alone.draft_head is None and "model.lm_loss.bias" in trained

@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from asarm.lock import RunLock
 from asarm.training.checkpoint import Checkpoints
-from asarm.training.interrupt import sole_run
 
 ROOT = Path(__file__).parent.parent
 STOPPED, STEPS = 75, 200
@@ -96,7 +96,7 @@ def test_two_processes_are_stopped_once_and_together(tmp_path):
     # nobody is left behind a launcher that is killed
     code, _ = training.interrupt(lambda process: process.kill())
     assert code == -signal.SIGKILL
-    with sole_run(training.folder):
+    with RunLock(training.folder):
         # what a user can put right is said once
         code, output = training.finish()
     assert (code, output.count("\n")) == (2, 1) and "is in use" in output

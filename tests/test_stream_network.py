@@ -5,6 +5,7 @@ The server is this process's own, on 127.0.0.1.
 
 import json
 import threading
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -106,6 +107,8 @@ def files(tmp_path_factory) -> dict[str, bytes]:
         "/a.jsonl": "".join(json.dumps(row) + "\n" for row in rows).encode(),
         "/a.txt": "\n\n".join(documents).encode(),
         "/a.parquet": path.read_bytes(),
+        "/mark.jsonl": BOM_UTF8 + "".join(json.dumps(row) + "\n" for row in rows).encode(),
+        "/mark.TXT": BOM_UTF8 + "\n\n".join(documents).encode(),
         "/bad.jsonl": b'{"text": "caf\xe9"}\n'
         + "".join(json.dumps(row) + "\n" for row in rows).encode(),
     }
@@ -167,6 +170,25 @@ def test_bytes_that_are_not_utf8_skip_one_document(files):
         expected = taken(source(f"{address}/a.jsonl", shuffle_blocks=100_000))
         assert torch.equal(taken(blocks), expected)
         assert blocks.statistics["skipped_not_utf8"] == 1
+
+
+@pytest.mark.parametrize(("marked", "plain"), [("mark.jsonl", "a.jsonl"), ("mark.TXT", "a.txt")])
+def test_a_byte_order_mark_is_no_text(files, marked, plain):
+    with serving(FlakyServer(files)) as address:
+        expected = taken(source(f"{address}/{plain}"))
+        assert torch.equal(taken(source(f"{address}/{marked}")), expected)
+
+
+def test_a_text_address_is_cut_as_it_is_asked(files):
+    with serving(FlakyServer(files)) as address:
+        url = f"{address}/a.txt"
+        lines = source(url, txt_documents="line")
+        taken(lines)
+        assert lines.statistics["skipped_empty"] > 500
+        with pytest.raises(ValueError, match="the 0 documents held out of the first 1 of"):
+            source(url, txt_documents="file")
+        with pytest.raises(ValueError, match="was read with data"):
+            source(url).load_state_dict(lines.state_dict())
 
 
 def test_what_is_not_there_is_refused_at_once(files):

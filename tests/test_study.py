@@ -165,6 +165,13 @@ def test_blocks_come_again_with_other_blanks(blocks):
     assert "again" not in describe(blocks, replace(CONFIG, num_trials=3))
 
 
+def test_more_trials_read_on_in_an_endless_text(blocks):
+    config = replace(CONFIG, dataset="openwebtext")
+    for item in range(2):
+        short, long = (batch_of([item], blocks[:n], config) for n in (2, 3))
+        assert torch.equal(short.input_ids, long.input_ids)
+
+
 def test_another_seed_is_another_split_and_another_sample(blocks):
     other = replace(CONFIG, seed=1)
     assert not torch.equal(trial_order(CONFIG, [0]).order, trial_order(other, [0]).order)

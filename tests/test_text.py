@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
+from asarm import infill, load
 from asarm.corpus import held_out_documents
 from asarm.text import decode, encode, encode_all, encode_document, encode_documents
 from asarm.training.tokenizer import SPECIAL_TOKENS, save_tokenizer, train_tokenizer
@@ -137,3 +138,12 @@ def test_saved_tokenizer_loads_and_training_is_repeatable(tmp_path):
     loaded = AutoTokenizer.from_pretrained(tmp_path)
     assert isinstance(Tokenizer.from_file(str(tmp_path / "tokenizer.json")), Tokenizer)
     assert decode(loaded, encode(loaded, sample[0] + "<mask>")) == sample[0] + "<mask>"
+
+
+def test_a_tokenizer_without_an_end_of_text_ends_nothing(tmp_path):
+    """Texts are read, packed and filled all the same."""
+    model, tokenizer = load("demo")
+    tokenizer.eos_token = None
+    assert encode_document(tokenizer, "A text.") == encode(tokenizer, "A text.")
+    for text in ("___ text.", "A ___", "A ___ text."):
+        assert infill(model, tokenizer, text, length=2, num_samples=2).candidates

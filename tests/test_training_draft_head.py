@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from fakes import mixed_batch, randomize, small_model
+from fakes import FakeHub, mixed_batch, randomize, small_model
 from kills import outcome, run_to_the_end, tiny
 from safetensors.torch import load_file
 
@@ -25,6 +25,7 @@ from asarm.drafting.objective import (
 )
 from asarm.evaluation.densities import RATES, draft_rejections
 from asarm.training import export, loop, setup, step
+from asarm.training.config import TrainingConfig
 from asarm.training.loop import train
 
 HEAD = {"learn": "draft_head", "head_hidden": 16, "head_rank": 8, "head_starts": 6}
@@ -251,7 +252,8 @@ def test_both_learn_where_both_are_to(backbone, finished, tmp_path):
 
 
 def test_a_model_that_learns_alone_drops_the_head(finished, tmp_path):
-    config = head_run(finished, tmp_path, learn="model", max_steps=1)
+    of_head = {name: getattr(TrainingConfig(), name) for name in HEAD if name.startswith("head_")}
+    config = head_run(finished, tmp_path, **of_head | {"learn": "model", "max_steps": 1})
     assert setup.start_model(config)[0].draft_head is None
     train(config)
     assert not list(Path(config.output_dir).glob("**/draft_head*"))
@@ -326,15 +328,10 @@ def test_the_loss_that_is_logged_is_that_of_the_draft_rows(backbone, tmp_path):
 
 
 def test_a_head_goes_to_the_hub_whole(finished, monkeypatch):
-    uploads = []
-
-    class Hub:
-        def create_repo(self, name, **options):
-            pass
-
-        def upload_folder(self, *, allow_patterns, folder_path, **options):
-            uploads.extend(p.name for pattern in allow_patterns for p in folder_path.glob(pattern))
-
-    monkeypatch.setattr(export, "HfApi", Hub)
+    hub = FakeHub()
+    monkeypatch.setattr(export, "HfApi", lambda: hub)
     train(replace(finished, push_to_hub="someone/something"))
+    (upload,) = hub.uploads
+    folder, patterns = upload["folder_path"], upload["allow_patterns"]
+    uploads = [path.name for pattern in patterns for path in folder.glob(pattern)]
     assert {WEIGHTS, CONFIG, "model.safetensors", "config.json"} <= set(uploads)

@@ -25,12 +25,15 @@ from asarm.evaluation.items import Record
 from asarm.evaluation.trials import Variant, key, name_and_revision, trial_order
 from asarm.infilling.ask import asked_lengths, templates_of
 from asarm.infilling.choice import choose_lengths
-from asarm.infilling.template import collate
+from asarm.infilling.fill import check_sampling
+from asarm.infilling.healing import Healing
+from asarm.infilling.template import collate, has_blank
+from asarm.infilling.unwritten import warn_of_unwritten
 from asarm.loading import load
 from asarm.model import AnySubsetTransformer
 from asarm.order import Order
 from asarm.run import CONFIG, Run
-from asarm.sampling import DRAFTING, sample
+from asarm.sampling import sample, sampler_of
 
 SAMPLES = "samples.jsonl"
 FIELDS = {"item", "model", "method", "steps", "k", "seed", "prompt", "tokens"}
@@ -77,7 +80,7 @@ def run(settings: AnimateSettings) -> None:
         decoding.order,
         allowed=decoding.allowed,
         trace=True,
-        **decoding.options,
+        **sampling_of(decoding.options),
     )
     found = film(
         decoding.tokenizer,
@@ -124,9 +127,23 @@ def find_decoding(settings: AnimateSettings) -> Decoding:
         "top_p": settings.top_p,
         "seed": settings.seed,
     }
-    has_blank = settings.blank in source.replace(f"\\{settings.blank}", "")
-    make = with_blanks if has_blank else blanked_out
+    make = with_blanks if has_blank(source, settings.blank) else blanked_out
     return make(model, tokenizer, source, settings, options)
+
+
+def sampling_of(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of `asarm.sample`, from the settings of a command or of a run."""
+    own = ("temperature", "top_k", "top_p", "seed")
+    sampler = sampler_of(
+        options["method"],
+        k=options["k"],
+        steps=options["steps"],
+        draft_temperature=options.get("draft_temperature"),
+        verifier=options.get("coupling"),
+        tolerance=options.get("acceptance_slack"),
+        drafter=options.get("draft"),
+    )
+    return {"sampler": sampler} | {name: options[name] for name in own if name in options}
 
 
 def title_of(options: dict[str, Any], k: int | str | None) -> str:
@@ -147,11 +164,15 @@ def with_blanks(
     """The blanks of a text, their lengths as `asarm.infill` draws them."""
     codec = Codec(tokenizer, whitespace_map=settings.whitespace_map)
     (template,) = templates_of(codec, [text], blank=settings.blank, spans=None, closed=True)
+    warn_of_unwritten(codec, template.texts)
     check_size(sum(len(part.ids) for part in template.parts))
     (asked,) = asked_lengths([parse_length(settings.length)], [template])
+    check_sampling(model, **sampling_of(options))
     choice = choose_lengths(model, template, asked)
     ((lengths, _),) = choice.draw(1, settings.seed)
-    ids, allowed, order = collate([template.with_gaps(template.sizes(lengths))])
+    if settings.token_healing:
+        template, _ = Healing(model, template, **sampling_of(options))(lengths, settings.seed)
+    ids, allowed, order = collate([template.with_gaps(template.sizes(lengths))], template.moves)
     return Decoding(model, tokenizer, ids, order, options, settings.whitespace_map, allowed=allowed)
 
 
@@ -163,7 +184,9 @@ def blanked_out(
     options: dict[str, Any],
 ) -> Decoding:
     """A text most of whose tokens are blanked out at random."""
-    ids = Codec(tokenizer, whitespace_map=settings.whitespace_map).encode(text)
+    codec = Codec(tokenizer, whitespace_map=settings.whitespace_map)
+    warn_of_unwritten(codec, [text])
+    ids = codec.encode(text)
     if len(ids) < 2:
         raise ValueError(
             f"the text {text!r} has {len(ids)} tokens; expected at least 2, some to be blanked out"
@@ -189,7 +212,7 @@ def of_run(settings: AnimateSettings, folder: Path) -> Decoding:
         **{name: record[name] for name in ("method", "k", "steps")},
         **{name: getattr(told, name) for name in ("temperature", "draft_temperature", "coupling")},
         "draft": key(record)[1].draft,
-        "acceptance_slack": told.acceptance_slack if record["method"] in DRAFTING else 0.0,
+        "acceptance_slack": told.acceptance_slack,
         "seed": [record["seed"]],
     }
     order = trial_order(told, [record["item"]])

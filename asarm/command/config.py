@@ -28,7 +28,8 @@ class Settings:
     Args:
         model: "demo" (bundled), a local folder, or a hub name.
         revision: branch, tag or commit of the model on the hub.
-        blank: marks a blank in a text; with a backslash before it, it is itself.
+        blank: marks a blank in a text; with a backslash before it, or as a part of a longer run of
+            its character, it is plain text.
         length: of a blank in tokens: a number, a range LOW-HIGH that the model chooses from, or
             auto, which is 1-32; for several blanks either one for all, or one each with commas
             between them.
@@ -39,8 +40,10 @@ class Settings:
         top_k: keep the k most probable tokens.
         top_p: keep the most probable tokens that together reach this share.
         seed: of everything random.
+        token_healing: write a word that a blank cuts in one piece with what is filled in, where the
+            model finds that likelier.
         whitespace_map: read line ends, tabs and double spaces as the published models for code do.
-        device: cpu or cuda; a GPU if null and there is one.
+        device: cpu or cuda (mps has no float64); a GPU if null and there is one.
         dtype: of the weights: float32, bfloat16 or float64; float32 if null.
     """
 
@@ -55,6 +58,7 @@ class Settings:
     top_k: int | None = None
     top_p: float | None = None
     seed: int = 0
+    token_healing: bool = True
     whitespace_map: bool = False
     device: str | None = None
     dtype: str | None = None
@@ -65,7 +69,9 @@ class InfillSettings(Settings):
     """Fill the blanks of texts jointly, and rank the fillings by their probability.
 
     Args:
-        file: a text to fill, instead: the whole file is one text, a last line end apart.
+        file: a text to fill, instead: the whole file is one text, a last line end apart. It may be
+            of any length: a model that knows how long the texts were that it was trained on sees
+            that much around the blanks.
         num_samples: fillings that are shown of each text; fewer where drawings coincide.
         best_of: fillings that are drawn, the best num_samples of which are shown; num_samples if
             null.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict
 
 from rich.console import Console
@@ -14,6 +15,7 @@ from asarm.evaluation.example import FILLED, GIVEN, printable
 from asarm.evaluation.tables import new_console, terminal_table
 from asarm.infilling import Candidate, Infilling, infill
 from asarm.loading import load
+from asarm.sampling import sampler_of
 
 COLUMNS = ("score", "log p", "log P(length)", "lengths", "calls")
 CAPTION = (
@@ -44,21 +46,30 @@ def run(settings: InfillSettings) -> None:
         length=[length] * len(texts),
         num_samples=settings.num_samples,
         best_of=settings.best_of,
-        method=settings.method or "onepass",
-        k=settings.k,
-        steps=settings.steps,
+        sampler=sampler_of(settings.method or "onepass", k=settings.k, steps=settings.steps),
         temperature=settings.temperature,
         top_k=settings.top_k,
         top_p=settings.top_p,
         seed=settings.seed,
+        token_healing=settings.token_healing,
         whitespace_map=settings.whitespace_map,
     )
     console = new_console()
     for infilling in found:
         if settings.json:
-            print(json.dumps(asdict(infilling), ensure_ascii=False))
+            print(as_json(infilling))
         else:
             show(infilling, console)
+
+
+def as_json(infilling: Infilling) -> str:
+    """One line, whose characters are escaped where the terminal's encoding lacks them."""
+    line = json.dumps(asdict(infilling), ensure_ascii=False)
+    try:
+        line.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(asdict(infilling))
+    return line
 
 
 def show(infilling: Infilling, console: Console) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 KINDS = ("prose", "code", "test")
+TXT_DOCUMENTS = ("paragraph", "line", "file")
 
 
 @dataclass
@@ -12,12 +13,17 @@ class DataConfig:
     """Read documents, tokenize them, and cut them into blocks of equal length.
 
     Args:
-        dataset: "python" (the text that ships with Python), a local .txt, .jsonl or .parquet file
-            or a folder of them, an http(s) URL of such a file, or a name on the hub.
+        dataset: "python" (the text that ships with Python); a local file, or a folder with all that
+            is in and below it: .txt, .md, .raw, .jsonl, .json, .csv, .tsv, .parquet, .arrow (text
+            formats also as .gz, .bz2, .xz or .zst, in UTF-8 or UTF-16) and what
+            datasets.save_to_disk wrote (of several splits train, or name the folder of one); an
+            http(s) URL of a .txt, .jsonl or .parquet; or a name on the hub.
         dataset_config: the hub data set's configuration.
         dataset_data_dir: folder inside the hub's repository.
         dataset_split: the hub data set's split.
-        dataset_column: where the records of jsonl, parquet and the hub have their text.
+        dataset_column: where records (jsonl, json, csv, parquet, arrow, the hub) have their text.
+        txt_documents: what ends as a document in a .txt: "paragraph" (at a blank line), "line" or
+            the whole "file". A .md is one document, and each line of a .raw is one.
         whitespace_map: read line ends, tabs and double spaces as the published models for code do.
         repeats: "python" only: how often an epoch holds its prose, its code and its tests.
         length: tokens a block.
@@ -27,7 +33,7 @@ class DataConfig:
         workers: streams only: reading processes of each training process; 0 reads in the process
             that trains.
         cache_dir: where packed data are kept; $ASARM_CACHE or ~/.cache/asarm if null.
-        eval_sequences: blocks held out.
+        eval_sequences: blocks held out: of whole documents, chosen by a hash of their text.
     """
 
     dataset: str = "python"
@@ -35,6 +41,7 @@ class DataConfig:
     dataset_data_dir: str | None = None
     dataset_split: str = "train"
     dataset_column: str = "text"
+    txt_documents: str = "paragraph"
     whitespace_map: bool = False
     repeats: dict[str, int] = field(default_factory=lambda: {"prose": 8, "code": 4, "test": 1})
     length: int = 512
@@ -60,6 +67,7 @@ def check_data_config(config: DataConfig) -> None:
             raise ValueError(f"{name} is {getattr(config, name)}; expected at least {least}")
     if config.last_block not in ("drop", "pad"):
         raise ValueError(f"last_block is {config.last_block!r}; expected drop or pad")
+    check_txt_documents(config.txt_documents)
     if not config.dataset:
         raise ValueError("dataset is empty; expected python, a file, a folder, a URL or a hub name")
     counts = config.repeats
@@ -67,3 +75,9 @@ def check_data_config(config: DataConfig) -> None:
         raise ValueError(
             f"repeats is {counts}; expected a count for each of {', '.join(KINDS)}, one above 0"
         )
+
+
+def check_txt_documents(value: str) -> None:
+    """ValueError where it is none of `TXT_DOCUMENTS`."""
+    if value not in TXT_DOCUMENTS:
+        raise ValueError(f"txt_documents is {value!r}; expected one of {', '.join(TXT_DOCUMENTS)}")

@@ -13,14 +13,16 @@ from huggingface_hub import constants
 from asarm.data import http_files
 from asarm.data.config import DataConfig
 from asarm.data.retry import first_line, patiently
+from asarm.data.text_files import check_column
 
-# a .txt comes in paragraphs, and bytes that are no UTF-8 come as U+FFFD, for `usable` to see
+# bytes that are no UTF-8 come as U+FFFD, for `usable` to see
 BUILDERS: dict[str, tuple[str, dict[str, Any]]] = {
-    ".txt": ("text", {"sample_by": "paragraph", "encoding_errors": "replace"}),
-    # by its other name the encoding is decoded by Python, which can replace; Arrow only fails
-    ".jsonl": ("json", {"encoding": "utf_8", "encoding_errors": "replace"}),
+    ".txt": ("text", {"encoding_errors": "replace"}),
+    # an encoding that is not "utf-8" is decoded by Python, which can replace; Arrow only fails
+    ".jsonl": ("json", {"encoding": "utf_8_sig", "encoding_errors": "replace"}),
     ".parquet": ("parquet", {}),
 }
+SAMPLE_BY = {"paragraph": "paragraph", "line": "line", "file": "document"}  # as `datasets` says it
 GONE = {400, 401, 403, 404, 410, 416}  # answers that another try does not change
 
 
@@ -41,7 +43,12 @@ def open_dataset(config: DataConfig) -> IterableDataset:
         if _ending(name) not in BUILDERS:
             kinds = ", ".join(BUILDERS)
             raise ValueError(f"dataset is {name}; expected an address that ends in {kinds}")
-        return patiently(lambda: _open_address(name), name)
+        return patiently(lambda: _open_address(name, config.txt_documents), name)
+    if "://" in name:
+        raise ValueError(
+            f"dataset is {name}; expected a local path, an address that begins with http:// or "
+            "https://, or a name on the hub"
+        )
     if constants.HF_HUB_OFFLINE:
         raise ValueError(
             f"dataset {name} is no local file or folder, and the hub is off (HF_HUB_OFFLINE); "
@@ -55,8 +62,10 @@ def open_dataset(config: DataConfig) -> IterableDataset:
     return patiently(lambda: open_stream(name, **hub), name)
 
 
-def _open_address(address: str) -> IterableDataset:
+def _open_address(address: str, txt_documents: str) -> IterableDataset:
     builder, options = BUILDERS[_ending(address)]
+    if builder == "text":
+        options = options | {"sample_by": SAMPLE_BY[txt_documents]}
     try:
         http_files.HttpFiles().info(address)  # its errors say more than those of `datasets`
     except OSError as error:
@@ -115,23 +124,14 @@ def text_column(dataset: IterableDataset, column: str, where: str) -> IterableDa
     features = dataset.features
     if features is None:  # known only record by record
         return dataset
-    if column not in features:
-        raise ValueError(
-            f"{where} has no column {column!r}, only: {', '.join(features)}; "
-            "name one as dataset_column"
-        )
-    kind = getattr(features[column], "dtype", None)
-    if kind not in ("string", "large_string"):
-        raise ValueError(
-            f"{where} has {kind or type(features[column]).__name__} in column {column!r}; "
-            "expected a string: name another as dataset_column"
-        )
-    binary = Value("binary" if kind == "string" else "large_binary")
+    kind = getattr(features.get(column), "dtype", type(features.get(column)).__name__)
+    check_column(column, features, kind, where)
+    binary = Value("large_binary" if kind == "large_string" else "binary")
     return dataset.select_columns([column]).cast_column(column, binary)
 
 
 def _ending(address: str) -> str:
-    return PurePosixPath(urlsplit(address).path).suffix
+    return PurePosixPath(urlsplit(address).path).suffix.lower()
 
 
 def prepare_process() -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
 from asarm.data.blocks import BlockSource
 from asarm.data.config import DataConfig, check_data_config
+from asarm.data.files import local_path, suggestion
 from asarm.data.finite import packed_folder, python_held_out
 from asarm.data.packed import PackedBlocks
-from asarm.data.text_files import READERS
+from asarm.data.text_files import READERS, kind_of
 
 
 def open_blocks(
@@ -49,6 +52,12 @@ def open_blocks(
             held_out=held_out,
             eval_sequences=config.eval_sequences,
         )
+    if process_index == 0 and "://" not in config.dataset:
+        note = suggestion(local_path(config.dataset))
+        print(
+            f"{config.dataset} is no local file or folder{note}: looking for it on the hub",
+            file=sys.stderr,
+        )
     from asarm.data.hub import open_dataset  # here: `datasets` takes seconds, and only streams
     from asarm.data.stream import StreamBlocks  # need it
 
@@ -70,9 +79,28 @@ def prepare_blocks(config: DataConfig, tokenizer: PreTrainedTokenizerBase, *, se
 
 
 def is_finite(dataset: str) -> bool:
-    """Whether it is packed as a whole: Python's text, and whatever looks like a local path."""
-    if dataset == "python":
+    """Whether it is packed as a whole: Python's text, and what is or looks like a local path."""
+    return dataset == "python" or ("://" not in dataset and is_path(dataset))
+
+
+def is_path(dataset: str) -> bool:
+    """Whether it exists, or could not be a name on the hub, or is likelier a path mistyped.
+
+    Names on the hub are a word, or an owner and a word, without a suffix that data files have.
+    """
+    path = Path(dataset)
+    if os.path.exists(local_path(dataset)) or dataset[0] in ".~" or kind_of(path) in READERS:
         return True
-    path = Path(dataset).expanduser()
-    looks_local = path.is_absolute() or dataset[0] in ".~" or dataset.endswith(tuple(READERS))
-    return path.exists() or (looks_local and "://" not in dataset)
+    if len(path.parts) == 1:
+        return bool(path.suffix) or not _is_hub_name(dataset)
+    return path.parent.exists() or not _is_hub_name(dataset)
+
+
+def _is_hub_name(dataset: str) -> bool:
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(dataset)
+    except HFValidationError:
+        return False
+    return True

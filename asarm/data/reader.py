@@ -5,7 +5,7 @@ Shapes: N blocks, L length.
 
 from __future__ import annotations
 
-import hashlib
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -16,14 +16,14 @@ from datasets import IterableDataset
 from transformers import PreTrainedTokenizerBase
 
 from asarm.data.config import DataConfig
-from asarm.data.hub import replaces_bytes, text_column
+from asarm.data.held_out import is_held_out
+from asarm.data.hub import is_url, replaces_bytes, text_column
 from asarm.data.packing import BULK_BYTES, Packer, no_counts, parts_of, token_dtype, usable
 from asarm.data.retry import Patience
 from asarm.data.text_files import text_of
 from asarm.schedule import keyed_generator
 from asarm.text import encode_documents
 
-HELD_OUT_SHARE = 100  # one document in so many is never trained on
 BULK_DOCUMENTS = 1024  # at most so many records are tokenized in one call
 
 REPLACEMENT = "\ufffd".encode()
@@ -207,16 +207,10 @@ def records(
             patience.wait(error)
 
 
-def is_held_out(document: bytes) -> bool:
-    """Whether the document's hash falls into the hundredth that is never trained on."""
-    digest = hashlib.blake2b(document, digest_size=8).digest()
-    return int.from_bytes(digest) < (1 << 64) // HELD_OUT_SHARE
-
-
 def _text(record: dict[str, Any], config: DataConfig) -> bytes:
     text = record.get(config.dataset_column)
-    if isinstance(text, bytes):
-        return text
-    # the columns were not known when the stream was opened
-    text = text_of(record, config.dataset_column, config.dataset)
-    return text.encode("utf-8", "surrogatepass")
+    if not isinstance(text, bytes):  # the columns were not known when the stream was opened
+        text = text_of(record, config.dataset_column, config.dataset)
+        text = text.encode("utf-8", "surrogatepass")
+    # of a .txt at an address, `datasets` takes its byte order mark for text
+    return text.removeprefix(BOM_UTF8) if is_url(config.dataset) else text

@@ -18,9 +18,10 @@ from transformers import PreTrainedTokenizerBase
 from asarm.data.blocks import Batch, HeldOut, batch_of
 from asarm.data.config import DataConfig
 from asarm.data.finite import tokenizer_key
+from asarm.data.held_out import is_held_out
 from asarm.data.hub import text_column
 from asarm.data.packing import Packer, no_counts, token_dtype, usable
-from asarm.data.reader import ReaderTask, is_held_out, records
+from asarm.data.reader import ReaderTask, records
 from asarm.data.workers import InlineWorker, ProcessWorker, Worker
 from asarm.text import encode_documents
 
@@ -223,5 +224,7 @@ def _data_key(config: DataConfig, tokenizer: PreTrainedTokenizerBase, seed: int)
         "shuffle_blocks",
     )
     settings = {name: getattr(config, name) for name in names}
+    if config.txt_documents != "paragraph":  # as all streams were read before it was a setting
+        settings["txt_documents"] = config.txt_documents
     key = json.dumps([settings, seed, tokenizer_key(tokenizer)])
     return hashlib.blake2b(key.encode(), digest_size=8).hexdigest()

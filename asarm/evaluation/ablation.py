@@ -7,7 +7,7 @@ take some each (task i of n those at i, i + n, ...), and the last one to finish 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path, PurePath
@@ -15,9 +15,9 @@ from typing import Any
 
 from asarm.evaluation import ablation_report, trials
 from asarm.evaluation.config import DecodingConfig
-from asarm.evaluation.decoding import Decoding, Shelf
-from asarm.evaluation.items import Share, open_run
-from asarm.run import Run
+from asarm.evaluation.decoding import Decoding, Shelf, dataset_name
+from asarm.evaluation.items import Share, begin_run, prepare_run
+from asarm.run import SUMMARY, Run
 
 Value = int | float | str
 AXES: dict[str, type] = {  # the settings that a grid may hold
@@ -97,18 +97,20 @@ def run_ablation(
     """Fill the cells of this task, and collect all cells; None where others still work on some.
 
     Raises:
-        ValueError: as `cells`, and as `Decoding.open` for any of the cells, before any is filled.
+        ValueError: as `cells`, and as `Decoding.prepare` for any of its cells; nothing changed.
     """
     share = share or Share()
     planned = cells(config)
     for cell in planned:
         trials.variants(cell.config)
-    folders = [cell.folder for cell in planned]
-    run = open_run(config, share, may_change=("judge", "grid"), subfolders=folders)
+    run = prepare_run(config, share, may_change=("judge", "grid"), may_grow=("num_trials",))
     inner = Share(process=share.process, processes=share.processes)  # of one cell
     shelf = Shelf()
     own = planned[share.task :: share.tasks]
-    studies = [Decoding.open(cell.config, share=inner, shelf=shelf) for cell in own]
+    studies = [Decoding.prepare(cell.config, share=inner, shelf=shelf) for cell in own]
+    begin_run(run, share)
+    for study in studies:
+        study.begin()
     for number, (cell, study) in enumerate(zip(own, studies, strict=True), start=1):
         if progress and share.is_first:
             print(f"{cell.folder} ({number} of {len(own)})", flush=True)
@@ -120,11 +122,20 @@ def run_ablation(
 
 
 def collect(config: DecodingConfig, run: Run) -> AblationResult | None:
-    """Table and figure of all cells; None where some are not finished."""
+    """Table and figure of all cells; None where some are not finished.
+
+    Raises:
+        ValueError: the weights or the data of some cells are not those of others.
+    """
     planned = cells(config)
-    files = [run.folder / cell.folder / "summary.json" for cell in planned]
-    if not all(file.exists() for file in files):
+    runs = [Run(cell.config.output_dir) for cell in planned]
+    files = [cell_run.folder / SUMMARY for cell_run in runs]
+    if not all(
+        file.exists() and cell_run.holds(cell.config)
+        for file, cell_run, cell in zip(files, runs, planned, strict=True)
+    ):
         return None
+    _check_contents(planned, runs)
     found = [json.loads(file.read_text(encoding="utf-8")) for file in files]
     summary = {
         "grid": config.grid,
@@ -136,8 +147,18 @@ def collect(config: DecodingConfig, run: Run) -> AblationResult | None:
     title = _title(config, len(planned))
     run.write("report.md", ablation_report.markdown(summary, title))
     run.write("ablation.png", ablation_report.figure(summary, title))
-    run.write("summary.json", summary)
+    run.write(SUMMARY, summary)
     return AblationResult(title, summary, run.folder)
+
+
+def _check_contents(planned: Sequence[Cell], runs: Sequence[Run]) -> None:
+    """Refuse cells of different contents under one name; blocks of text are a tokenizer's too."""
+    known: dict[Any, dict[str, str]] = {}
+    for cell, run in zip(planned, runs, strict=True):
+        data = dataset_name(cell.config)
+        for name, found in run.fingerprints().items():
+            about = (name, trials.model_names(cell.config)[0] if name == data else None)
+            run.check_fingerprints(known.setdefault(about, {name: found}))
 
 
 def _check_axis(name: str, values: list[Value]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -10,6 +12,11 @@ from transformers import PreTrainedTokenizerBase
 
 from asarm.corpus import KINDS, held_out_documents
 from asarm.data import DataConfig, pack, read_text
+from asarm.data.config import check_txt_documents
+from asarm.data.files import local_path, suggestion, survey
+from asarm.data.packing import no_counts, usable
+from asarm.data.text_files import READERS, kind_of
+from asarm.data.text_files import read_documents as read_files
 from asarm.text import encode_document
 
 WIKITEXT_FILE = Path("eval_datasets", "wiki.test.raw")
@@ -17,6 +24,7 @@ OPENWEBTEXT = "Skylion007/openwebtext"
 CHECKOUT = Path(__file__).parents[2]
 HELD_OUT = {"heldout": None} | {f"heldout-{kind}": kind for kind in KINDS}
 NAMES = (*HELD_OUT, "wikitext-2", "openwebtext")
+WHOLE = (".txt", ".md")  # kinds whose files can be one document each
 
 
 def load_blocks(
@@ -26,6 +34,8 @@ def load_blocks(
     *,
     num_blocks: int | None = None,
     whitespace_map: bool = False,
+    dataset_column: str = "text",
+    txt_documents: str = "file",
 ) -> Tensor:
     """The dataset's documents one after another, cut into blocks (N, length) of token ids.
 
@@ -36,13 +46,17 @@ def load_blocks(
         num_blocks: only the first so many, and no more of the text is read than they need; all
             where it is None.
         whitespace_map: read whitespace as the published models for code do.
+        dataset_column: see `read_documents`.
+        txt_documents: see `read_documents`.
 
     Raises:
         ValueError: the dataset cannot be had, or has less than one block.
     """
     documents = (
         encode_document(tokenizer, text, whitespace_map=whitespace_map)
-        for text in read_documents(dataset)
+        for text in read_documents(
+            dataset, dataset_column=dataset_column, txt_documents=txt_documents
+        )
     )
     if num_blocks is None:
         return pack(documents, length)
@@ -58,11 +72,20 @@ def _first(documents: Iterable[list[int]], num_tokens: int) -> Iterator[list[int
             return
 
 
-def read_documents(dataset: str) -> Iterable[str]:
-    """The texts of "heldout" (or its kinds), "wikitext-2", "openwebtext" (endless), or a file.
+def read_documents(
+    dataset: str, *, dataset_column: str = "text", txt_documents: str = "file"
+) -> Iterable[str]:
+    """The texts of "heldout" (or its kinds), "wikitext-2", "openwebtext" (endless), or a path.
 
-    A file named *.raw is in WikiText's format, each row a document, blank rows too: this packing
-    gives the 640 sequences of 512 tokens of arXiv 2504.20456. Any other file is one document.
+    A path is read as training reads it: a file of text or of records, or a folder with all that is
+    in and below it. A file named *.raw is in WikiText's format, each row a document, blank rows
+    too: this packing gives the 640 sequences of 512 tokens of arXiv 2504.20456. A file of a kind
+    that training does not know is one document.
+
+    Args:
+        dataset: one of the names above, or a path.
+        dataset_column: where records have their text.
+        txt_documents: what a document of a .txt is: "file", "paragraph" or "line".
     """
     if dataset in HELD_OUT:
         return [document.text for document in held_out_documents(HELD_OUT[dataset])]
@@ -70,12 +93,32 @@ def read_documents(dataset: str) -> Iterable[str]:
         return _rows(_wikitext())
     if dataset == "openwebtext":
         return _openwebtext()
-    if not Path(dataset).is_file():
+    check_txt_documents(txt_documents)
+    path = local_path(dataset)
+    if not os.path.exists(path):
         raise ValueError(
-            f"dataset is {dataset!r}; expected {', '.join(NAMES)}, or an existing text file"
+            f"dataset is {dataset!r}; expected {', '.join(NAMES)}, or an existing text file, file "
+            f"of records or folder{suggestion(path)}"
         )
-    text = read_text(dataset)
-    return _rows(text) if dataset.endswith(".raw") else [text]
+    kind = kind_of(path)
+    if path.is_file() and kind == ".raw":
+        return _rows(read_text(path))
+    if path.is_file() and (kind not in READERS or (kind in WHOLE and txt_documents == "file")):
+        return [read_text(path)]  # which says where it is not UTF-8
+    return _usable(path, dataset_column, txt_documents)
+
+
+def _usable(path: Path, column: str, txt_documents: str) -> Iterator[str]:
+    """The documents of a path, without those that training skips too, which are counted."""
+    found, counts = survey(str(path), column=column, split=None), no_counts()
+    if found.left_out:
+        print(f"{path}: {found.said()}", file=sys.stderr)
+    for document in read_files(found.files, column, txt_documents=txt_documents):
+        if data := usable(document, counts):
+            yield data.decode("utf-8")
+    skipped = [f"{count} {name}" for name, count in counts.items() if count and "skipped" in name]
+    if skipped:
+        print(f"{path}: {', '.join(skipped).replace('_', ' ')}", file=sys.stderr)
 
 
 def _wikitext() -> str:

@@ -16,11 +16,16 @@ class DecodingConfig:
         compare: further models that fill the same blanks, such as the same one off the shelf: each
             a folder or a hub name, "@revision" behind it or not; of the same tokenizer.
         dataset: "heldout" (bundled prose and code), "heldout-prose", "heldout-code", "wikitext-2",
-            "openwebtext" (as much of it as is needed), or a UTF-8 text file.
+            "openwebtext" (as much of it as is needed), or a file or folder of any kind that
+            training reads.
+        dataset_column: where the records of such files have their text.
+        txt_documents: what ends as a document in a .txt: the whole "file", "paragraph" (at a blank
+            line) or "line".
         output_dir: the run's folder; the same command goes on where it stopped.
-        overwrite: throw away what the folder holds of a run with other settings.
+        overwrite: throw away what the folder holds, and begin anew.
         max_items: blocks of the text that are used, from the first one on; all if null.
-        num_trials: blocks that are filled; beyond their number, blocks come again, split anew.
+        num_trials: blocks that are filled; beyond their number, blocks come again, split anew. It
+            can be raised in the same folder, not lowered.
         length: tokens in a block.
         prompt_share: share of the tokens that stay visible; at least one token does.
         order: random_split (a random prompt, the blanks from left to right), left_to_right (the
@@ -52,6 +57,8 @@ class DecodingConfig:
     revision: str | None = None
     compare: list[str] = field(default_factory=list)
     dataset: str = "heldout"
+    dataset_column: str = "text"
+    txt_documents: str = "file"
     output_dir: str = "runs/speculative_decoding"
     overwrite: bool = False
     max_items: int | None = None

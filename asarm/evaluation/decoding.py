@@ -18,7 +18,8 @@ from transformers import PreTrainedTokenizerBase
 from asarm.evaluation import figures, judge, report, trials
 from asarm.evaluation.blocks import load_blocks
 from asarm.evaluation.config import DecodingConfig
-from asarm.evaluation.items import Ledger, Record, Share, open_run
+from asarm.evaluation.fingerprint import of_blocks, of_model
+from asarm.evaluation.items import Ledger, Record, Share, begin_run, prepare_run
 from asarm.evaluation.study import decode_trials
 from asarm.loading import load
 from asarm.model import AnySubsetTransformer
@@ -62,25 +63,27 @@ class Shelf:
 
 @dataclass(frozen=True)
 class Decoding:
-    """A study whose settings are checked, whose models are loaded, and whose folder is there."""
+    """A study whose settings are checked, whose models are loaded, and whose folder is locked."""
 
     config: DecodingConfig
     share: Share
     run: Run
+    fingerprints: Mapping[str, str]
     models: Mapping[str, AnySubsetTransformer]
     tokenizer: PreTrainedTokenizerBase
     blocks: Tensor  # (N, L)
     referee: judge.Judge | None
 
     @classmethod
-    def open(
+    def prepare(
         cls, config: DecodingConfig, *, share: Share | None = None, shelf: Shelf | None = None
     ) -> Decoding:
-        """Load all that the settings name, then take up the folder.
+        """Load all that the settings name, and see whether it fits what the folder holds.
 
         Raises:
             ValueError: a setting that cannot be, something that cannot be had, models of different
-                tokenizers, drafts that none can make, or a folder that holds something else.
+                tokenizers, drafts that none can make, or a folder that holds something else or is
+                in use.
         """
         trials.check(config)
         shelf, share = shelf or Shelf(), share or Share()
@@ -94,11 +97,32 @@ class Decoding:
             config.length,
             num_blocks=_num_blocks(config),
             whitespace_map=config.whitespace_map,
+            dataset_column=config.dataset_column,
+            txt_documents=config.txt_documents,
         )
         device = next(iter(models.values())).device
         referee = shelf.get(judge.load_judge, config.judge, device) if config.judge else None
-        run = open_run(config, share, may_change=("judge",))
-        return cls(config, share, run, models, tokenizer, blocks, referee)
+        found = {
+            f"model {name}": shelf.get(of_model, model, tokenizer) for name, model in models.items()
+        }
+        # of an endless text more trials read more blocks, and its first one stands for all
+        same = blocks[:1] if config.dataset == trials.ENDLESS else blocks
+        found[dataset_name(config)] = of_blocks(same)
+        run = prepare_run(
+            config, share, may_change=("judge",), may_grow=("num_trials",), fingerprints=found
+        )
+        return cls(config, share, run, found, models, tokenizer, blocks, referee)
+
+    @classmethod
+    def open(cls, config: DecodingConfig, *, share: Share | None = None) -> Decoding:
+        """`prepare`, then `begin`."""
+        study = cls.prepare(config, share=share)
+        study.begin()
+        return study
+
+    def begin(self) -> None:
+        """Write down what is done here; until then the folder stays as it was."""
+        begin_run(self.run, self.share, self.fingerprints)
 
     @property
     def variants(self) -> list[trials.Variant]:
@@ -201,9 +225,14 @@ def _load_models(
     return models, tokenizer
 
 
+def dataset_name(config: DecodingConfig) -> str:
+    """What the fingerprint of the blocks is kept as."""
+    return f"dataset {config.dataset} in blocks of {config.length} tokens"
+
+
 def _num_blocks(config: DecodingConfig) -> int | None:
     """How many blocks are taken: of an endless text no more than are needed."""
-    if config.dataset != "openwebtext":
+    if config.dataset != trials.ENDLESS:
         return config.max_items
     return min(config.num_trials, config.max_items or config.num_trials)
 

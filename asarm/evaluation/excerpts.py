@@ -11,21 +11,39 @@ from asarm.evaluation.spans import UNPRINTABLE, Segment, segments
 from asarm.run import Run
 
 Record = dict[str, Any]
+Summary = Mapping[str, Any]
 ITEMS = 2  # of a study of samplers, where a text is long
 SHORT_ITEMS = 4
 WIDTH = 100  # characters of a line
 
 
-def excerpts(run: Run, settings: Mapping[str, Any]) -> list[str]:
-    """Lines of Markdown, none where the run has no texts."""
+def excerpts(run: Run, settings: Mapping[str, Any], summary: Summary | None = None) -> list[str]:
+    """Lines of Markdown, none where the run has no texts.
+
+    Args:
+        run: the folder.
+        settings: the run's.
+        summary: its results, whose rows are in the order of the plan; a run's lines are not.
+    """
     kind = kind_of(settings)
     if kind == DECODING:
         return _decoding(run.read("samples.jsonl"))
     if kind == PROSE:
-        return _prose([r for r in run.read("samples.jsonl") if "prediction" in r])
+        return _prose([r for r in run.read("samples.jsonl") if "prediction" in r], summary)
     if kind == CODE:
-        return _code(run.read("results.jsonl") or run.read("generations.jsonl"))
+        return _code(run.read("results.jsonl") or run.read("generations.jsonl"), summary)
     return []
+
+
+def _own(records: Sequence[Record], summary: Summary | None) -> tuple[str, list[Record]]:
+    """The first variant of the plan that has lines, and those of its first trial."""
+    found = summary or {}
+    rows = [row for table in found.get("tables", []) for row in table["rows"]]
+    plan = [row["name"] for row in rows or found.get("variants", [])]
+    names = dict.fromkeys(record.get("variant", "") for record in records)
+    first = min(names, key=lambda name: plan.index(name) if name in plan else len(plan))
+    own = [record for record in records if record.get("variant", "") == first]
+    return first, [record for record in own if record.get("trial", 0) == 0][:SHORT_ITEMS]
 
 
 def _decoding(records: Sequence[Record]) -> list[str]:
@@ -56,13 +74,11 @@ def _marked(part: Segment) -> str:
     return f"<b>{shown}</b>" if part.is_target else shown
 
 
-def _prose(records: Sequence[Record]) -> list[str]:
-    """Of the first items and each protocol: what the first variant filled in."""
+def _prose(records: Sequence[Record], summary: Summary | None) -> list[str]:
+    """Of the first items and each protocol: what the first variant of the plan filled in."""
     lines: list[str] = []
     for protocol in dict.fromkeys(record["protocol"] for record in records):
-        own = [record for record in records if record["protocol"] == protocol]
-        variant = own[0]["variant"]
-        chosen = [r for r in own if r["variant"] == variant and r["trial"] == 0][:SHORT_ITEMS]
+        variant, chosen = _own([r for r in records if r["protocol"] == protocol], summary)
         lines += [f"{protocol}, {variant}:", ""]
         for record in chosen:
             reference = (
@@ -73,11 +89,12 @@ def _prose(records: Sequence[Record]) -> list[str]:
     return lines
 
 
-def _code(records: Sequence[Record]) -> list[str]:
-    """Of the first tasks: the first completion, and how its program ended."""
-    first = {record["task_id"]: record for record in reversed(records)}
-    chosen = list(reversed(first.values()))[:SHORT_ITEMS]
-    lines: list[str] = []
+def _code(records: Sequence[Record], summary: Summary | None) -> list[str]:
+    """Of the first tasks: what the first variant of the plan filled in, and how that ended."""
+    if not records:
+        return []
+    variant, chosen = _own(records, summary)
+    lines = [f"{variant}:", ""] if variant else []
     for record in chosen:
         ending = f": {record['result']}" if "result" in record else ""
         lines += [f"{record['task_id']}{ending}", ""]

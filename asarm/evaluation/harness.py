@@ -1,7 +1,8 @@
-"""The library's models in EleutherAI's lm-evaluation-harness, for its log-likelihood tasks.
+"""The library's models in EleutherAI's lm-evaluation-harness.
 
-Needs the extra `asarm[harness]`. The harness (0.4.13) looks for no models outside its own package,
-so this module is run in place of `lm_eval`, with the same flags:
+Needs the extra "harness": `pip install '.[harness]'` in the checkout. The harness
+(0.4.13) looks for no models outside its own package, so this module is run in place of `lm_eval`,
+with the same flags:
 
     python -m asarm.evaluation.harness --model asarm --model_args pretrained=demo \
         --tasks hellaswag,lambada_openai --batch_size 16 --output_path results
@@ -13,15 +14,18 @@ or imported before the harness is called:
     lm_eval.simple_evaluate("asarm", {"pretrained": "demo"}, tasks=["hellaswag"])
 
 Every score is an exact joint log-density, in nats, of a continuation given its context, left to
-right, in one network call per batch. Word perplexities of a tokenizer that rewrites text, as
-XLNet's does, are those of the text that it reads.
+right, in one network call per batch. What is generated (`generate_until`) is sampled left to right
+too, and depends on the harness's seed (--seed) and on the request's number. Word perplexities of a
+tokenizer that rewrites text, as XLNet's does, are those of the text that it reads.
 
 Shapes: B batch, L length, V vocabulary.
 """
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
+from itertools import groupby
 
 import lm_eval.models  # noqa: F401  # else the harness would know no model but this one
 import torch
@@ -33,13 +37,17 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from torch import Tensor
 from tqdm import tqdm
 
+from asarm.cli import refuse
 from asarm.codec import Codec
 from asarm.density import joint_log_probs
 from asarm.distribution import Distribution
+from asarm.evaluation.continuation import Stopping, continue_texts
 from asarm.loading import load
 from asarm.order import Order
 from asarm.rows import Backbone
+from asarm.schedule import keyed_seed
 
+AUTO_BATCH = 16  # sequences a call where the harness is to choose
 Pair = tuple[list[int], list[int]]  # ids of a context, at least one, and of what follows it
 Score = tuple[float, bool]  # log-likelihood, and whether greedy decoding would give the same
 
@@ -51,8 +59,10 @@ class HarnessModel(LM):
     Args:
         pretrained: "demo", a folder, or a name on the hub, as in `asarm.load`.
         revision: branch, tag or commit on the hub.
-        batch_size: sequences per network call.
-        device: where to; a GPU if None and there is one.
+        batch_size: sequences per network call; "auto" is 16.
+        max_batch_size: at most as many where batch_size is "auto".
+        device: where to; a GPU if None and there is one. The harness asks for "cuda:0" where its
+            user asks for nothing, so that is the CPU where there is no GPU, and the log says so.
         dtype: of the weights; float32 if None.
         max_length: most tokens of a sequence, context and continuation together: contexts are cut
             on the left, and longer texts are scored in windows. The published models were trained
@@ -68,18 +78,19 @@ class HarnessModel(LM):
         *,
         revision: str | None = None,
         batch_size: int | str = 1,
+        max_batch_size: int | str | None = None,
         device: str | None = None,
         dtype: str | None = None,
         max_length: int = 512,
     ) -> None:
         super().__init__()
-        if not str(batch_size).isdecimal() or int(batch_size) < 1:
-            raise ValueError(f"batch_size is {batch_size}; expected a number of at least 1")
+        self.batch_size = _batch_size(batch_size, max_batch_size)
         if max_length < 2:
             raise ValueError(f"max_length is {max_length}; expected at least 2 tokens")
-        self.batch_size = int(batch_size)
         self.max_length = max_length
-        self.model, tokenizer = load(pretrained, revision=revision, device=device, dtype=dtype)
+        self.model, tokenizer = load(
+            pretrained, revision=revision, device=_device(device), dtype=dtype
+        )
         self.codec = Codec(tokenizer)
         self.document_end: int = tokenizer.eos_token_id  # stands before the first token of a text
 
@@ -114,11 +125,43 @@ class HarnessModel(LM):
         return totals
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """Not offered: an any-subset model fills a known number of positions."""
-        raise NotImplementedError(
-            "asarm models take no generate_until tasks; choose tasks whose output_type is "
-            "loglikelihood, loglikelihood_rolling or multiple_choice"
+        """What follows each context, left to right, up to its stop strings; see `continuation`.
+
+        Of `generation_kwargs`, `until`, `max_gen_toks` (256 or half of `max_length`, if not given),
+        `do_sample`, `temperature`, `top_k` and `top_p` are served; without `do_sample` and without
+        a temperature the most probable token is taken each time.
+        """
+        longest = min(256, self.max_length // 2)
+        asked = [Stopping.of(request.args[1], longest) for request in requests]
+        for stopping in asked:
+            stopping.room(self.max_length)  # refuses before anything is generated
+        todo = sorted(range(len(asked)), key=lambda n: (repr(asked[n]), -len(requests[n].args[0])))
+        batches = [
+            own[start : start + self.batch_size]
+            for _, same in groupby(todo, asked.__getitem__)
+            for own in [list(same)]
+            for start in range(0, len(own), self.batch_size)
+        ]
+        texts = [""] * len(requests)
+        for chosen in tqdm(batches, desc="asarm", unit="batch", disable=disable_tqdm):
+            self._continue(requests, chosen, asked[chosen[0]], texts)
+        return texts
+
+    def _continue(
+        self, requests: list[Instance], chosen: list[int], stopping: Stopping, texts: list[str]
+    ) -> None:
+        """Put what follows the chosen requests' contexts into `texts`."""
+        found = continue_texts(
+            self.model,
+            self.codec,
+            [requests[n].args[0] for n in chosen],
+            stopping,
+            seeds=[keyed_seed(torch.initial_seed(), "generate", n) for n in chosen],
+            max_length=self.max_length,
         )
+        for n, text in zip(chosen, found, strict=True):
+            texts[n] = text
+            self.cache_hook.add_partial("generate_until", requests[n].args, text)
 
     def _encode(self, context: str, continuation: str) -> Pair:
         target = self.codec.encode(continuation, after=context)
@@ -144,6 +187,23 @@ class HarnessModel(LM):
             for n, score in zip(chosen, found, strict=True):
                 scores[n] = score
         return scores
+
+
+def _batch_size(asked: int | str, most: int | str | None) -> int:
+    """The number of a batch's sequences; the harness writes "auto" and "auto:N" as well."""
+    if str(asked).split(":")[0] == "auto":
+        asked = AUTO_BATCH if most is None else min(AUTO_BATCH, int(most))
+    if not str(asked).isdecimal() or int(asked) < 1:
+        raise ValueError(f"batch_size is {asked}; expected a number of at least 1, or auto")
+    return int(asked)
+
+
+def _device(asked: str | None) -> str | None:
+    """The device asked for, or the CPU in place of a GPU that is not there."""
+    if str(asked).startswith("cuda") and not torch.cuda.is_available():
+        logging.getLogger(__name__).warning("there is no GPU here for device %s: cpu", asked)
+        return "cpu"
+    return asked
 
 
 @dataclass(frozen=True)
@@ -173,5 +233,13 @@ def joint_scores(model: Backbone, pairs: list[Pair]) -> list[Score]:
     return list(zip(found.double().sum(1).tolist(), greedy, strict=True))
 
 
+def main() -> None:
+    """The harness's command line; what its user can put right ends in one line."""
+    try:
+        cli_evaluate()
+    except (ValueError, OSError) as error:
+        refuse(str(error))
+
+
 if __name__ == "__main__":
-    cli_evaluate()
+    main()

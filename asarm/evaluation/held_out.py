@@ -16,6 +16,7 @@ from asarm.corpus import KINDS, Document, Kind, held_out_documents, training_doc
 from asarm.data import pack
 from asarm.density import log_prob
 from asarm.evaluation.compression import order2_bits_per_byte, xz_bits_per_byte
+from asarm.inputs import check_tokenizer
 from asarm.loading import load
 from asarm.order import Order
 from asarm.rows import Backbone
@@ -46,6 +47,7 @@ def bits_per_byte(
     batch_size: int = 16,
 ) -> float:
     """Exact joint density of the targets in packed blocks: bits per token x tokens per byte."""
+    check_tokenizer(model, tokenizer)
     encoded = [encode_document(tokenizer, document.text) for document in documents]
     num_bytes = sum(len(document.text.encode()) for document in documents)
     blocks = pack(encoded, length)

@@ -15,6 +15,7 @@ from asarm.run import Run
 
 Record = dict[str, Any]
 T = TypeVar("T")
+GROWING = ("max_items", "num_trials")  # a run that is taken up again may have more of these
 Key = Any  # hashable, and sorts as the lines are to be in the merged file
 
 
@@ -71,19 +72,48 @@ def array_task(environment: Mapping[str, str]) -> tuple[int, int]:
     return (number - first) // step, count
 
 
-def open_run(config: Any, share: Share, **options: Any) -> Run:
+def open_run(
+    config: Any, share: Share, *, fingerprints: Mapping[str, str] | None = None, **options: Any
+) -> Run:
     """`Run.open` on `config.output_dir` by the first process of a task; the others wait for it."""
-    if share.is_first:
-        run = Run.open(
-            config.output_dir, config, overwrite=config.overwrite, task=share.task, **options
-        )
-    else:
-        run = Run(config.output_dir)
-    if share.processes > 1:
-        from accelerate import PartialState
-
-        PartialState().wait_for_everyone()
+    run = prepare_run(config, share, fingerprints=fingerprints, **options)
+    begin_run(run, share, fingerprints)
     return run
+
+
+def prepare_run(config: Any, share: Share, **options: Any) -> Run:
+    """`Run.prepare` on `config.output_dir` by the first process of a task."""
+    options |= {"overwrite": config.overwrite, "task": share.task, "tasks": share.tasks}
+    run = _by_first(share, lambda: Run.prepare(config.output_dir, config, **options))
+    return run or Run(config.output_dir)
+
+
+def begin_run(run: Run, share: Share, fingerprints: Mapping[str, str] | None = None) -> None:
+    """`Run.begin` by the first process of a task; the others wait for it.
+
+    Raises:
+        ValueError: as `Run.begin`; or another process has loaded other weights or data.
+    """
+    _by_first(share, run.begin)
+    run.check_fingerprints(fingerprints or {})
+
+
+def _by_first(share: Share, act: Callable[[], T]) -> T | None:
+    """What the first process of a task gets; what it refuses, the others refuse, too."""
+    found, problem = None, None
+    if share.is_first:
+        try:
+            found = act()
+        except (ValueError, OSError) as error:
+            problem = error
+    if share.processes > 1:
+        from accelerate.utils import broadcast_object_list
+
+        (said,) = broadcast_object_list([problem and str(problem)])
+        problem = problem or (said and ValueError(said))
+    if problem:
+        raise problem
+    return found
 
 
 class Ledger:

@@ -8,15 +8,18 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
+from urllib.parse import unquote
 
 import yaml
 
 from asarm.evaluation.excerpts import excerpts
 from asarm.evaluation.published import beside_ours
-from asarm.evaluation.tables import markdown_table
+from asarm.evaluation.tables import markdown_image, markdown_table
 from asarm.run import CONFIG, HEADER, Run
 
+TRAINING = "metrics.jsonl"  # that only runs of training have
 PAGE, SUMMARY = "report.md", "summary.json"
 IMAGE = re.compile(r"!\[([^\]]*)\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^(#+) ", re.MULTILINE)
@@ -56,11 +59,13 @@ def read_run(folder: str | Path) -> FinishedRun:
             "name the --output_dir of an evaluation"
         )
     absent = [name for name in (SUMMARY, PAGE) if not (run.folder / name).is_file()]
-    if absent:
+    if absent and (run.folder / TRAINING).is_file():
         raise ValueError(
-            f"{folder} is not finished: it has no {absent[0]}; run its command again "
-            "(python scripts/plot_training.py shows runs of training)"
+            f"{folder} is a run of training; expected evaluations, which this page joins: "
+            f"python scripts/plot_training.py {quote(str(folder))} shows it"
         )
+    if absent:
+        raise ValueError(f"{folder} is not finished: it has no {absent[0]}; run its command again")
     title, _, body = (run.folder / PAGE).read_text(encoding="utf-8").partition("\n")
     return FinishedRun(run, yaml.safe_load(text), _summary(run), title.removeprefix("# "), body)
 
@@ -103,13 +108,17 @@ def section(run: FinishedRun, number: int, figures: Path) -> list[str]:
     prefix = f"{number}-{re.sub(r'[^A-Za-z0-9.=,_-]', '-', run.run.folder.resolve().name)}"
 
     def moved(match: re.Match[str]) -> str:
-        name = f"{prefix}-{Path(match[2]).name}"
+        source = run.run.folder / unquote(match[2])
+        name = f"{prefix}-{source.name}"
         figures.mkdir(exist_ok=True)
-        shutil.copyfile(run.run.folder / match[2], figures / name)
-        return f"![{match[1]}]({figures.name}/{name})"
+        shutil.copyfile(source, figures / name)
+        return markdown_image(match[1], f"{figures.name}/{name}")
 
     body = HEADING.sub(r"#\1 ", IMAGE.sub(moved, run.body)).strip("\n")
-    texts, published = excerpts(run.run, run.settings), beside_ours(run.settings, run.summary)
+    texts, published = (
+        excerpts(run.run, run.settings, run.summary),
+        beside_ours(run.settings, run.summary),
+    )
     return [
         *(f"## {number}. {run.title}", "", body, ""),
         *(["### Sampled texts", "", *texts] if texts else []),
@@ -118,9 +127,9 @@ def section(run: FinishedRun, number: int, figures: Path) -> list[str]:
 
 
 def _check_figures(run: FinishedRun) -> None:
-    for _, name in IMAGE.findall(run.body):
-        if not (run.run.folder / name).is_file():
+    for _, path in IMAGE.findall(run.body):
+        figure = run.run.folder / unquote(path)
+        if not figure.is_file():
             raise ValueError(
-                f"{run.run.folder / name} is not there, and {PAGE} shows it; "
-                "run the run's command again"
+                f"{figure} is not there, and {PAGE} shows it; run the run's command again"
             )

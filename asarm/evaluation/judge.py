@@ -9,7 +9,6 @@ Shapes: B texts, L tokens of the longest, V vocabulary.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,14 +20,20 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
+from asarm.evaluation.fingerprint import of_model
 from asarm.evaluation.items import Record
 from asarm.evaluation.repetition import token_entropy
 from asarm.evaluation.trials import name_and_revision
-from asarm.loading import resolve_device
+from asarm.loading import (
+    UNREADABLE,
+    check_loaded,
+    reason_of,
+    resolve_device,
+    without_report,
+)
 
 MAX_TOKENS = 960  # of the published evaluation
 BATCH = 4  # texts at a time: of published length they fill a GPU, and logits take 0.8 GB
-PROBES = 64  # numbers of each weight that the fingerprint is made of
 
 
 @dataclass(frozen=True)
@@ -72,14 +77,8 @@ class Judge:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of its weights, their precision and its vocabulary: another judge has another one."""
-        content = hashlib.sha256(json.dumps(self.tokenizer.get_vocab(), sort_keys=True).encode())
-        for name, weight in self.model.named_parameters():
-            flat = weight.detach().flatten()
-            probes = flat[:: max(1, len(flat) // PROBES)].double().cpu().numpy()
-            content.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
-            content.update(probes.tobytes())
-        return content.hexdigest()[:16]
+        """Of its weights, their precision and its tokenizer: another judge has another one."""
+        return of_model(self.model, self.tokenizer)
 
     def key_of(self, text: str) -> tuple[str, str, str]:
         """What a score is about, as `key` of its line."""
@@ -130,13 +129,16 @@ def load_judge(name: str, device: str | torch.device | None = None) -> Judge:
     where = {"revision": revision} if revision else {}
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **where)
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **where)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
+        with without_report():
+            model, report = AutoModelForCausalLM.from_pretrained(
+                source, dtype=dtype, ignore_mismatched_sizes=True, output_loading_info=True, **where
+            )
+    except UNREADABLE as error:
         raise ValueError(
-            f"judge {name!r} cannot be loaded ({reason}); expected a causal language model, "
-            "a folder or a name on the hub that can be reached"
+            f"judge {name!r} cannot be loaded ({reason_of(error)}); expected a causal language "
+            "model, a folder or a name on the hub that can be reached"
         ) from None
+    check_loaded(f"judge {name}", model, report)
     return Judge(name, model.to(device).eval(), tokenizer)
 
 

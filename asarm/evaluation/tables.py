@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+NO_BRACKETS = str.maketrans("[]", "()", "\\")
 LOG_WIDTH = 130  # characters, where no terminal says how wide it is
 
 
@@ -24,6 +26,11 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[s
     """The lines of a table."""
     lines = [head, ["---"] * len(head), *rows]
     return ["| " + " | ".join(cells) + " |" for cells in lines]
+
+
+def markdown_image(about: str, path: str) -> str:
+    """An image, whatever its words and its path hold: CommonMark takes no blanks in a path."""
+    return f"![{about.translate(NO_BRACKETS)}]({quote(path)})"
 
 
 def terminal_table(title: str, caption: str) -> Table:
@@ -53,7 +60,14 @@ def show_table(
     console.print(table)
 
 
+class _Console(Console):
+    """A console that leaves it to the command to end where nobody reads any more."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def new_console() -> Console:
     """The terminal, or a log of a fixed width."""
-    console = Console()
-    return console if console.is_terminal else Console(width=LOG_WIDTH)
+    console = _Console()
+    return console if console.is_terminal else _Console(width=LOG_WIDTH)

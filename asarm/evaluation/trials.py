@@ -16,15 +16,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from asarm.distribution import Distribution
 from asarm.evaluation.config import DecodingConfig
 from asarm.evaluation.items import Record
 from asarm.order import Order
 from asarm.rows import Backbone
-from asarm.sampling import SAMPLERS, has_option
-from asarm.schedule import keyed_generator, keyed_seed
+from asarm.sampling import ASSD, SAMPLERS, has_option
+from asarm.schedule import keyed_generator, keyed_seed, recorded_seed
 
 ORDERS = ("random_split", "left_to_right", "random_permutation")
 DRAFTS = ("head", "self")
+ENDLESS = "openwebtext"  # a data set of which no more is read than the trials need
 
 
 class Variant(NamedTuple):
@@ -132,6 +134,15 @@ def check(config: DecodingConfig) -> None:
     for name, value in given_numbers.items():
         if value not in (None, "auto") and value < 1:
             raise ValueError(f"{name} is {value}; expected at least 1")
+    Distribution(
+        mask_token_id=0, temperature=config.temperature
+    )  # refuses what cannot be
+    ASSD(
+        k=config.k,
+        verifier=config.coupling,
+        tolerance=config.acceptance_slack,
+        draft_temperature=config.draft_temperature,
+    )
 
 
 def trial_order(config: DecodingConfig, items: Iterable[int]) -> Order:
@@ -175,13 +186,16 @@ def item_batches(config: DecodingConfig) -> list[list[int]]:
 def batch_of(items: Sequence[int], blocks: Tensor, config: DecodingConfig) -> Batch:
     """Some items, from blocks (N, L) in a random order, again and again.
 
-    The blanks hold nothing that a sampler could peek at.
+    An endless text keeps its order: further trials read on in it, and the first ones stay as they
+    are. The blanks hold nothing that a sampler could peek at.
     """
     generator = keyed_generator(config.seed, "blocks")
     shuffled = torch.randperm(len(blocks), generator=generator)
+    if config.dataset == ENDLESS:
+        shuffled = torch.arange(len(blocks))
     order = trial_order(config, items)
     input_ids = blocks[shuffled[[item % len(blocks) for item in items]]]
-    seeds = [keyed_seed(config.seed, "sample", item) for item in items]
+    seeds = [recorded_seed(config.seed, "sample", item) for item in items]
     return Batch(list(items), input_ids.masked_fill(order.is_target, 0), order, seeds)
 
 

@@ -2,12 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from operator import index as whole
 from typing import Any
 
+from asarm.checks import checked_text, described, is_whole
 from asarm.codec import Codec
 from asarm.infilling.choice import AUTO, Range
 from asarm.infilling.template import Span, Template, cut_out, split_at_marker
+
+
+def asked_texts(texts: object) -> list[str]:
+    """The texts, of one text or several.
+
+    Raises:
+        ValueError: one of them is no text.
+    """
+    if isinstance(texts, str):
+        return [checked_text(texts)]
+    if not isinstance(texts, Iterable) or isinstance(texts, bytes | Mapping):
+        raise ValueError(f"texts is {described(texts)}; expected a text or a list of texts")
+    return [checked_text(text, f"text {i}") for i, text in enumerate(texts)]
+
+
+def asked_spans(spans: Any, texts: object, num_texts: int) -> list[list[Span]]:
+    """The spans of each text, in the order in which they were given.
+
+    Raises:
+        ValueError: something else than pairs of whole numbers, or spans of another number of texts.
+    """
+    is_one, form = isinstance(texts, str), "(start, end) for each blank, such as [(4, 8)]"
+    try:
+        each = [spans] if is_one else list(spans)
+        found = [[(whole(start), whole(end)) for start, end in own] for own in each]
+    except (TypeError, ValueError):
+        wanted = f"a list of {form}" if is_one else f"a list for each text, of {form}"
+        raise ValueError(f"spans is {spans!r}; expected {wanted}") from None
+    if len(found) != num_texts:
+        raise ValueError(f"spans of {len(found)} texts for {num_texts} texts; expected one each")
+    return found
 
 
 def templates_of(
@@ -21,19 +54,27 @@ def templates_of(
     """The texts with their gaps, from markers, or from spans for each text.
 
     Raises:
-        ValueError: a text without a blank, blanks that touch, or spans of another number of texts.
+        ValueError: a text without a blank, blanks that touch, or a marker that is no text.
     """
     if spans is None:
+        if not isinstance(blank, str):
+            raise ValueError(
+                f"blank is {described(blank)}; expected the text that marks a blank, such as ___"
+            )
         parts = [split_at_marker(text, blank) for text in texts]
-    elif len(spans) != len(texts):
-        raise ValueError(f"spans of {len(spans)} texts for {len(texts)} texts; expected one each")
     else:
         parts = [cut_out(text, own) for text, own in zip(texts, spans, strict=True)]
     return [Template.of(codec, own, closed=closed) for own in parts]
 
 
-def asked_lengths(length: Any, templates: Sequence[Template]) -> list[list[Range]]:
+def asked_lengths(
+    length: Any,
+    templates: Sequence[Template],
+    spans: Sequence[Sequence[Span]] | None = None,
+) -> list[list[Range]]:
     """The range of every gap of every text; a list has an entry for each text.
+
+    Where spans are given, a text's list has an entry for each of them, in their order.
 
     Raises:
         ValueError: a length that is none, or a list of another size.
@@ -41,7 +82,14 @@ def asked_lengths(length: Any, templates: Sequence[Template]) -> list[list[Range
     each = length if isinstance(length, list) else [length] * len(templates)
     if len(each) != len(templates):
         raise ValueError(f"length has {len(each)} entries for {len(templates)} texts")
-    return [_of_text(own, t.num_gaps) for own, t in zip(each, templates, strict=True)]
+    found = [_of_text(own, t.num_gaps) for own, t in zip(each, templates, strict=True)]
+    if spans is None:
+        return found
+    return [_in_text_order(own, given) for own, given in zip(found, spans, strict=True)]
+
+
+def _in_text_order(ranges: Sequence[Range], spans: Sequence[Span]) -> list[Range]:
+    return [bounds for _, bounds in sorted(zip(spans, ranges, strict=True))]
 
 
 def _of_text(length: Any, num_gaps: int) -> list[Range]:
@@ -52,13 +100,23 @@ def _of_text(length: Any, num_gaps: int) -> list[Range]:
 
 
 def _range(length: Any) -> Range:
-    bounds = AUTO if length == "auto" else length
+    bounds = AUTO if isinstance(length, str) and length == "auto" else length
     bounds = bounds if isinstance(bounds, tuple) else (bounds, bounds)
-    is_range = len(bounds) == 2 and all(type(bound) is int for bound in bounds)
+    is_range = len(bounds) == 2 and all(map(is_whole, bounds))
     if not (is_range and 1 <= bounds[0] <= bounds[1]):
         raise ValueError(
             f"length is {length!r}; expected a number of tokens from 1 on, a range (low, high), "
             "or 'auto'"
         )
-    low, high = bounds
+    low, high = map(int, bounds)
     return low, high
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Refuse what is no size of a batch.
+
+    Raises:
+        ValueError: it is no whole number from 1 on.
+    """
+    if not (is_whole(batch_size) and batch_size >= 1):
+        raise ValueError(f"batch_size is {batch_size!r}; expected at least 1")

@@ -22,10 +22,10 @@ from asarm.infilling.length import (
 )
 from asarm.infilling.prior import kind_of_blank, length_prior
 from asarm.infilling.template import Template
+from asarm.infilling.window import Range, trained_length, within
 from asarm.rows import Backbone
 from asarm.schedule import keyed_generator
 
-Range = tuple[int, int]
 AUTO: Range = (1, 32)
 EVIDENCE = ("direct", "importance")
 MOST_OF_A_GAP = 4  # lengths of each of several gaps that are weighed jointly
@@ -85,12 +85,14 @@ def choose_lengths(
     asked: Sequence[Range],
     *,
     evidence: str = "importance",
+    on_weighed: Callable[[], object] = lambda: None,
 ) -> LengthChoice:
     """The lengths of a text's gaps, each asked for as a range (low, high); low = high is given.
 
     Each is weighed by what follows it up to the next gap of unknown length, given the likeliest
     lengths of the gaps before it. Of several, the four likeliest of each (fewer where there are
     many gaps) are then weighed jointly. Where the evidence is weak, the prior's mean is taken.
+    `on_weighed` is called after each gap.
     """
     weigh = _weigher(model, _window(template), evidence)
     gaps: list[_Gap] = []
@@ -103,6 +105,7 @@ def choose_lengths(
             gap = _weighed(gap, found.log_probs, POWERS[evidence])
             rows += found.rows
         gaps.append(gap)
+        on_weighed()
     by_gap = [dict(zip(g.lengths.tolist(), g.log_probs.tolist(), strict=True)) for g in gaps]
     few = _few(gaps)
     indices = torch.cartesian_prod(*few).view(-1, len(gaps))  # (C, G)
@@ -169,6 +172,8 @@ def _weigher(
 
     def weigh(lengths: Tensor, num_parts: int, first: int) -> Evidence:
         reached = Template(template.codec, template.parts[:num_parts])
+        longest = lengths[lengths.sum(1).argmax()].tolist()
+        reached = within(reached, reached.sizes(longest), trained_length(model))
         if evidence == "direct":
             return direct_evidence(model, reached, lengths, first=first)
         return importance_evidence(model, reached, lengths)

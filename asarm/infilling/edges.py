@@ -7,23 +7,30 @@ characters that the text beside it gives, a filter of the target law, and they a
 is filled in. (Known as token healing.) Pieces with word marks are cut between words anyway: there
 the first piece only has to begin a word, see `asarm.codec`.
 
+Where a gap cuts a word, there are several ways to write it: the pieces that it has by itself, or
+the first of its characters by themselves and the others in a piece that goes on into the gap. These
+are the cuts of an edge; `asarm.infilling.healing` asks the model which is meant.
+
 Shapes: V vocabulary.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from asarm.codec import Codec
 from asarm.text import decode, encode
 
 INDENTATION = re.compile(r" {4}|\t")
+INDENTED = re.compile(r"(\A|[\r\n])[ \t]+\Z")  # ends with the indentation of a line
+LINE_ENDS = ("\n", "\r")
 PARTIAL = "\ufffd"  # in the text of a piece that ends inside a character
 
 
@@ -35,11 +42,32 @@ class Edge:
         pieces: (V,) bool, what that piece may be.
         shared: its characters that belong to the text: it begins, or ends, with them.
         is_extra: whether it is the text's own piece, one more than the gap has by itself.
+        before_last: (V,) bool, what the piece before it may be, where a carriage return has to
+            stand there, one piece more; None elsewhere.
     """
 
     pieces: Tensor
     shared: str = ""
     is_extra: bool = False
+    before_last: Tensor | None = None
+
+    @property
+    def num_extra(self) -> int:
+        """How many pieces the gap has because of it."""
+        return self.is_extra + (self.before_last is not None)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A way to write a word that a gap cuts.
+
+    Attributes:
+        ids: pieces of the word that are the text's alone.
+        edge: what is asked of the gap's piece there: it holds the rest of the word.
+    """
+
+    ids: list[int]
+    edge: Edge
 
 
 @dataclass(frozen=True)
@@ -51,12 +79,28 @@ class Part:
         ids: its tokens, less a last piece that the gap behind it takes in.
         end: what it asks of the last piece of the gap before it, if there is one.
         start: what it asks of the first piece of the gap behind it, if there is one.
+        ends: the ways to write its first word, where the gap before it cuts that; first the one
+            that `ids` and `end` have. Empty where there is but one way.
+        starts: the same of its last word and the gap behind it.
     """
 
     text: str
     ids: list[int]
     end: Edge
     start: Edge
+    ends: Sequence[Cut] = ()
+    starts: Sequence[Cut] = ()
+
+    def with_end(self, cut: Cut) -> Part:
+        """The part with another of its `ends`."""
+        own = len(self.ends[0].ids) if self.ends else 0
+        return replace(self, ids=[*cut.ids, *self.ids[own:]], end=cut.edge, ends=())
+
+    def with_start(self, cut: Cut) -> Part:
+        """The part with another of its `starts`."""
+        own = len(self.starts[0].ids) if self.starts else 0
+        kept = self.ids[: max(0, len(self.ids) - own)]
+        return replace(self, ids=[*kept, *cut.ids], start=cut.edge, starts=())
 
 
 def part_of(codec: Codec, text: str, *, before: str | None, is_last: bool) -> Part:
@@ -70,8 +114,17 @@ def part_of(codec: Codec, text: str, *, before: str | None, is_last: bool) -> Pa
             where the text begins with indentation, a line end may stand before that.
         is_last: whether no gap comes behind it.
     """
-    if codec.is_exact:
-        return _exact_part(codec, text, before=before, is_last=is_last)
+    part = (_exact_part if codec.is_exact else _marked_part)(codec, text, before, is_last)
+    is_line = before is not None and before.endswith(LINE_ENDS)
+    if before is not None and not is_line and not text[:1].isspace():
+        part = replace(part, ends=_ends(codec, part))
+    has_cut = part.ends and codec.first_word(text) == text  # of one word, one end is taken in
+    if not is_last and not has_cut and not text[-1:].isspace():
+        part = replace(part, starts=_starts(codec, part))
+    return part
+
+
+def _marked_part(codec: Codec, text: str, before: str | None, is_last: bool) -> Part:
     if is_last and before is not None:
         ids = codec.encode_after(text, before=before)
     elif before is not None:
@@ -83,34 +136,124 @@ def part_of(codec: Codec, text: str, *, before: str | None, is_last: bool) -> Pa
     return Part(text, ids, Edge(codec.fillable), Edge(words if asks_word else codec.fillable))
 
 
-def _exact_part(codec: Codec, text: str, *, before: str | None, is_last: bool) -> Part:
-    is_lines = before is not None and before.endswith("\n") and text[:1] not in ("", "\n")
-    line_end = "\n" if is_lines or (before is not None and INDENTATION.match(text)) else ""
+def _exact_part(codec: Codec, text: str, before: str | None, is_last: bool) -> Part:
+    line_end, is_lines = _line_end(text, before)
     ids = encode(codec.tokenizer, line_end + text)
+    before_last = None
+    if line_end == "\r\n" and decode(codec.tokenizer, ids[:1]) == "\r":
+        line_end, ids, before_last = "\n", ids[1:], _fitting(codec, "\r", ends=True)
     if line_end and not is_lines and decode(codec.tokenizer, ids[:1]) == line_end:
         line_end, ids = "", ids[1:]  # it would be a piece of its own, which the text has not
     end = start = Edge(codec.fillable)
-    if before is not None and (line_end or text[:1] == "\n"):
+    if before is not None and (line_end or text.startswith(LINE_ENDS)):
         piece = decode(codec.tokenizer, ids[:1])
         shared = piece.removeprefix(line_end)
-        fits = _fitting(codec.tokenizer, piece if is_lines else shared, ends=True)
-        end = Edge(codec.fillable & fits, shared, is_extra=True)
+        fits = _fitting(codec, piece if is_lines else shared, ends=True)
+        if before_last is not None:  # then nothing comes between the return and this
+            fits = fits & ~_fitting(codec, piece, ends=True, is_longer=True)
+        elif line_end and not is_lines:  # then the indentation is no longer than it is
+            for space in (" ", "\t"):
+                fits = fits & ~_fitting(codec, space + shared, ends=True)
+        end = Edge(fits, shared, is_extra=True, before_last=before_last)
     if not is_last and text[-1:].isspace() and len(ids) > end.is_extra:
-        piece = decode(codec.tokenizer, ids[-1:])
-        if PARTIAL not in piece:
-            fits = codec.fillable & _fitting(codec.tokenizer, piece, ends=False)
-            ids, start = ids[:-1], Edge(fits, piece)
+        ids, start = _taken_in(codec, line_end + text, ids, is_first=before is None)
     return Part(text, ids, end, start)
 
 
-@lru_cache(maxsize=256)
-def _fitting(tokenizer: PreTrainedTokenizerBase, text: str, *, ends: bool) -> Tensor:
-    """Which pieces end, or begin, with a text, (V,) bool."""
-    fits = str.endswith if ends else str.startswith
-    return torch.tensor([fits(piece, text) for piece in _pieces(tokenizer)])
+def _line_end(text: str, before: str | None) -> tuple[str, bool]:
+    """The line end that stands, or may stand, before a text, and whether it has to."""
+    if before is None or text[:1] in ("", *LINE_ENDS):
+        return "", False
+    if before.endswith("\n"):
+        return "\r\n" if before.endswith("\r\n") else "\n", True
+    return "\n" if INDENTATION.match(text) else "", False
+
+
+def _taken_in(codec: Codec, text: str, ids: list[int], *, is_first: bool) -> tuple[list[int], Edge]:
+    """The ids less the last piece, which is whitespace, and what this asks of the gap behind it.
+
+    A line end may be extended by indentation; indentation that is given is as long as it is.
+    """
+    is_indentation = INDENTED.search(text) and (is_first or text.strip(" \t"))
+    if is_indentation and not codec.needs_word(text):
+        return ids, Edge(_not_indented(codec))
+    piece = " " if is_indentation else decode(codec.tokenizer, ids[-1:])
+    if PARTIAL in piece:
+        return ids, Edge(codec.fillable)
+    if is_indentation:
+        return codec.encode_before(text), Edge(_not_indented(codec, " "), piece)
+    return ids[:-1], Edge(_fitting(codec, piece, ends=False), piece)
+
+
+def _starts(codec: Codec, part: Part) -> list[Cut]:
+    """The ways to write the last word of a part before a gap, none by more pieces than it has."""
+    word = codec.last_word(part.text)
+    own = codec.encode_word(word)
+    if not word or part.ids[len(part.ids) - len(own) :] != own:
+        return []
+    cuts = [Cut(own, part.start)]
+    for i in range(len(word)):
+        mark, ids = "" if i or codec.is_exact else " ", codec.encode_word(word[:i])
+        fits = _fitting(codec, mark + word[i:], ends=False, is_longer=True)
+        if fits.any() and len(ids) <= len(own):
+            cuts.append(Cut(ids, Edge(fits, word[i:])))
+    return cuts if len(cuts) > 1 else []
+
+
+def _ends(codec: Codec, part: Part) -> list[Cut]:
+    """The ways to write the first word of a part behind a gap."""
+    word = codec.first_word(part.text)
+    own = codec.encode_word(word, goes_on=True)
+    if not word or part.ids[: len(own)] != own:
+        return []
+    cuts = [Cut(own, part.end)]
+    for i in range(1, len(word) + 1):
+        ids = codec.encode_word(word[i:], goes_on=True)
+        fits = _fitting(codec, word[:i], ends=True, is_longer=True)
+        if fits.any() and len(ids) <= len(own):
+            cuts.append(Cut(ids, Edge(fits, word[:i])))
+    return cuts if len(cuts) > 1 else []
+
+
+@lru_cache(maxsize=128)
+def _fitting(codec: Codec, text: str, *, ends: bool, is_longer: bool = False) -> Tensor:
+    """Which pieces that may fill a gap end, or begin, with a text and may be longer, (V,) bool."""
+    affix = text.encode()[::-1] if ends else text.encode()
+    pieces, ids = _sorted_pieces(codec, ends)
+    first = (bisect_right if is_longer else bisect_left)(pieces, affix)
+    last = bisect_left(pieces, affix + b"\xff" * len(max(pieces, key=len)))
+    fits = torch.zeros_like(codec.fillable)
+    fits[ids[first:last]] = True
+    return fits & codec.fillable
+
+
+def both(codec: Codec, start: Edge, end: Edge) -> Tensor:
+    """What the only piece of a gap may be, (V,) bool: it has some text of its own."""
+    if end.is_extra or end.pieces is codec.fillable:
+        return start.pieces
+    fits = start.pieces & end.pieces
+    if start.shared and end.shared:
+        fits &= _num_bytes(codec) > len((start.shared + end.shared).encode())
+    return fits
 
 
 @lru_cache(maxsize=8)
-def _pieces(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """The characters of each piece."""
-    return [decode(tokenizer, [i]) for i in range(len(tokenizer))]
+def _num_bytes(codec: Codec) -> Tensor:
+    """The length of each piece, (V,)."""
+    return torch.tensor([len(piece) for piece in codec.piece_bytes])
+
+
+@lru_cache(maxsize=8)
+def _sorted_pieces(codec: Codec, is_reversed: bool) -> tuple[list[bytes], list[int]]:
+    """The bytes of the pieces in their order, read backwards or not, and their ids."""
+    step = -1 if is_reversed else 1
+    found = sorted((piece[::step], i) for i, piece in enumerate(codec.piece_bytes))
+    return [piece for piece, _ in found], [i for _, i in found]
+
+
+@lru_cache(maxsize=16)
+def _not_indented(codec: Codec, prefix: str = "") -> Tensor:
+    """Which pieces begin with a prefix and go on with neither a blank nor a tab, (V,) bool."""
+    begins = re.compile(re.escape(prefix.encode()) + rb"[^ \t]")
+    fits = [begins.match(piece) is not None for piece in codec.piece_bytes]
+    return torch.tensor(fits) & codec.fillable

@@ -5,23 +5,37 @@ Shapes: B drawings made together, L length.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from typing import Any, overload
 
+import torch
 from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from asarm.checks import is_whole
 from asarm.codec import Codec
 from asarm.density import log_prob
-from asarm.infilling.ask import asked_lengths, templates_of
-from asarm.infilling.choice import EVIDENCE, Range, choose_lengths
+from asarm.infilling.ask import (
+    asked_lengths,
+    asked_spans,
+    asked_texts,
+    check_batch_size,
+    templates_of,
+)
+from asarm.infilling.choice import EVIDENCE, LengthChoice, choose_lengths
+from asarm.infilling.healing import Healing
 from asarm.infilling.template import Template, collate
-from asarm.order import per_sequence_seeds
+from asarm.infilling.unwritten import warn_of_unwritten
+from asarm.infilling.window import Range, fitted, part_of, trained_length, windows, within
+from asarm.inputs import check_tokenizer
+from asarm.order import Order, per_sequence_seeds
 from asarm.rows import Backbone
 from asarm.sampling import sample
-from asarm.schedule import keyed_seed
+from asarm.schedule import keyed_generator, keyed_seed
 
 
 @dataclass(frozen=True)
@@ -30,8 +44,9 @@ class Fill:
 
     Attributes:
         text: its characters.
-        length: of the blank, in tokens: how many it adds to the text.
-        tokens: of its pieces; one more than that where it shares one with the text after it.
+        length: of the blank, in tokens: how many hold what it adds to the text.
+        tokens: of its pieces; one more than that where it shares one with the text after it. The
+            first and the last may hold characters of words that the blank cuts.
         log_prob: log p of its tokens given the text around all blanks and the tokens of the blanks
             before it; these of all blanks add up to their joint log-probability.
         per_token: `log_prob` per token, the measure of those who know no P(length).
@@ -88,10 +103,25 @@ class Infilling:
 
 
 @dataclass(frozen=True)
-class _Drawing:
-    """One filling to be drawn: of which text, with which lengths, and from which seed."""
+class _Window:
+    """Gaps of a text that are filled jointly, the ranges of their lengths, and a seed."""
 
-    text: int
+    gaps: slice
+    template: Template
+    asked: list[Range]
+    seed: int
+
+
+@dataclass(frozen=True)
+class _Drawing:
+    """One filling to be drawn: of which window, with which lengths, and from which seed.
+
+    `ways` has log P of the way in which the words that a gap cuts are written, see `Healing`.
+    """
+
+    window: int
+    template: Template
+    ways: list[float | None]
     lengths: list[int]
     length_log_prob: float
     seed: int
@@ -118,6 +148,7 @@ def infill(
     best_of: int | None = None,
     seed: int | Sequence[int] = 0,
     closed: bool = True,
+    token_healing: bool = True,
     whitespace_map: bool = False,
     batch_size: int = 16,
     progress: bool = False,
@@ -131,16 +162,25 @@ def infill(
     ever filled in: both are filters of the target law. What is drawn depends on a text's own seed
     and not on the texts beside it.
 
+    A text may be of any length. Where it has more tokens with its blanks than the texts that the
+    model was trained on (`trained_length` in the model's config), the model sees a window of that
+    many tokens: blanks that fit into it with the text between them, and as much as there is room
+    for before and behind them. They are filled jointly, and ranges end where their blanks would not
+    fit. Blanks farther apart have windows of their own, which do not see one another's blanks;
+    their log-probabilities add up. Where no trained length is known, the whole text is seen.
+
     Args:
         model: any backbone, such as an `AnySubsetTransformer`.
         tokenizer: the model's.
         texts: one text or several.
-        blank: marks a blank in a text; with a backslash before it, it is itself.
+        blank: marks a blank in a text; with a backslash before it, or as a part of a longer run of
+            its character, it is plain text.
         spans: instead of markers, (start, end) of the characters to blank out; for several texts
             a list of these for each.
         length: of a blank in tokens: a number, a range (low, high) that its posterior chooses
-            from, or "auto", which is (1, 32). A list has one of these for each blank of a text;
-            for several texts a list has one, or a list of them, for each text.
+            from, or "auto", which is (1, 32). A list has one of these for each blank of a text, or
+            for each of its spans in their order; for several texts a list has one, or a list of
+            them, for each text.
         evidence: of unknown lengths: "importance", which knows more, or "direct", which is several
             times faster; see `asarm.infilling.length`.
         num_samples: candidates for each text; fewer where drawings coincide.
@@ -148,34 +188,44 @@ def infill(
         seed: text i uses seed + i, or its own where one int per text is given.
         closed: whether a text is a whole document: a blank at one of its ends then has the end of
             a document as its other side.
+        token_healing: whether a word that a blank cuts may be written in one piece with what is
+            filled in, as `retu___` becomes `return`; the model says how likely that is. If False,
+            the pieces of the cut word stay as they are.
         whitespace_map: code through XLNet's vocabulary, see `asarm.codec.Codec`.
         batch_size: drawings made together.
-        progress: show a bar of drawings.
-        **sampling: options of `asarm.sample`: method, k, steps, temperature, top_k, top_p, ...
+        progress: show a bar of blanks whose lengths are looked for, and one of drawings.
+        **sampling: options of `asarm.sample`: sampler and its own, temperature, top_k, top_p, ...
 
     Returns:
         An `Infilling`, or a list of them for several texts.
 
+    Warns:
+        UserWarning: the vocabulary cannot write characters of a text, which it names.
+
     Raises:
         ValueError: no blank, blanks that touch, or an option that cannot be served.
     """
-    several = [texts] if isinstance(texts, str) else list(texts)
+    check_tokenizer(model, tokenizer)
+    several = asked_texts(texts)
     if isinstance(texts, str):
-        spans, length = None if spans is None else [spans], [length]
+        length = [length]
     num_drawings = num_samples if best_of is None else best_of
     _check(evidence, num_samples, num_drawings, batch_size)
+    given = None if spans is None else asked_spans(spans, texts, len(several))
     codec = Codec.of(tokenizer, whitespace_map)
-    templates = templates_of(codec, several, blank=blank, spans=spans, closed=closed)
+    templates = templates_of(codec, several, blank=blank, spans=given, closed=closed)
+    warn_of_unwritten(codec, [text for template in templates for text in template.texts])
     infillings = fill_templates(
         model,
         templates,
-        asked_lengths(length, templates),
+        asked_lengths(length, templates, given),
         evidence=evidence,
         num_samples=num_samples,
         num_drawings=num_drawings,
         seeds=per_sequence_seeds(seed, len(templates)),
         batch_size=batch_size,
         progress=progress,
+        heals=token_healing,
         **sampling,
     )
     return infillings[0] if isinstance(texts, str) else infillings
@@ -192,65 +242,164 @@ def fill_templates(
     num_drawings: int = 1,
     batch_size: int = 16,
     progress: bool = False,
+    heals: bool = True,
     **sampling: Any,
 ) -> list[Infilling]:
     """`infill` of texts that are templates already: `asked` has the range of each of their gaps."""
-    choices = [
-        choose_lengths(model, template, ranges, evidence=evidence)
-        for template, ranges in zip(templates, asked, strict=True)
+    for codec in {template.codec for template in templates}:
+        check_tokenizer(model, codec.tokenizer)
+    limit = trained_length(model)
+    by_text = [
+        _windows(template, ranges, seed, limit)
+        for template, ranges, seed in zip(templates, asked, seeds, strict=True)
     ]
+    flat = [window for own in by_text for window in own]
+    if any(low < high for window in flat for low, high in window.asked):
+        check_sampling(model, **sampling)
+    blanks = sum(window.template.num_gaps for window in flat)
+    with tqdm(total=blanks, desc="lengths", unit="blank", disable=not progress) as bar:
+        choices = [
+            choose_lengths(
+                model, window.template, window.asked, evidence=evidence, on_weighed=bar.update
+            )
+            for window in flat
+        ]
+    heal = partial(Healing, model, **sampling) if heals else None
     drawings = [
-        _Drawing(i, lengths, log_prob, keyed_seed(seeds[i], "fill", n))
-        for i, choice in enumerate(choices)
-        for n, (lengths, log_prob) in enumerate(choice.draw(num_drawings, seeds[i]))
+        drawing
+        for number, (window, choice) in enumerate(zip(flat, choices, strict=True))
+        for drawing in _drawings(number, window, choice, num_drawings, limit, heal)
     ]
-    found: list[list[Candidate]] = [[] for _ in templates]
-    with tqdm(total=len(drawings), unit="text", disable=not progress) as bar:
+    found: list[list[Candidate]] = [[] for _ in flat]
+    for drawing, candidate in zip(
+        drawings, _draw_all(model, drawings, batch_size, progress, sampling), strict=True
+    ):
+        found[drawing.window].append(candidate)
+    each = iter(zip(choices, found, strict=True))
+    return [
+        _infilling(template, list(islice(each, len(own))), num_samples)
+        for template, own in zip(templates, by_text, strict=True)
+    ]
+
+
+def _windows(
+    template: Template, asked: Sequence[Range], seed: int, limit: int | None
+) -> list[_Window]:
+    """The windows of a text; the first has the text's own seed."""
+    found = []
+    for gaps in windows(template, asked, limit):
+        own = part_of(template, gaps)
+        ranges = fitted(own, asked[gaps], limit)
+        key = keyed_seed(seed, "window", gaps.start) if gaps.start else seed
+        found.append(_Window(gaps, own, ranges, key))
+    return found
+
+
+def check_sampling(model: Backbone, **sampling: Any) -> None:
+    """Refuse options that `sample` cannot serve, by one token, before anything takes long."""
+    order = Order(torch.zeros(1, 1, dtype=torch.long), 0)
+    sample(model, torch.zeros(1, 1, dtype=torch.long), order, **sampling)
+
+
+def _drawings(
+    number: int,
+    window: _Window,
+    choice: LengthChoice,
+    count: int,
+    limit: int | None,
+    heal: Callable[[Template], Healing] | None,
+) -> list[_Drawing]:
+    """The drawings of a window, all of which see the same text around its gaps."""
+    drawn = choice.draw(count, window.seed)
+    if window.gaps.start:  # their lengths come in order; those of two windows are independent
+        generator = keyed_generator(window.seed, "drawings")
+        drawn = [drawn[n] for n in torch.randperm(count, generator=generator)]
+    longest = max((lengths for lengths, _ in drawn), key=sum)
+    shown = within(window.template, window.template.sizes(longest), limit)
+    write, found = heal and heal(shown), []
+    for n, (lengths, length_log_prob) in enumerate(drawn):
+        seed = keyed_seed(window.seed, "fill", n)
+        written, ways = write(lengths, seed) if write else (shown, [None] * len(lengths))
+        found.append(_Drawing(number, written, [*ways], lengths, length_log_prob, seed))
+    return found
+
+
+def _infilling(
+    template: Template, found: Sequence[tuple[LengthChoice, list[Candidate]]], num_samples: int
+) -> Infilling:
+    """The candidates of a text, from the drawings of each of its windows."""
+    choices, drawn = zip(*found, strict=True)
+    joined = [_joined(template, parts) for parts in zip(*drawn, strict=True)]
+    by_gap = [own for choice in choices for own in choice.by_gap]
+    rows = sum(choice.rows for choice in choices)
+    return Infilling(template.texts, ranked(joined)[:num_samples], by_gap, rows)
+
+
+def _joined(template: Template, parts: Sequence[Candidate]) -> Candidate:
+    """A candidate for a whole text, from one for each of its windows: their terms add up."""
+    fills = [fill for part in parts for fill in part.fills]
+    joint = sum(part.log_prob for part in parts)
+    length_log_prob = sum(part.length_log_prob for part in parts)
+    return Candidate(
+        text=template.with_fills([fill.text for fill in fills]),
+        fills=fills,
+        score=joint + length_log_prob,
+        log_prob=joint,
+        length_log_prob=length_log_prob,
+        per_token=joint / sum(len(fill.tokens) for fill in fills),
+        nfe=sum(part.nfe for part in parts),
+        rows=sum(part.rows for part in parts),
+    )
+
+
+def _draw_all(
+    model: Backbone,
+    drawings: Sequence[_Drawing],
+    batch_size: int,
+    progress: bool,
+    sampling: dict[str, Any],
+) -> Iterator[Candidate]:
+    """The candidates of all drawings, in batches."""
+    with tqdm(total=len(drawings), desc="fills", unit="text", disable=not progress) as bar:
         for start in range(0, len(drawings), batch_size):
             batch = drawings[start : start + batch_size]
-            candidates = draw(model, templates, batch, **sampling)
-            for drawing, candidate in zip(batch, candidates, strict=True):
-                found[drawing.text].append(candidate)
+            yield from draw(model, batch, **sampling)
             bar.update(len(batch))
-    return [
-        Infilling(template.texts, ranked(candidates)[:num_samples], choice.by_gap, choice.rows)
-        for template, candidates, choice in zip(templates, found, choices, strict=True)
-    ]
 
 
-def draw(
-    model: Backbone,
-    templates: Sequence[Template],
-    drawings: Sequence[_Drawing],
-    **sampling: Any,
-) -> Iterator[Candidate]:
-    """The candidates of a batch of drawings."""
-    sizes = [templates[drawing.text].sizes(drawing.lengths) for drawing in drawings]
-    rows = [
-        templates[drawing.text].with_gaps(own) for drawing, own in zip(drawings, sizes, strict=True)
-    ]
-    ids, allowed, order = collate(rows)
+def draw(model: Backbone, drawings: Sequence[_Drawing], **sampling: Any) -> Iterator[Candidate]:
+    """The candidates of a batch of drawings, each for the part of its text that it is of."""
+    sizes = [drawing.template.sizes(drawing.lengths) for drawing in drawings]
+    rows = [drawing.template.with_gaps(own) for drawing, own in zip(drawings, sizes, strict=True)]
+    ids, allowed, order = collate(rows, drawings[0].template.moves)
     seeds = [drawing.seed for drawing in drawings]
     result = sample(model, ids, order, allowed=allowed, seed=seeds, **sampling)
-    log_probs = log_prob(model, result.tokens, order.to(result.tokens.device)).double().cpu()
+    order = order.to(result.tokens.device)
+    free = log_prob(model, result.tokens, order).double().cpu()
+    is_healed = any(way is not None for drawing in drawings for way in drawing.ways)
+    healed = log_prob(model, result.tokens, order, allowed=allowed).cpu() if is_healed else free
     for b, drawing in enumerate(drawings):
         tokens = result.tokens[b].tolist()
         cost = int(result.nfe[b]), int(result.rows[b])
-        places = templates[drawing.text].places(sizes[b])
-        yield _candidate(templates[drawing.text], drawing, places, tokens, log_probs[b], cost)
+        places = drawing.template.places(sizes[b])
+        yield _candidate(drawing, places, tokens, (free[b], healed[b]), cost)
 
 
 def _candidate(
-    template: Template,
     drawing: _Drawing,
     places: Sequence[slice],
     tokens: list[int],
-    log_probs: Tensor,
+    log_probs: tuple[Tensor, Tensor],
     cost: tuple[int, int],
 ) -> Candidate:
-    """A candidate from the tokens and log-probabilities (L,) of its whole text."""
-    text, texts = template.filled([tokens[place] for place in places])
-    sums = [float(log_probs[place].sum()) for place in places]
+    """A candidate from the tokens of its whole text, and their log-probabilities (L,): the model's
+    own, and those that they were drawn with in gaps that cut words."""
+    text, texts = drawing.template.filled([tokens[place] for place in places])
+    free, healed = log_probs
+    sums = [
+        float(free[place].sum()) if way is None else way + float(healed[place].double().sum())
+        for way, place in zip(drawing.ways, places, strict=True)
+    ]
     fills = [
         Fill(fill, length, tokens[place], total, total / (place.stop - place.start))
         for fill, length, place, total in zip(texts, drawing.lengths, places, sums, strict=True)
@@ -279,10 +428,10 @@ def ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
 def _check(evidence: str, num_samples: int, num_drawings: int, batch_size: int) -> None:
     if evidence not in EVIDENCE:
         raise ValueError(f"evidence is {evidence!r}; expected one of {', '.join(EVIDENCE)}")
-    if not 1 <= num_samples <= num_drawings:
+    whole = is_whole(num_samples) and is_whole(num_drawings)
+    if not (whole and 1 <= num_samples <= num_drawings):
         raise ValueError(
-            f"num_samples is {num_samples} of {num_drawings} drawings; expected at least 1, and "
-            "best_of to be no less"
+            f"num_samples is {num_samples!r} of {num_drawings!r} drawings; expected at least 1, "
+            "and best_of to be no less"
         )
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; expected at least 1")
+    check_batch_size(batch_size)

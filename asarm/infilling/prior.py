@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from asarm.corpus import held_out_documents
 from asarm.schedule import keyed_generator
-from asarm.text import encode_all
+from asarm.text import encode_all, private
 
 # of what a blank takes the place, and how many of these a span has at most
 MOST = {"words": 8, "sentences": 3, "lines": 3}
@@ -44,7 +44,7 @@ def length_prior(
     The spans are 1 to 8 words, 1 to 3 sentences or 1 to 3 lines, as many of each number, of the
     bundled held-out prose and code; each length counts once more than it was seen.
     """
-    lengths = _span_lengths(tokenizer, kind)
+    lengths = _span_lengths(private(tokenizer), kind)
     counts = torch.bincount(lengths, minlength=high + 1)[low : high + 1].double() + 1
     return counts / counts.sum()
 

@@ -197,6 +197,8 @@ def prepare(
     cache = cache or model.new_cache(*ids.shape)
     if is_static:
         cache.fix_shapes()
+    if allowed and isinstance(sampler, Parallel):
+        allowed = allowed.without_moves()  # what stands beside a token is not known yet
     net = Net(
         model,
         target,

@@ -133,7 +133,7 @@ class Net:
         if self.allowed is None:
             return None
         positions = state.positions.gather(1, ranks.clamp(max=state.spare))
-        return self.allowed.at(positions)
+        return self.allowed.at(positions, tokens.gather(1, state.rank))
 
     def draw(
         self, probs: Tensor, ranks: Tensor, purpose: Purpose, round: Step, needed: Tensor

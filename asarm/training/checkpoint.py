@@ -176,9 +176,11 @@ def writing(folder: Path) -> Iterator[None]:
         if not is_ours:
             raise
         shutil.rmtree(folder, ignore_errors=True)
+        others = [path for path in folder.parent.glob("step-*") if path.suffix != ".tmp"]
         raise OSError(
-            f"cannot write the checkpoint {folder.stem} ({_reason(error)}); the one before is "
-            "kept: make room, and run the same command again"
+            f"cannot write the checkpoint {folder.stem} ({_reason(error)}); "
+            f"{'the one before is kept' if others else 'there is none before it'}: make room, and "
+            "run the same command again"
         ) from None
 
 

@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 
 from asarm.data.config import DataConfig
 
+TRACKERS = ("tensorboard", "wandb")
+TRACKER_SETS = {"both": TRACKERS, "none": ()}
+
 
 @dataclass
 class TrainingConfig(DataConfig):
@@ -17,7 +20,7 @@ class TrainingConfig(DataConfig):
 
     Args:
         output_dir: the run's folder; the same command goes on where it stopped.
-        overwrite: throw away what the folder holds of a run with other settings.
+        overwrite: throw away what the folder holds, and begin anew.
         model: "scratch", or what to start from: demo, a folder, or a hub name.
         revision: branch, tag or commit of that model on the hub.
         tokenizer: from scratch: "demo", a folder, or a hub name.
@@ -29,7 +32,7 @@ class TrainingConfig(DataConfig):
             from scratch.
         global_batch_size: sequences a step, over all devices.
         batch_size: sequences that a device takes at a time; the rest of a step is accumulated.
-        max_steps: steps of the whole run.
+        max_steps: steps of the whole run; more of them lift the learning rate, whose end they move.
         learning_rate: the highest; it rises linearly over warmup_steps, then falls to 0.
         warmup_steps: steps until the highest learning rate.
         weight_decay: of AdamW, on matrices only.
@@ -48,7 +51,8 @@ class TrainingConfig(DataConfig):
         min_mask_rate: the lowest share, from mask_warmup_steps on.
         max_mask_rate: the highest share, from mask_warmup_steps on.
         mask_warmup_steps: steps from the first mask rate to the final window.
-        bf16: matrix products in bfloat16; if null, where the hardware is fast at it.
+        bf16: matrix products in bfloat16; if null, where the hardware on which the run begins is
+            fast at it.
         gradient_checkpointing: compute activations twice instead of keeping them.
         compile: compile the layers (torch.compile).
         seed: of weights, data order, orders, mask rates and dropout.
@@ -60,7 +64,8 @@ class TrainingConfig(DataConfig):
         judge: a causal language model whose perplexity of these texts is reported too.
         max_bad_steps: steps with NaN or infinite gradients, in a row, before the run gives up.
         trackers: tensorboard, wandb, both or none; metrics.jsonl is written always.
-        push_to_hub: name on the hub that the finished model is uploaded to.
+        push_to_hub: name on the hub that the finished model is uploaded to; it and the login are
+            checked when the run begins.
     """
 
     output_dir: str = "runs/train"
@@ -106,3 +111,7 @@ class TrainingConfig(DataConfig):
     max_bad_steps: int = 5
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
     push_to_hub: str | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.trackers, list) and len(self.trackers) == 1:
+            self.trackers = list(TRACKER_SETS.get(self.trackers[0], self.trackers))

@@ -2,3 +2,4 @@
 
 METRICS, EVALUATIONS, SAMPLES = "metrics.jsonl", "evaluations.jsonl", "samples"
 DATA = "data.json"  # counts of documents, tokens, and what was skipped
+WANDB = "wandb.json"  # the id of the run there

@@ -1,21 +1,21 @@
-"""What can come in the way of a run: signals to stop, and a second run of the same folder."""
+"""What can come in the way of a run: signals to stop, and the end of its launcher."""
 
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import os
 import platform
 import signal
 import threading
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-LOCK = "run.lock"
+
+
+class Stopped(BaseException):
+    """A signal ends what can be ended at once; no Exception, so that nothing mends it."""
 
 
 class StopSignal:
@@ -23,13 +23,35 @@ class StopSignal:
 
     def __init__(self) -> None:
         self.name: str | None = None
+        self._is_at_once = False
 
     def note(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.name == "SIGINT":
             raise KeyboardInterrupt  # asked twice: at once
         self.name = signal.Signals(number).name
         if os.environ.get("RANK", "0") == "0":
-            os.write(2, f"\n{self.name}: stopping behind a checkpoint\n".encode())
+            how = "stopping" if self._is_at_once else "stopping behind a checkpoint"
+            os.write(2, f"\n{self.name}: {how}\n".encode())
+        self._obey()
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Let a signal end the block, also one that came before it: what loses nothing by that.
+
+        Raises:
+            Stopped: wherever the block is.
+        """
+        self._is_at_once = True
+        try:
+            self._obey()
+            yield
+        finally:
+            self._is_at_once = False
+
+    def _obey(self) -> None:
+        if self._is_at_once and self.name:
+            self._is_at_once = False  # what cleans up behind the block is not ended by the next one
+            raise Stopped(self.name)
 
 
 @contextmanager
@@ -62,33 +84,3 @@ def end_with_launcher() -> None:
     if "TORCHELASTIC_RUN_ID" in os.environ and platform.system() == "Linux":
         set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
-
-
-@contextmanager
-def sole_run(folder: Path) -> Iterator[None]:
-    """Refuse a second run of a folder while the first is alive.
-
-    The lock goes with the process that has it, however it ends: what a dead one left is no lock.
-
-    Raises:
-        ValueError: another process has the folder.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / LOCK, "a+", encoding="utf-8") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            file.seek(0)
-            raise ValueError(
-                f"{folder} is in use by {file.read().strip() or 'another process'}; "
-                "wait for it, stop it, or take another --output_dir"
-            ) from None
-        except OSError as error:  # a file system without locks
-            warnings.warn(
-                f"{folder} cannot be locked ({error.strerror}): start no second run in it",
-                stacklevel=3,
-            )
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}\n")
-        file.flush()
-        yield

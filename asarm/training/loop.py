@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from shlex import quote
 from typing import Any, NamedTuple
 
 import torch
@@ -25,12 +26,15 @@ from transformers import PreTrainedTokenizerBase
 
 from asarm.data import Batch, BlockSource, DataUnavailable, is_finite, open_blocks, prepare_blocks
 from asarm.model import AnySubsetTransformer
-from asarm.run import Run, shown
+from asarm.run import NOT_RESULTS, Run, shown
+from asarm.schedule import warm_up_then_fall
+from asarm.training.anew import refuse_loss
 from asarm.training.checkpoint import Checkpoints, Progress
 from asarm.training.config import TrainingConfig
-from asarm.training.export import export
+from asarm.training.export import check_upload, export, upload
 from asarm.training.files import DATA
-from asarm.training.interrupt import StopSignal, sole_run, stop_signals
+from asarm.training.interrupt import Stopped, StopSignal, stop_signals
+from asarm.training.precision import knows_no_precision, with_precision
 from asarm.training.setup import (
     batch_sizes,
     check_config,
@@ -38,7 +42,6 @@ from asarm.training.setup import (
     new_optimizer,
     remarks,
     start_model,
-    uses_bf16,
 )
 from asarm.training.step import Plan, accumulate, apply_gradients, plan_step
 from asarm.training.watch import SAMPLES, Watch
@@ -85,26 +88,53 @@ def train(config: TrainingConfig) -> TrainingResult:
             infinite gradients in `max_bad_steps` steps in a row.
         OSError: the disk is full, or the folder cannot be written.
     """
+    check_config(config, int(os.environ.get("WORLD_SIZE", 1)))
     with ExitStack() as stack:
-        check_config(config, int(os.environ.get("WORLD_SIZE", 1)))
-        accelerator = new_accelerator(config)
         stop = stack.enter_context(stop_signals())
-        run = stack.enter_context(open_run(config, accelerator))
-        model, tokenizer = start_model(config)
-        with accelerator.main_process_first(), accelerator.local_main_process_first():
-            prepare_blocks(config, tokenizer, seed=config.seed)
-        blocks = open_blocks(
-            config,
-            tokenizer,
-            seed=config.seed,
-            global_batch_size=config.global_batch_size,
-            process_index=accelerator.process_index,
-            num_processes=accelerator.num_processes,
-        )
-        stack.callback(blocks.close)
-        trainer = Trainer(config, accelerator, run, model, tokenizer, blocks, stop)
-        stack.callback(trainer.watch.close)
-        return trainer.train()
+        try:
+            with stop.at_once():
+                trainer = set_up(config, stop, stack)
+                place = trainer.begin()
+        except Stopped:
+            return stopped_early(config, stop)
+        return trainer.train(place)
+
+
+def set_up(config: TrainingConfig, stop: StopSignal, stack: ExitStack) -> Trainer:
+    """The folder, the model and the data of a run; what has to be closed goes onto the stack."""
+    accelerator = new_accelerator(config)
+    config = with_precision(config, accelerator, may_change=may_change(config))
+    if config.push_to_hub and accelerator.is_main_process:
+        check_upload(config.push_to_hub)
+    run = stack.enter_context(open_run(config, accelerator))
+    model, tokenizer = start_model(config)
+    with accelerator.main_process_first(), accelerator.local_main_process_first():
+        prepare_blocks(config, tokenizer, seed=config.seed)
+    blocks = open_blocks(
+        config,
+        tokenizer,
+        seed=config.seed,
+        global_batch_size=config.global_batch_size,
+        process_index=accelerator.process_index,
+        num_processes=accelerator.num_processes,
+    )
+    stack.callback(blocks.close)
+    trainer = Trainer(config, accelerator, run, model, tokenizer, blocks, stop)
+    stack.callback(trainer.watch.close)
+    return trainer
+
+
+def stopped_early(config: TrainingConfig, stop: StopSignal) -> TrainingResult:
+    """The result of a start that a signal ended before it made a step."""
+    folder = Path(config.output_dir)
+    steps = Checkpoints(folder / CHECKPOINTS, keep=config.keep_checkpoints).steps()
+    return TrainingResult(
+        folder,
+        step=steps[-1] if steps else 0,
+        is_finished=False,
+        is_main=int(os.environ.get("RANK", 0)) == 0,
+        stopped_by=stop.name,
+    )
 
 
 class Trainer:
@@ -126,21 +156,30 @@ class Trainer:
         self.model, self.tokenizer = model.to(accelerator.device), tokenizer
         objective = new_objective(model, config).to(accelerator.device)
         self.objective = accelerator.prepare_model(objective)
-        self.bf16 = uses_bf16(config, accelerator.device)
         self.optimizer = new_optimizer(objective, config)
         self.watch = Watch(run, config, accelerator, blocks.held_out)
         self.progress = Progress(num_processes=accelerator.num_processes)
         self.saved_step: int | None = None
 
-    def train(self) -> TrainingResult:
-        """From wherever the run is to its last step, or until something asks it to stop."""
+    def begin(self) -> dict[str, Any]:
+        """Go to where the run is, and say what the model is worth before its first step.
+
+        Gives the place in the data.
+        """
         place = self.restore()
-        if self.progress.step == self.config.max_steps:
-            return self.finish()
-        self.tell_of_data(place)
-        self.watch.start(self.progress.step)
-        if self.progress.step == 0:
-            self.watch.evaluate(self.model, self.tokenizer, 0)
+        is_finished = self.progress.step == self.config.max_steps
+        if not is_finished:
+            self.tell_of_data(place)
+        self.begin_run()
+        if not is_finished:
+            self.tell_of_rate()
+            self.watch.start(self.progress.step)
+            if self.progress.step == 0:
+                self.watch.evaluate(self.model, self.tokenizer, 0)
+        return place
+
+    def train(self, place: dict[str, Any]) -> TrainingResult:
+        """From wherever the run is to its last step, or until something asks it to stop."""
         while self.progress.step < self.config.max_steps:
             plan = plan_step(self.progress.step, self.config, self.accelerator.num_processes)
             batch = self.read(plan)
@@ -160,13 +199,14 @@ class Trainer:
         """This process's blocks of a step; where any process has to stop, all do, and why."""
         found: Batch | Stop
         try:
-            found = self.blocks.next_batch(plan.indices(self.accelerator.process_index))
+            with self.stop.at_once():  # the data may be waited for
+                found = self.blocks.next_batch(plan.indices(self.accelerator.process_index))
+        except Stopped as signal:
+            found = Stop(str(signal))
         except DataUnavailable as error:
             found = Stop(str(error))
         except Exception as error:  # raised again when all processes have saved where they are
             found = Stop(str(error), error)
-        if self.stop.name and not isinstance(found, Stop):
-            found = Stop(self.stop.name)
         wants_stop = torch.tensor(float(isinstance(found, Stop)), device=self.accelerator.device)
         if self.accelerator.reduce(wants_stop, reduction="sum").item():
             return found if isinstance(found, Stop) else Stop("another process")
@@ -176,7 +216,12 @@ class Trainer:
         """Change the weights, unless loss or gradients are not finite."""
         try:
             losses = accumulate(
-                self.objective, batch, plan, self.config, self.accelerator, bf16=self.bf16
+                self.objective,
+                batch,
+                plan,
+                self.config,
+                self.accelerator,
+                bf16=bool(self.config.bf16),
             )
             loss = self.accelerator.reduce(losses.sum(), reduction="mean")
             norm, is_good = apply_gradients(
@@ -198,7 +243,9 @@ class Trainer:
         bad = [i for i in range(len(batch.names)) if not losses[i // size].isfinite()]
         names = gather_object([batch.names[i] for i in bad or range(len(batch.names))])
         shown_names = ", ".join(names[:NAMES_SHOWN]) + ", ..." * (len(names) > NAMES_SHOWN)
-        saved = self.checkpoints.path(self.saved_step) / "model" if self.saved_step else "..."
+        saved = "..."
+        if self.saved_step:
+            saved = quote(str(self.checkpoints.path(self.saved_step) / "model"))
         return (
             f"loss or gradients were NaN or infinite in {self.progress.bad_steps} steps in a row, "
             f"the last one step {self.progress.step} with {shown_names}; look at these data, or go "
@@ -235,7 +282,11 @@ class Trainer:
 
     def restore(self) -> dict[str, Any]:
         """Take up the newest whole checkpoint, if there is one; the place in the data."""
-        newest = self.checkpoints.newest_whole() if self.accelerator.is_main_process else None
+        newest = None
+        if self.accelerator.is_main_process and not self.run.is_anew:
+            newest = self.checkpoints.newest_whole()
+            if newest is None:
+                refuse_loss(self.run, self.config, self.checkpoints)
         (step,) = broadcast_object_list([newest])
         if step is not None:
             processes, process = self.accelerator.num_processes, self.accelerator.process_index
@@ -251,6 +302,14 @@ class Trainer:
             )
         return self.blocks.state_dict()
 
+    def begin_run(self) -> None:
+        """Write down what is asked for: settings, data and checkpoints are found to fit."""
+        if self.accelerator.is_main_process:
+            self.run.begin()
+            for name, (before, now) in self.run.changed.items():
+                print(f"{name} was {shown(before)} and is {shown(now)} from here on")
+        self.accelerator.wait_for_everyone()
+
     def tell_of_data(self, place: dict[str, Any]) -> None:
         """Say what the data are, and refuse others in another process."""
         keys = gather_object([str(place.get("data"))])
@@ -263,13 +322,36 @@ class Trainer:
         if self.accelerator.is_main_process and said:
             print("data:", ", ".join(said))
 
+    def tell_of_rate(self) -> None:
+        """Say that the learning rate jumps, where a run is given another end."""
+        before, now = self.run.changed.get("max_steps", (0, 0))
+        if before == now or not self.progress.step:
+            return
+        config, last = self.config, self.progress.step - 1
+        rate_before, rate_now = (
+            config.learning_rate
+            * warm_up_then_fall(step, warmup_steps=config.warmup_steps, max_steps=end)
+            for step, end in ((last, before), (last + 1, now))
+        )
+        print(
+            f"the learning rate was {rate_before:.3g} and goes on at {rate_now:.3g}: it "
+            f"falls to 0 at step {now}"
+        )
+
     def finish(self) -> TrainingResult:
-        """Make the run's folder a model folder."""
+        """Make the run's folder a model folder, and upload it where `push_to_hub` says."""
+        stopped_by = None
         if self.accelerator.is_main_process:
             self.run.write(DATA, dict(self.blocks.statistics))
             export(self.run, self.config, self.model, self.tokenizer)
+            if name := self.config.push_to_hub:
+                try:
+                    with self.stop.at_once():  # the hub may be waited for
+                        upload(self.run.folder, name)
+                except Stopped as signal:
+                    stopped_by = str(signal)
         self.accelerator.wait_for_everyone()
-        return self.result(is_finished=True)
+        return self.result(is_finished=stopped_by is None, stopped_by=stopped_by)
 
     def result(self, *, is_finished: bool = False, stopped_by: str | None = None) -> TrainingResult:
         is_main = self.accelerator.is_main_process
@@ -281,6 +363,13 @@ class Trainer:
             stopped_by,
             self.progress.best_step,
         )
+
+
+def may_change(config: TrainingConfig) -> tuple[str, ...]:
+    """The settings that a run which is taken up again may change."""
+    of_streams = ("workers",) if is_finite(config.dataset) else ()
+    unknown = ("bf16",) if knows_no_precision(config) else ()
+    return (*MAY_CHANGE, *NOT_RESULTS, *of_streams, *unknown)
 
 
 def new_accelerator(config: TrainingConfig) -> Accelerator:
@@ -299,24 +388,20 @@ def new_accelerator(config: TrainingConfig) -> Accelerator:
 
 @contextmanager
 def open_run(config: TrainingConfig, accelerator: Accelerator) -> Iterator[Run]:
-    """The run's folder, locked; the first process makes it."""
+    """The run's folder, which the first process locks and looks at; `begin_run` writes into it."""
     if not accelerator.is_main_process:
-        accelerator.wait_for_everyone()
         yield Run(config.output_dir)
         return
-    with sole_run(Path(config.output_dir)):
-        run = Run.open(
-            config.output_dir,
-            config,
-            overwrite=config.overwrite,
-            may_change=(*MAY_CHANGE, *(["workers"] if is_finite(config.dataset) else [])),
-            subfolders=SUBFOLDERS,
-        )
+    run = Run.prepare(
+        config.output_dir,
+        config,
+        overwrite=config.overwrite,
+        may_change=may_change(config),
+        subfolders=SUBFOLDERS,
+    )
+    with closing(run):
         for remark in remarks(config):
             print(remark)
-        for name, (before, now) in run.changed.items():
-            print(f"{name} was {shown(before)} and is {shown(now)} from here on")
-        accelerator.wait_for_everyone()
         yield run
 
 

@@ -8,14 +8,17 @@ from importlib.util import find_spec
 import torch
 from transformers import PreTrainedTokenizerBase, XLNetConfig
 
+from asarm.data.config import check_data_config
 from asarm.drafting.head import DraftHead, DraftHeadConfig
 from asarm.drafting.objective import DraftObjective
 from asarm.loading import load, load_tokenizer
 from asarm.model import AnySubsetTransformer
 from asarm.objective import LOSS_SCALES, PROMPT_ATTENTION, Objective
 from asarm.schedule import check_kinds
-from asarm.training.config import TrainingConfig
+from asarm.training.checks import DEFAULTS, SIZES, check_all_count, check_own, check_types
+from asarm.training.config import TRACKERS, TrainingConfig
 
+TRAINED_LENGTH = "trained_length"  # in the model's config: tokens of the longest blocks it learned
 NO_MATRIX = re.compile("bias|layer_norm|mask_emb")
 LEAST = {
     **dict.fromkeys(("global_batch_size", "batch_size", "max_steps", "log_steps"), 1),
@@ -31,7 +34,6 @@ WARMUPS = {
 }
 OBJECTIVES = ("joint", "parallel")
 LEARNERS = ("model", "draft_head", "both")
-TRACKERS = ("tensorboard", "wandb")
 
 
 def check_config(config: TrainingConfig, num_processes: int) -> None:
@@ -40,6 +42,8 @@ def check_config(config: TrainingConfig, num_processes: int) -> None:
     Raises:
         ValueError: names the setting, its value and what is expected.
     """
+    check_types(config)
+    check_data_config(config)
     for name, allowed in (
         ("objective", OBJECTIVES),
         ("learn", LEARNERS),
@@ -51,7 +55,7 @@ def check_config(config: TrainingConfig, num_processes: int) -> None:
                 f"{name} is {getattr(config, name)!r}; expected one of {', '.join(allowed)}"
             )
     for name, least in LEAST.items():
-        if getattr(config, name) < least:
+        if not getattr(config, name) >= least:
             raise ValueError(f"{name} is {getattr(config, name)}; expected at least {least}")
     for name in ("start_mask_rate", "min_mask_rate", "max_mask_rate"):
         if not 0 < getattr(config, name) < 1:
@@ -76,7 +80,9 @@ def check_config(config: TrainingConfig, num_processes: int) -> None:
     check_kinds(config.orders)
     check_size(config)
     if unknown := set(config.trackers) - set(TRACKERS):
-        raise ValueError(f"trackers hold {min(unknown)!r}; expected {' or '.join(TRACKERS)}")
+        raise ValueError(
+            f"trackers hold {min(unknown)!r}; expected {', '.join(TRACKERS)}, both or none"
+        )
     for tracker in config.trackers:
         if find_spec(tracker) is None:
             raise ValueError(
@@ -91,6 +97,7 @@ def check_config(config: TrainingConfig, num_processes: int) -> None:
     if len(config.adam_betas) != 2 or not all(0 <= beta < 1 for beta in config.adam_betas):
         raise ValueError(f"adam_betas are {config.adam_betas}; expected two numbers from 0 to 1")
     accumulation(config, num_processes)
+    check_all_count(config)
 
 
 def check_size(config: TrainingConfig) -> None:
@@ -104,12 +111,18 @@ def check_size(config: TrainingConfig) -> None:
 
 def remarks(config: TrainingConfig) -> list[str]:
     """What may be meant otherwise, though it can be trained."""
-    return [
+    found = [
         f"{name} is {getattr(config, name)} and max_steps {config.max_steps}: {what} is never "
         "reached; give both"
         for name, what in WARMUPS.items()
         if getattr(config, name) >= config.max_steps
     ]
+    start = config.start_mask_rate
+    if config.mask_warmup_steps == 0 and start != DEFAULTS.start_mask_rate:
+        found.append(
+            f"start_mask_rate is {start} and mask_warmup_steps 0: no step has it; give both"
+        )
+    return found
 
 
 def accumulation(config: TrainingConfig, num_processes: int) -> int:
@@ -139,16 +152,6 @@ def batch_sizes(each: int) -> list[int]:
     return [size for size in range(1, each + 1) if each % size == 0]
 
 
-def uses_bf16(config: TrainingConfig, device: torch.device) -> bool:
-    """Whether matrix products are made in bfloat16: as told, else where they are faster so."""
-    if config.bf16 is not None:
-        return config.bf16
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-
-
 def start_model(config: TrainingConfig) -> tuple[AnySubsetTransformer, PreTrainedTokenizerBase]:
     """The model to train, on the CPU in float32, and its tokenizer."""
     if config.model == "scratch":
@@ -156,8 +159,13 @@ def start_model(config: TrainingConfig) -> tuple[AnySubsetTransformer, PreTraine
         model = new_model(tokenizer, config)
     else:
         model, tokenizer = load(config.model, revision=config.revision, device="cpu", packed=False)
+        for name in SIZES:
+            check_own(name, config, getattr(model.config, name))
         if config.dropout is not None:
             model.set_dropout(config.dropout)
+    if config.learn != "draft_head":  # else the model stays as it is
+        longest = getattr(model.config, TRAINED_LENGTH, None) or 0
+        setattr(model.config, TRAINED_LENGTH, max(longest, config.length))
     if config.gradient_checkpointing:
         model.transformer.gradient_checkpointing = True
     if config.compile:
@@ -177,7 +185,10 @@ def start_head(model: AnySubsetTransformer, config: TrainingConfig) -> DraftHead
     if config.learn == "draft_head":
         model.requires_grad_(False)
     head = model.draft_head
-    if head is None:
+    if head is not None:
+        check_own("head_hidden", config, head.config.hidden)
+        check_own("head_rank", config, head.config.rank)
+    else:
         torch.manual_seed(config.seed)
         head = DraftHead(
             DraftHeadConfig(model.config.d_model, hidden=config.head_hidden, rank=config.head_rank)

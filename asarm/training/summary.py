@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from shlex import quote
+
 from asarm.evaluation.densities import RATES
 from asarm.run import Run
 from asarm.training.card import number
@@ -14,7 +16,8 @@ SHOWN = 600  # characters of a sample
 
 def summary(result: TrainingResult, config: TrainingConfig) -> str:
     """Held-out figures before and after, a sample before and after, and how to go on."""
-    run = Run(result.folder)
+    run, folder = Run(result.folder), quote(str(result.folder))
+    same_command = f"the same command (--output_dir {quote(config.output_dir)})"
     evaluations = run.read(EVALUATIONS)
     parts = []
     if evaluations:
@@ -25,20 +28,26 @@ def summary(result: TrainingResult, config: TrainingConfig) -> str:
             parts.append(sample_at(run, figures["step"]))
     if result.best_step not in (None, result.step):
         parts.append(
-            f"lowest held-out loss: {result.folder}/checkpoints/step-{result.best_step:07d}"
+            "lowest held-out loss: "
+            + quote(f"{result.folder}/checkpoints/step-{result.best_step:07d}")
         )
     if result.is_finished:
         parts.append(
-            f"finished: {result.step} steps. {result.folder} is a model folder: "
-            f"--model {result.folder} works with every launcher.\n"
-            f"To train longer: the same command with --max_steps {2 * config.max_steps}. To train "
-            f"on from here on other data: --model {result.folder} --dataset ... --output_dir ..."
+            f"finished: {result.step} steps. {folder} is a model folder: "
+            f"--model {folder} works with every launcher.\n"
+            f"To train longer: the same command with --max_steps {2 * config.max_steps}, for which "
+            "the learning rate rises again, to half of its highest. To train "
+            f"on from here on other data: --model {folder} --dataset ... --output_dir ..."
+        )
+    elif result.step == 0:
+        parts.append(
+            f"stopped before the first step ({result.stopped_by}): nothing is lost, "
+            f"{same_command} begins with it"
         )
     else:
         parts.append(
             f"stopped after step {result.step} ({result.stopped_by}); a checkpoint is in "
-            f"{result.folder}: the same command (--output_dir {config.output_dir}) goes on from "
-            "there"
+            f"{folder}: {same_command} goes on from there"
         )
     return "\n".join(filter(None, parts))
 

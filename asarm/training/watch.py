@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import secrets
 import sys
 from statistics import mean
 from time import perf_counter
@@ -20,9 +22,9 @@ from asarm.evaluation.judge import Judge, load_judge
 from asarm.model import AnySubsetTransformer
 from asarm.run import Run
 from asarm.sampling import sample
-from asarm.schedule import ascending_orders, keyed_seed
+from asarm.schedule import ascending_orders
 from asarm.training.config import TrainingConfig
-from asarm.training.files import EVALUATIONS, METRICS, SAMPLES
+from asarm.training.files import EVALUATIONS, METRICS, SAMPLES, WANDB
 from asarm.training.step import Plan
 
 SAMPLE_RATE = 0.5  # share of blanks in the texts that are filled
@@ -52,6 +54,8 @@ class Watch:
             if self.config.trackers:
                 self.accelerator.init_trackers("asarm", init_kwargs=self._tracker_options(step))
                 self.is_tracked = True
+            if self.config.judge:
+                self.judge = load_judge(self.config.judge, self.accelerator.device)
             self.bar = tqdm(
                 total=self.config.max_steps,
                 initial=step,
@@ -62,12 +66,21 @@ class Watch:
         self.clock, self.last_step = perf_counter(), step
 
     def _tracker_options(self, step: int) -> dict[str, dict[str, Any]]:
-        """A run that is taken up again goes on in the same curves."""
+        """A run that is taken up again goes on in the same curves; one that begins has its own."""
         folder = self.run.folder.resolve()
-        tensorboard = {"purge_step": step + 1} if step else {}
-        same_run = {"id": f"{keyed_seed(str(folder)):x}", "resume": "allow"}
-        wandb = {"name": folder.name, "dir": str(folder), **same_run}
-        return {"tensorboard": tensorboard, "wandb": wandb}
+        options: dict[str, dict[str, Any]] = {}
+        options["tensorboard"] = {"purge_step": step + 1} if step else {}
+        if "wandb" in self.config.trackers:
+            same_run = {"id": self._wandb_id(step), "resume": "allow"}
+            options["wandb"] = {"name": folder.name, "dir": str(folder), **same_run}
+        return options
+
+    def _wandb_id(self, step: int) -> str:
+        """By what W&B knows the run: drawn when it begins, and kept in its folder."""
+        path = self.run.folder / WANDB
+        if step == 0 or not path.exists():
+            self.run.write(WANDB, {"id": secrets.token_hex(8)})
+        return str(json.loads(path.read_text(encoding="utf-8"))["id"])
 
     def log(self, plan: Plan, loss: float, norm: float) -> None:
         """A step that was made."""
@@ -159,8 +172,7 @@ class Watch:
         for b, tokens in enumerate(result.tokens.tolist()):
             prompt = order.order[b, : int(order.num_prompt[b])].tolist()
             texts.append(filled_text(tokenizer, tokens[: int(lengths[b])], prompt))
-            if config.judge:
-                self.judge = self.judge or load_judge(config.judge, model.device)
+            if self.judge is not None:
                 text = tokenizer.decode(tokens[: int(lengths[b])], skip_special_tokens=True)
                 perplexities.append(self.judge.perplexity(str(text)))
         self.run.write(f"{SAMPLES}/step-{step:07d}.txt", "\n\n".join(texts) + "\n")

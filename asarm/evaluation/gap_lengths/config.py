@@ -13,8 +13,9 @@ class GapLengthsConfig:
         model: "demo" (bundled), a local folder, or a hub name.
         revision: branch, tag or commit of the model on the hub.
         output_dir: the run's folder; the same command goes on where it stopped.
-        overwrite: throw away what the folder holds of a run with other settings.
-        max_items: gaps of each kind of text, prose and code.
+        overwrite: throw away what the folder holds, and begin anew.
+        max_items: gaps of each kind of text, prose and code. It can be raised in the same folder,
+            not lowered.
         longest: the lengths that are weighed are 1 to this many tokens.
         num_fills: fillings drawn of each length, for the estimators that need some.
         whitespace_map: code through XLNet's vocabulary.

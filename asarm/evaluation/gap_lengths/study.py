@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from asarm.codec import Codec
 from asarm.corpus import KINDS, Kind, held_out_documents
+from asarm.evaluation.fingerprint import of_items, of_model
 from asarm.evaluation.gap_lengths.config import GapLengthsConfig
 from asarm.evaluation.items import Record, Share
 from asarm.evaluation.statistics import estimate
@@ -87,6 +88,25 @@ def gaps(kind: Kind, count: int, seed: int) -> list[Gap]:
     return found
 
 
+def check(config: GapLengthsConfig) -> None:
+    """Refuse settings that cannot be served, before anything is loaded.
+
+    Raises:
+        ValueError: a number outside its range.
+    """
+    for name in ("max_items", "longest", "num_fills"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name} is {getattr(config, name)}; expected at least 1")
+
+
+def fingerprints(
+    model: Backbone, tokenizer: PreTrainedTokenizerBase, config: GapLengthsConfig
+) -> dict[str, str]:
+    """What the guesses depend on, by content."""
+    texts = [document.text for kind in KINDS for document in held_out_documents(kind)]
+    return {f"model {config.model}": of_model(model, tokenizer), "held-out text": of_items(texts)}
+
+
 def guess_lengths(
     model: Backbone,
     tokenizer: PreTrainedTokenizerBase,
@@ -121,7 +141,7 @@ def questions(tokenizer: PreTrainedTokenizerBase, config: GapLengthsConfig) -> l
         for item, gap in enumerate(gaps(kind, config.max_items, config.seed)):
             template = Template.of(codec, [gap.before, gap.after])
             (pieces,), ((_, end),) = template.encode_fills([gap.words]), template.edges()
-            true = len(pieces) - end.is_extra
+            true = len(pieces) - end.num_extra
             if 1 <= true <= config.longest:
                 found.append(Question(kind, item, gap.words, template, true))
     return found

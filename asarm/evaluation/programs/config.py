@@ -18,9 +18,12 @@ class InfillCodeConfig:
             .jsonl or .jsonl.gz in the published format. If null, single-line where its file lies in
             eval_datasets/, else bundled.
         output_dir: the run's folder; the same command goes on where it stopped.
-        overwrite: throw away what the folder holds of a run with other settings.
-        max_items: how many tasks, from the first one on; all if null.
-        num_trials: completions of each gap.
+        overwrite: throw away what the folder holds, and begin anew.
+        max_items: how many tasks, from the first one on; all if null. It can be raised in the same
+            folder, not lowered.
+        leave_out: ids of tasks that are neither filled nor scored, such as those whose reference
+            solution does not pass here.
+        num_trials: completions of each gap. It can be raised, too.
         samples: a file of completions to score, in the format of OpenAI's script (task_id,
             completion), instead of generating any.
         length: "oracle" (a gap has as many tokens as the reference: the published protocol), "auto"
@@ -38,7 +41,8 @@ class InfillCodeConfig:
         off_the_shelf: another model in the same table: a folder, or xlnet/xlnet-base-cased.
         execute: "sandbox" (programs run where they can do no harm), "unsafe" (they run as they
             are), or "none" (nothing is run, and nothing scored).
-        timeout: seconds that a program may take.
+        timeout: seconds of CPU time that a program may take, and ten times as many by the clock.
+            What ends by the clock, or is killed, is tried again alone before it counts.
         seed: of the completions.
         batch_size: gaps that are filled together.
         device: cpu or cuda; a GPU if null and there is one.
@@ -51,6 +55,7 @@ class InfillCodeConfig:
     output_dir: str = "runs/infill_code"
     overwrite: bool = False
     max_items: int | None = None
+    leave_out: list[str] = field(default_factory=list)
     num_trials: int = 1
     samples: str | None = None
     length: str = "oracle"

@@ -7,6 +7,7 @@ neither interruptions nor the number of processes change a completion.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from time import perf_counter
 from typing import NamedTuple
 
@@ -20,7 +21,8 @@ from asarm.evaluation.programs.variants import Variant, variants
 from asarm.infilling.choice import AUTO
 from asarm.infilling.fill import Infilling, fill_templates
 from asarm.loading import load
-from asarm.schedule import keyed_seed
+from asarm.sampling import sampler_of
+from asarm.schedule import recorded_seed
 
 Key = tuple[int, str, int]
 
@@ -59,7 +61,7 @@ def expected_keys(tasks: Sequence[Task], config: InfillCodeConfig) -> list[Key]:
     """Of all lines of a finished run."""
     return [
         (item, variant.name, trial)
-        for item in range(len(tasks))
+        for item in _kept(tasks, config)
         for variant in variants(config)
         for trial in range(config.num_trials)
     ]
@@ -85,22 +87,39 @@ def fill_tasks(
     """
     found = {key(record) for record in done}
     size, planned = config.batch_size, variants(config)
-    batches = [
-        list(range(start, min(start + size, len(tasks)))) for start in range(0, len(tasks), size)
-    ]
+    kept = _kept(tasks, config)
+    require_gaps(networks, tasks, config)
+    batches = [list(own) for _, own in groupby(kept, lambda item: item // size)]
     for items in (share or Share()).of(batches):
         for variant in planned:
             for trial in range(config.num_trials):
                 missing = {item for item in items if (item, variant.name, trial) not in found}
                 if not missing:
                     continue
-                seeds = [keyed_seed(config.seed, "fill", trial, item) for item in items]
+                seeds = [recorded_seed(config.seed, "fill", trial, item) for item in items]
                 parts = [tasks[item] for item in items]
                 records = fill_batch(networks.pick(variant), parts, variant, config, seeds)
                 for item, record in zip(items, records, strict=True):
                     if item in missing:
                         about = {"item": item, "variant": variant.name, "trial": trial}
                         yield {**about, **record}
+
+
+def require_gaps(networks: Networks, tasks: Sequence[Task], config: InfillCodeConfig) -> None:
+    """Refuse tasks that have nothing to fill, for any of the models.
+
+    Raises:
+        ValueError: names the first one.
+    """
+    kept = (tasks[item] for item in _kept(tasks, config))
+    blank = [task for task in kept if not task.canonical_solution.strip()]
+    for network in filter(None, networks):
+        network.require_gaps(blank)
+
+
+def _kept(tasks: Sequence[Task], config: InfillCodeConfig) -> list[int]:
+    """The items that are not left out."""
+    return [item for item, task in enumerate(tasks) if task.task_id not in config.leave_out]
 
 
 def fill_with_progress(
@@ -140,9 +159,7 @@ def fill_batch(
         evidence="direct",  # thousands of gaps: the faster one
         seeds=seeds,
         batch_size=len(tasks),
-        method=variant.method,
-        k=config.k,
-        steps=variant.steps,
+        sampler=sampler_of(variant.method, k=config.k, steps=variant.steps),
         temperature=config.temperature,
         top_k=config.top_k,
         top_p=config.top_p,

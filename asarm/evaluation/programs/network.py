@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from shlex import quote
 
 from transformers import PreTrainedTokenizerBase
 
@@ -45,6 +47,21 @@ class Network:
         return Template.of(
             Codec.of(self.tokenizer, self.whitespace_map), texts, closed=not left_only
         )
+
+    def require_gaps(self, tasks: Sequence[Task]) -> None:
+        """Refuse tasks whose true middle has no token: there is nothing to fill.
+
+        Raises:
+            ValueError: names the first one.
+        """
+        for task in tasks:
+            try:
+                self.template(task).lengths([task.canonical_solution])
+            except ValueError as error:
+                raise ValueError(
+                    f"task {task.task_id} has no gap ({error}); mend its canonical_solution, or "
+                    f"leave the task out by --leave_out {quote(task.task_id)}"
+                ) from None
 
 
 def _writes_code(tokenizer: PreTrainedTokenizerBase) -> bool:

@@ -14,6 +14,7 @@ from typing import IO, Any
 Process = subprocess.Popen[bytes]
 LAST_EXIT_CODE = 128  # beyond it lie the signals, as shells have it
 LIMIT_SIGNALS: dict[int, str] = {SIGXCPU: "cpu time", SIGXFSZ: "file size"}
+CLOSED_PIPES = "failed: it closed its pipes"  # or was killed on a machine that is slow to say so
 GRACE_SECONDS = 2.0  # between the end of a process and of its sandbox
 END_SECONDS = 5.0  # for a sandbox to end by itself
 
@@ -42,7 +43,7 @@ def how_it_ended(process: Process) -> str:
     try:
         code = process.wait(GRACE_SECONDS)
     except subprocess.TimeoutExpired:
-        return "failed: it closed its pipes"
+        return CLOSED_PIPES
     number = -code if code < 0 else code - LAST_EXIT_CODE
     if number in LIMIT_SIGNALS:
         return f"killed: {LIMIT_SIGNALS[number]}"

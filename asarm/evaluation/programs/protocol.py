@@ -20,7 +20,8 @@ from asarm.evaluation.programs.config import InfillCodeConfig
 from asarm.evaluation.programs.generate import Networks, fill_tasks
 from asarm.evaluation.programs.isolation import find_isolation
 from asarm.evaluation.programs.network import Network
-from asarm.evaluation.programs.results import CodeResult, variant_result
+from asarm.evaluation.programs.results import CodeResult, VariantResult, variant_result
+from asarm.evaluation.programs.sandbox import Outcome
 from asarm.evaluation.programs.scoring import (
     Ceiling,
     Scorer,
@@ -49,12 +50,14 @@ def infill_code(networks: Networks, task_set: TaskSet, config: InfillCodeConfig)
 
     Args:
         networks: what fills them.
-        task_set: the tasks; `config.dataset` and `max_items` are not read.
+        task_set: the tasks, but for those of `config.leave_out`; `config.dataset` and `max_items`
+            are not read.
         config: how gaps are filled and programs run.
 
     Raises:
         ValueError: nothing isolates programs here, or the self-test of the scoring fails.
     """
+    task_set = task_set.leave_out(config.leave_out)
     scorer = new_scorer(config)
     generated = list(fill_tasks(networks, task_set.tasks, config))
     if scorer is None:
@@ -100,10 +103,12 @@ def check_scoring(
     """
     tested = self_test(task_set, scorer)
     say(tested.description)
+    for name, outcome in tested.failures:
+        say(f"the reference solution of {name}: {outcome.result}")
     tested.require()
     ceilings = {}
     for name, network in _named(networks, config):
-        ceilings[name] = codec_ceiling(network, task_set.tasks, scorer)
+        ceilings[name] = codec_ceiling(network, task_set.kept, scorer)
         say(describe_ceiling(name, ceilings[name]))
     return Checks(tested, ceilings)
 
@@ -138,15 +143,29 @@ def code_result(
         )
         for name in names
     ]
-    notes = [task_set.note, UNSAFE if execution == "unsafe" else None]
+    left_out = ", ".join(sorted(task_set.left_out))
+    notes = [task_set.note, UNSAFE if execution == "unsafe" else None, _doubt(rows)]
+    notes += [f"left out, by --leave_out: {left_out}"] if left_out else []
     return CodeResult(
         title=_title(task_set, config),
         notes=[note for note in notes if note],
-        tasks=len(task_set.tasks),
+        tasks=len(task_set.kept),
         execution=execution,
         self_test=checks and checks.self_test,
         ceilings=checks.ceilings if checks else {},
         variants=rows,
+    )
+
+
+def _doubt(rows: Sequence[VariantResult]) -> str | None:
+    """What a reader has to know of programs that may have failed by the machine's fault."""
+    count = sum(row.doubtful for row in rows)
+    endings = sorted({e for row in rows for e in row.outcomes if Outcome(False, e).is_doubtful})
+    if not count:
+        return None
+    return (
+        f"{count:,} programs failed in a way that may be this machine's fault "
+        f"({', '.join(endings)}), the second time alone; the same command tries them again"
     )
 
 
@@ -161,7 +180,7 @@ def _title(task_set: TaskSet, config: InfillCodeConfig) -> str:
     what = Path(config.samples).name if config.samples else f"{config.model}{revision}"
     trials = "" if config.samples else f", {config.num_trials} completions of each"
     unsafe = " [UNSAFE: no sandbox]" if config.execute == "unsafe" else ""
-    return f"{what} on {task_set.name}: {len(task_set.tasks):,} tasks{trials}{unsafe}"
+    return f"{what} on {task_set.name}: {len(task_set.kept):,} tasks{trials}{unsafe}"
 
 
 def _named(networks: Networks | None, config: InfillCodeConfig) -> list[tuple[str, Network]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ def read_rows(path: Path, fields: Sequence[str]) -> Iterator[tuple[int, dict[str
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
             for row, line in enumerate(file, start=1):
+                line = line if row > 1 else line.removeprefix(BOM_UTF8)
                 if line.strip():
                     yield row, _fields(_record(line, f"{path}, row {row}"), fields, path, row)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -52,4 +54,12 @@ def _fields(record: dict[str, Any], fields: Sequence[str], path: Path, row: int)
             raise ValueError(
                 f"{path}, row {row}: {name} {what}; expected text in each of {', '.join(fields)}"
             )
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            half = value[error.start].encode("unicode-escape").decode()
+            raise ValueError(
+                f"{path}, row {row}: {name} has {half} at character {error.start}, half of a "
+                "surrogate pair; expected text: write both halves, or none"
+            ) from None
     return {name: str(value) for name, value in found.items()}

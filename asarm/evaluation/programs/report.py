@@ -21,6 +21,7 @@ NOTE = (
     "Oracle length: as many tokens as the reference. Costs are means per completion."
 )
 EXAMPLE_LINES = 4
+DOUBTFUL = "machine's fault?"
 COSTS: dict[str, tuple[str, Callable[[float], str]]] = {
     "num_tokens": ("tokens", "{:.1f}".format),
     "nfe": ("NFE", "{:.1f}".format),
@@ -36,16 +37,21 @@ def table(result: CodeResult) -> tuple[list[str], list[list[str]]]:
     costs = [c for c in COSTS if any(v.costs[c] for v in result.variants)]
     head = ["method", *(f"pass@{k}" for k in ks)]
     head += ["pass@1 with suffix", "empty suffix"] if ks else []
+    shows_doubtful = any(v.doubtful for v in result.variants)
+    head += [DOUBTFUL] if shows_doubtful else []
     head += [COSTS[cost][0] for cost in costs]
-    return head, [_row(variant, ks, costs) for variant in result.variants]
+    return head, [_row(variant, ks, costs, shows_doubtful) for variant in result.variants]
 
 
-def _row(variant: VariantResult, ks: Sequence[int], costs: Sequence[str]) -> list[str]:
+def _row(
+    variant: VariantResult, ks: Sequence[int], costs: Sequence[str], shows_doubtful: bool
+) -> list[str]:
     found = {rates.k: rates for rates in variant.rates}
     cells = [_percent(found[k].all) if k in found else "-" for k in ks]
     if ks:
         first = found.get(1)
         cells += [_percent(first.with_suffix), _percent(first.empty_suffix)] if first else ["-"] * 2
+    cells += [f"{variant.doubtful:,}"] if shows_doubtful else []
     cells += [_cost(variant.costs[cost], cost) for cost in costs]
     return [variant.name, *cells]
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from asarm.evaluation.items import Record
 from asarm.evaluation.programs.passk import Rate, pass_at_k, rate
+from asarm.evaluation.programs.sandbox import Outcome
 from asarm.evaluation.programs.scoring import Ceiling, SelfTest
 from asarm.evaluation.programs.task import Task
 from asarm.evaluation.statistics import Estimate, clustered_estimate
@@ -35,6 +36,7 @@ class VariantResult:
         samples: completions of a task, of the task that has fewest.
         rates: pass@k for each k of 1, 10 and 100 that there are enough completions for.
         outcomes: how many completions ended how.
+        doubtful: how many of them count as failed, and the machine may be at fault.
         costs: mean and standard error a completion, None where they were not measured.
     """
 
@@ -42,6 +44,7 @@ class VariantResult:
     samples: int
     rates: list[Rates]
     outcomes: dict[str, int]
+    doubtful: int
     costs: dict[str, Estimate | None]
 
 
@@ -85,11 +88,13 @@ def variant_result(
     counts = Counter(record["item"] for record in generated)
     samples = min(counts.values(), default=0)
     outcomes = Counter(record["result"] for record in scored)
+    doubtful = sum(n for ending, n in outcomes.items() if Outcome(False, ending).is_doubtful)
     return VariantResult(
         name=name,
         samples=samples,
         rates=[_rates(k, tasks, passed) for k in KS if k <= samples and passed],
         outcomes=dict(outcomes.most_common()),
+        doubtful=doubtful,
         costs={cost: _cost(cost, tasks, generated) for cost in COSTS},
     )
 

@@ -24,7 +24,7 @@ def read_samples(path: str | Path, task_set: TaskSet, max_items: int | None = No
     Args:
         path: a .jsonl or .jsonl.gz; other fields than task_id and completion are not read.
         task_set: all its tasks.
-        max_items: what belongs to later tasks is left out.
+        max_items: what belongs to later tasks, or to one that the set leaves out, is not read.
 
     Raises:
         ValueError: the file is damaged, names a task that the set does not have, or has no
@@ -32,7 +32,8 @@ def read_samples(path: str | Path, task_set: TaskSet, max_items: int | None = No
     """
     path = Path(path).expanduser()
     items = {task.task_id: item for item, task in enumerate(task_set.tasks)}
-    wanted = task_set.first(max_items).tasks
+    part = task_set.first(max_items)
+    items_wanted = {items[task.task_id] for task in part.kept}
     counts: Counter[str] = Counter()
     records: list[Record] = []
     for row, record in read_rows(path, FIELDS):
@@ -42,14 +43,14 @@ def read_samples(path: str | Path, task_set: TaskSet, max_items: int | None = No
                 f"{path}, row {row}: task_id {name} is none of the {len(items):,} of "
                 f"{task_set.name}; give the --dataset that the file was made for"
             )
-        if items[name] < len(wanted):
+        if items[name] in items_wanted:
             about = {"item": items[name], "variant": path.name, "trial": counts[name]}
             records.append({**about, **record})
         counts[name] += 1
-    absent = [task.task_id for task in wanted if task.task_id not in counts]
+    absent = [task.task_id for task in part.kept if task.task_id not in counts]
     if absent:
         raise ValueError(
-            f"{path} has no completion of {len(absent):,} of {len(wanted):,} tasks, {absent[0]} "
+            f"{path} has no completion of {len(absent):,} of {len(part.kept):,} tasks, {absent[0]} "
             "among them; add empty ones to count them as failed, or score the first N by "
             "--max_items N"
         )

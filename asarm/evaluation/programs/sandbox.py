@@ -11,10 +11,12 @@ in its own sandbox, so that a verdict cannot be forged:
   nor a way to see the other process. Frames, gc, patched builtins, native code and exits reach
   only what it has itself: its own answers. To pass, it has to answer as the tests want.
 
-What this leaves of Python's freedom: objects of a program's own classes stay in its process and
-equal nothing but themselves; builtins used in a test are Python's even where the program names
-its own alike; the program's text has to be whole without the test's; tests give the program plain
-values only.
+What this leaves of Python's freedom: objects of a program's own classes, but for named tuples and
+errors, stay in its process and equal nothing but themselves; builtins used in a test are Python's
+even where the program names its own alike; the program's text has to be whole without the test's;
+tests give the program plain values (`inside.values`) and what they got from it, no functions,
+objects or files of their own; what a program keeps of its arguments, and what it has returned, is
+not changed by what the tests do to theirs later.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from typing import IO, Any, NamedTuple
 from asarm.evaluation.programs.inside import guest, judge
 from asarm.evaluation.programs.isolation import Isolation, environment
 from asarm.evaluation.programs.processes import (
-    LAST_EXIT_CODE,
+    CLOSED_PIPES,
     Process,
     end,
     how_it_ended,
@@ -44,6 +46,8 @@ from asarm.evaluation.programs.processes import (
 )
 
 START_SECONDS = 120.0  # for a sandbox to start on a machine that has much else to do
+TIMED_OUT, NO_SANDBOX, CANNOT_RUN = "timed out", "no sandbox", "cannot be run"
+MACHINES = (TIMED_OUT, NO_SANDBOX, "killed: SIGKILL", CLOSED_PIPES)  # it may be at fault
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ class Limits:
     Without isolation the superuser's processes are not counted, and an ordinary user's all are.
     """
 
-    seconds: float = 10.0  # by the wall's clock, from the moment that the sandbox stands
+    seconds: float = 100.0  # by the wall's clock, generously: the machine may be busy
     cpu_seconds: float = 10.0  # per process, in whole seconds
     memory_bytes: int = 512 << 20  # address space, per process
     output_bytes: int = 4 << 20  # of one answer to the tests; what is printed goes nowhere
@@ -72,6 +76,11 @@ class Outcome:
     passed: bool
     result: str
 
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether the machine may be at fault: it was busy, out of memory, or made no sandbox."""
+        return self.result.startswith(MACHINES)
+
 
 class Program(NamedTuple):
     """A program, and the test that it has to pass."""
@@ -88,16 +97,13 @@ def run_programs(
     limits: Limits = DEFAULT_LIMITS,
     workers: int | None = None,
 ) -> Iterator[tuple[int, Outcome]]:
-    """The place and outcome of every program, as they finish.
+    """The place and outcome of every program, as they finish; some are doubtful (`Outcome`).
 
     Args:
         programs: what to run, equal ones as often as they are there.
         isolation: from `isolation.find_isolation`.
         limits: for every single program.
         workers: how many programs run at once; as many as there are cores by default.
-
-    Raises:
-        RuntimeError: a sandbox does not start, or a test cannot be run in one.
     """
     runs = Runs(isolation, limits)
     pool = ThreadPoolExecutor(workers or len(os.sched_getaffinity(0)))
@@ -125,6 +131,12 @@ class Runs:
 
     def run(self, program: Program) -> Outcome:
         """The outcome of one program; with isolation, all that it started ends with it."""
+        try:
+            return self._run(program)
+        except OSError as error:  # no process, pipe or file is to be had here
+            return Outcome(False, f"{NO_SANDBOX}: {error.strerror or error}")
+
+    def _run(self, program: Program) -> Outcome:
         token = token_hex(16)
         with ExitStack() as stack:
             job, *errors = (stack.enter_context(tempfile.TemporaryFile()) for _ in range(3))
@@ -193,21 +205,22 @@ class Runs:
         token: str,
         errors: Sequence[IO[bytes]],
     ) -> Outcome:
-        """What the tests' process reports.
-
-        Raises:
-            RuntimeError: the report is missing, for reasons that are not the program's.
-        """
+        """What the tests' process reports."""
         if read_line(test_side, START_SECONDS) != {"started": True}:
-            texts = [last_line(error) for error in errors]
-            raise RuntimeError(f"a sandbox does not start: {'; '.join(filter(None, texts))}")
+            return self._no_sandbox("it does not start", errors)
         report = read_line(test_side, self._limits.seconds)
         if report is None:
-            return Outcome(False, "timed out")
-        if report.get("token") == token and "result" in report:
-            return Outcome(report["result"] == "passed", report["result"])
-        if report.get("token") == token and "gone" in report:
+            return Outcome(False, TIMED_OUT)
+        if report.get("token") != token:  # the answers were too much for it, or the machine's fault
+            ending = how_it_ended(test_side)
+            killed = ending.startswith("killed")
+            return Outcome(False, ending) if killed else self._no_sandbox(ending, errors)
+        if "cannot" in report:
+            return Outcome(False, f"{CANNOT_RUN}: {report['cannot']}")
+        if "gone" in report:
             return Outcome(False, how_it_ended(program_side))
-        if not report and test_side.wait() > LAST_EXIT_CODE:  # the answers were too much for it
-            return Outcome(False, how_it_ended(test_side))
-        raise RuntimeError(f"a test cannot be run: {report.get('cannot') or last_line(errors[1])}")
+        return Outcome(report["result"] == "passed", report["result"])
+
+    def _no_sandbox(self, what: str, errors: Sequence[IO[bytes]]) -> Outcome:
+        texts = filter(None, map(last_line, errors))
+        return Outcome(False, ": ".join([NO_SANDBOX, "; ".join([what, *texts])]))

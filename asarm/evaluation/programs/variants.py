@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from asarm.distribution import Distribution
 from asarm.evaluation.programs.config import InfillCodeConfig
 from asarm.sampling import lossless_names
 
@@ -85,7 +87,10 @@ def check(config: InfillCodeConfig) -> None:
     for name, value in numbers.items():
         if value not in (None, "auto") and value < 1:
             raise ValueError(f"{name} is {value}; expected at least 1")
-    if not config.timeout > 0:
+    Distribution(
+        0, config.temperature, config.top_k, config.top_p
+    )  # refuses what cannot be
+    if not 0 < config.timeout < math.inf:
         raise ValueError(f"timeout is {config.timeout}; expected seconds above 0")
     if config.samples is not None and config.execute == "none":
         raise ValueError("samples can only be scored, and execute is none; take sandbox")

@@ -14,6 +14,7 @@ from asarm.evaluation.prose.cells import Networks, Variant
 from asarm.evaluation.prose.config import InfillProseConfig
 from asarm.evaluation.study import timed
 from asarm.infilling import Infilling, infill, reference_lengths
+from asarm.sampling import sampler_of
 
 MARK = "\ue000"  # of a blank: a character that is in nobody's text, for ___ is in LAMBADA's
 MOST_TOKENS = 32  # of a sentence whose length is not known
@@ -88,9 +89,7 @@ def oracle_length(tokenizer: PreTrainedTokenizerBase, blank: Blank) -> int:
 def sampling(variant: Variant, config: InfillProseConfig) -> dict[str, Any]:
     """The options of `asarm.sample`."""
     return {
-        "method": variant.method,
-        "k": config.k,
-        "steps": variant.steps,
+        "sampler": sampler_of(variant.method, k=config.k, steps=variant.steps),
         "temperature": config.temperature,
         "top_k": 1 if variant.greedy else config.top_k,
         "top_p": config.top_p,

@@ -17,12 +17,14 @@ class InfillProseConfig:
         model: "demo" (bundled), a local folder, or a hub name.
         revision: branch, tag or commit of the model on the hub.
         dataset: "rocstories", "heldout" (bundled: five consecutive sentences an item), "lambada",
-            "hellaswag", or a file in one of their formats. If null, rocstories where its file lies
-            in eval_datasets/, else heldout.
+            "hellaswag", or a file in one of their formats; "lambada:FILE" where nothing in a file
+            tells that each of its lines is a passage. If null, rocstories where its file lies in
+            eval_datasets/, else heldout.
         output_dir: the run's folder; the same command goes on where it stopped.
-        overwrite: throw away what the folder holds of a run with other settings.
-        max_items: how many items, from the first one on.
-        num_trials: fillings of each blank; what is not sampled is done once.
+        overwrite: throw away what the folder holds, and begin anew.
+        max_items: how many items, from the first one on. It can be raised in the same folder, not
+            lowered.
+        num_trials: fillings of each blank; what is not sampled is done once. It can be raised, too.
         protocol: of stories: "middle" (the third of five sentences is blank), "short_prompt" (the
             second to fourth are), or "both".
         length: "oracle" (a blank has as many tokens as the reference: the published protocol),

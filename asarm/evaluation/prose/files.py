@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+LONG, MANY = 60, 12  # characters of a column's name and columns that a message shows
 UNPACK: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.decompress, ".bz2": bz2.decompress}
 
 
@@ -72,7 +73,9 @@ def require_columns(where: str, given: Iterable[str], expected: Sequence[str]) -
     columns = list(given)
     missing = [name for name in expected if name not in columns]
     if missing:
-        raise ValueError(f"{where} has no column {missing[0]}, only: {', '.join(columns)}")
+        shown = ", ".join(column[:LONG] for column in columns[:MANY])
+        more = f" and {len(columns) - MANY} more" if len(columns) > MANY else ""
+        raise ValueError(f"{where} has no column {missing[0]}, only: {shown}{more}")
 
 
 def text_at(where: str, record: dict[str, Any], column: str) -> str:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from asarm.evaluation.prose.files import json_records, read_lines, require_columns, text_at
@@ -15,6 +16,8 @@ from asarm.evaluation.prose.files import json_records, read_lines, require_colum
 SENTENCES = [f"InputSentence{number}" for number in range(1, 5)]
 ENDINGS = ["RandomFifthSentenceQuiz1", "RandomFifthSentenceQuiz2"]
 CLOZE = ["InputStoryid", *SENTENCES, *ENDINGS, "AnswerRightEnding"]
+TITLED = ["storyid", *(f"sentence{number}" for number in range(1, 6))]  # storytitle is not read
+DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 CHOICES = ["ctx", "endings", "label"]
 NUM_ENDINGS = 4  # of a question in HellaSwag's text format: six lines in all
 
@@ -47,55 +50,90 @@ Items = list[Story] | list[Passage] | list[Question]
 Records = Iterable[tuple[str, dict[str, Any]]]  # each after the words that name where it stands
 
 
-def read_items(path: str | Path) -> tuple[str, Items]:
+def read_items(path: str | Path, kind: str | None = None) -> tuple[str, Items]:
     """What kind of items a file has ("stories", "lambada" or "hellaswag"), and the items.
 
-    Formats: a ROCStories cloze csv; LAMBADA as one passage a line, or as JSON lines with `text`;
-    HellaSwag as six lines an item, or as JSON lines with `ctx`, `endings` and `label`. Each may be
-    compressed (.gz, .bz2).
+    Formats: ROCStories as csv, cloze or with titles, between commas, semicolons or tabs; LAMBADA as
+    one passage a line in a file that is named so, or as JSON lines with `text`; HellaSwag as six
+    lines an item, or as JSON lines with `ctx`, `endings` and `label`. Each may be compressed (.gz,
+    .bz2).
+
+    Args:
+        path: the file.
+        kind: what it holds, where neither its columns nor its name tell.
 
     Raises:
         ValueError: none of these formats, or a damaged file; in one line, with the file's line.
     """
     path = Path(path).expanduser()
     lines = read_lines(path)
-    kind, read = _format(path, lines)
+    kind, read = _format(path, lines, kind)
     return kind, read(path, lines)
 
 
-def _format(path: Path, lines: Sequence[str]) -> tuple[str, Callable[[Path, list[str]], Items]]:
-    if lines[0].startswith("{"):
+def _format(
+    path: Path, lines: Sequence[str], kind: str | None
+) -> tuple[str, Callable[[Path, list[str]], Items]]:
+    if kind != "stories" and (lines[0].startswith("{") or ".jsonl" in path.suffixes):
         _, record = next(json_records(path, lines[:1]))
         if "text" in record:
             return "lambada", _passages_of_json
         require_columns(f"{path} line 1", record, CHOICES)
         return "hellaswag", _questions_of_json
-    if ".csv" in path.suffixes or {CLOZE[0], CLOZE[-1]} <= set(lines[0].split(",")):
+    if kind == "stories" or (kind is None and _has_columns(path, lines[0])):
         return "stories", read_stories
     labels = [line.strip().isdigit() for line in lines[1::6]]
-    if labels and sum(labels) > len(labels) / 2:
+    if kind == "hellaswag" or (kind is None and sum(labels) > len(labels) / 2):
         return "hellaswag", _questions_of_text
-    return "lambada", _passages_of_text
+    if kind == "lambada" or "lambada" in path.name.lower():
+        return "lambada", _passages_of_text
+    raise ValueError(
+        f"{path} is in no format that its first lines tell (ROCStories as csv, HellaSwag in six "
+        f"lines an item, JSON lines with text or ctx): say what it holds, such as --dataset "
+        f"{quote(f'lambada:{path}')} for a passage a line, whose last word is to be found"
+    )
+
+
+def _has_columns(path: Path, header: str) -> bool:
+    """Whether a file is meant as a table, by its name or by its columns."""
+    columns = set(_cells(header, _delimiter(header)))
+    known = any({names[0], names[-1]} <= columns for names in (CLOZE, TITLED))
+    return known or not {".csv", ".tsv"}.isdisjoint(path.suffixes)
+
+
+def _delimiter(header: str) -> str:
+    """What stands between the cells: where it is cut there, most of the columns are known."""
+    known = {*CLOZE, *TITLED}
+    return max(DELIMITERS, key=lambda delimiter: len(known & set(_cells(header, delimiter))))
+
+
+def _cells(line: str, delimiter: str) -> list[str]:
+    return next(csv.reader([line], delimiter=delimiter))
 
 
 def read_stories(path: Path, lines: list[str]) -> list[Story]:
-    """The stories of a ROCStories cloze csv, each with its right ending."""
-    rows = csv.reader((line + "\n" for line in lines), strict=True)
+    """The stories of a ROCStories csv; of a cloze one, each with its right ending."""
+    delimiter = _delimiter(lines[0])
+    rows = csv.reader((line + "\n" for line in lines), delimiter=delimiter, strict=True)
     stories: list[Story] = []
     seen: dict[str, int] = {}
     try:
         header = next(rows)
-        require_columns(f"{path} line 1", header, CLOZE)
+        expected = CLOZE if set(TITLED).isdisjoint(header) else TITLED
+        require_columns(f"{path} line 1", header, expected)
         for row in rows:
             where = f"{path} line {rows.line_num}"
             if len(row) != len(header):
-                raise ValueError(f"{where} has {len(row)} cells; expected {len(header)}")
+                raise ValueError(
+                    f"{where} has {len(row)} cells; expected {len(header)}, as many as columns, "
+                    f"between {DELIMITERS[delimiter]}"
+                )
             record = dict(zip(header, row, strict=True))
-            name = text_at(where, record, "InputStoryid")
+            name = text_at(where, record, expected[0])
             if name in seen:
                 raise ValueError(f"{where} has story {name} again, after line {seen[name]}")
             seen[name] = rows.line_num
-            stories.append(_story(where, record))
+            stories.append(_story(where, record, expected))
     except csv.Error as error:
         raise ValueError(f"{path} line {rows.line_num} is no csv ({error}); repair it") from None
     if not stories:
@@ -103,7 +141,9 @@ def read_stories(path: Path, lines: list[str]) -> list[Story]:
     return stories
 
 
-def _story(where: str, record: dict[str, str]) -> Story:
+def _story(where: str, record: dict[str, str], expected: list[str]) -> Story:
+    if expected is TITLED:
+        return Story(tuple(text_at(where, record, column) for column in TITLED[1:]))
     label = record["AnswerRightEnding"].strip()
     if label not in ("1", "2"):
         raise ValueError(f"{where} has {label!r} in AnswerRightEnding; expected 1 or 2")

@@ -42,10 +42,17 @@ from asarm.rows import Backbone
 PROTOCOL = "ending"
 NOTE = (
     "Accuracy x 100, mean ± standard error over items. Joint: the ending with the highest log p of "
-    "all its tokens given the context, and of nothing else; per token: that divided by its number "
-    "of tokens. Seconds are per item, four endings; log p/token is the right ending's."
+    "all its tokens given the context, and of nothing else; per token, byte and character: that "
+    "divided by the number of its tokens, of its bytes in UTF-8 and of its characters. One network "
+    "call (NFE) an item: its endings are a batch. Seconds are per item; log p/token is the right "
+    "ending's."
 )
-RULES = {"joint log-probability": "choice", "log-probability per token": "choice_per_token"}
+RULES = {
+    "joint log-probability": "choice",
+    "log-probability per token": "choice_per_token",
+    "log-probability per byte": "choice_per_byte",
+    "log-probability per character": "choice_per_character",
+}
 
 
 @dataclass(frozen=True)
@@ -72,7 +79,7 @@ class Endings:
         rows = [
             row_of(f"{variant.name}, {rule}", own, _measures(field))
             for variant in variants(self.config)
-            if (own := [r for r in records if r["variant"] == variant.name])
+            if (own := [self._chosen(r) for r in records if r["variant"] == variant.name])
             for rule, field in RULES.items()
         ]
         table = ResultTable("the ending that follows", ("accuracy",), [*rows, self._chance()])
@@ -82,7 +89,7 @@ class Endings:
     def _example(self, records: Sequence[Record]) -> Example:
         first = first_item(records)
         question = self.questions[first]
-        own = {record["variant"]: record for record in records if record["item"] == first}
+        own = {r["variant"]: self._chosen(r) for r in records if r["item"] == first}
         chosen = [
             (f"{variant.name}, {rule}", question.endings[own[variant.name][field]])
             for variant in variants(self.config)
@@ -91,6 +98,11 @@ class Endings:
         ]
         right = question.endings[question.label]
         return Example(PROTOCOL, question.context + " ", "", right, chosen)
+
+    def _chosen(self, record: Record) -> Record:
+        """The line with what each rule chooses, which lines of earlier versions lack."""
+        question = self.questions[record["item"]]
+        return record | choices(question, record["log_probs"], record["num_tokens"])
 
     def _chance(self) -> Row:
         shares = [100 / len(question.endings) for question in self.questions]
@@ -105,7 +117,7 @@ def choose_endings(
     *,
     off_the_shelf: Network | None = None,
 ) -> ProseResult:
-    """Choose the ending of each question by its log-probability, and by that per token.
+    """Choose the ending of each question by its log-probability, and by that per token and so on.
 
     Arguments are those of `fill_stories`. Nothing is drawn: there is one trial.
     """
@@ -132,22 +144,41 @@ def answer(network: Network, question: Question) -> Record:
             f"{question.context} {MARK}",
             question.endings,
             blank=MARK,
+            batch_size=len(question.endings),
         ),
         network.model.device,
     )
+    log_probs = [found.log_prob for found in scores]
+    num_tokens = [found.num_tokens for found in scores]
     return {
         "label": question.label,
-        "choice": int(np.argmax([found.log_prob for found in scores])),
-        "choice_per_token": int(np.argmax([found.per_token for found in scores])),
-        "log_probs": [found.log_prob for found in scores],
-        "num_tokens": [found.num_tokens for found in scores],
+        **choices(question, log_probs, num_tokens),
+        "log_probs": log_probs,
+        "num_tokens": num_tokens,
         "seconds": seconds,
+    }
+
+
+def choices(
+    question: Question, log_probs: Sequence[float], num_tokens: Sequence[int]
+) -> dict[str, int]:
+    """The number of the ending that each of `RULES` chooses, by the name of its field."""
+    sizes: list[Sequence[int]] = [
+        [1] * len(log_probs),
+        num_tokens,
+        [len(ending.encode()) for ending in question.endings],
+        [len(ending) for ending in question.endings],
+    ]
+    return {
+        field: int(np.argmax(np.divide(log_probs, size)))
+        for field, size in zip(RULES.values(), sizes, strict=True)
     }
 
 
 def _measures(field: str) -> dict[str, Measure]:
     return {
         "accuracy": lambda record: 100.0 * (record[field] == record["label"]),
+        "nfe": lambda record: 1.0,
         "seconds": lambda record: record["seconds"],
         "log_prob_per_token": lambda record: (
             record["log_probs"][record["label"]] / record["num_tokens"][record["label"]]

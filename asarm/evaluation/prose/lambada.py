@@ -35,7 +35,7 @@ from asarm.evaluation.prose.results import (
     rows_of,
 )
 from asarm.rows import Backbone
-from asarm.schedule import keyed_seed
+from asarm.schedule import recorded_seed
 
 PROTOCOL = "last word"
 MOST_STEPS = 4  # a word has few tokens: with more steps "parallel" is the sequential sampler
@@ -67,7 +67,7 @@ class LastWords:
     def compute(self, cell: Cell, items: Sequence[int], networks: Networks) -> list[Record]:
         found = [self.passages[item] for item in items]
         blanks = [Blank(passage.context + " ", passage.last_word) for passage in found]
-        seeds = [keyed_seed(self.config.seed, "word", cell.trial, item) for item in items]
+        seeds = [recorded_seed(self.config.seed, "word", cell.trial, item) for item in items]
         records = fill_blanks(networks, blanks, cell.variant, self.config, seeds)
         return [
             {

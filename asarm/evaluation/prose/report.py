@@ -15,7 +15,7 @@ from rich.text import Text
 from asarm.evaluation.drawing import FAINT, INK, RC, new_figure, png, tidy
 from asarm.evaluation.example import BLANKED, FILLED, GIVEN, printable
 from asarm.evaluation.prose.results import COSTS, Example, ProseResult, ResultTable, Row, Score
-from asarm.evaluation.tables import markdown_table, show_table
+from asarm.evaluation.tables import markdown_image, markdown_table, show_table
 
 HEADINGS = {  # and decimals in the terminal
     "rouge1": ("ROUGE-1", 1),
@@ -41,7 +41,7 @@ def markdown(result: ProseResult) -> str:
     for table in result.tables:
         head, rows = cells(table, more=1, costs_with_errors=True)
         lines += [f"## {table.title}", "", *markdown_table(head, rows), ""]
-    lines += [f"![{result.title}]({figure_name(result)})", ""]
+    lines += [markdown_image(result.title, figure_name(result)), ""]
     for example in result.examples:
         lines += [f"## An item: {example.title}", "", *_quoted(example), ""]
     return "\n".join(lines)

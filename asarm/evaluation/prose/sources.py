@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from asarm.evaluation.blocks import CHECKOUT
+from asarm.evaluation.eval_datasets import find, place
 from asarm.evaluation.prose.formats import (
     Items,
     Records,
@@ -16,8 +17,8 @@ from asarm.evaluation.prose.formats import (
 )
 from asarm.evaluation.prose.heldout import held_out_stories
 
-FOLDER = "eval_datasets"
 STORIES_FILE = "cloze_test_val__spring2016.csv"
+KINDS = ("stories", "lambada", "hellaswag")
 
 
 @dataclass(frozen=True)
@@ -60,34 +61,38 @@ def load_prose(dataset: str | None = None) -> Prose:
         ValueError: they cannot be had (says where to get and where to put them), or are damaged.
     """
     if dataset is None:
-        dataset = "rocstories" if find(STORIES_FILE) else "heldout"
+        dataset = "rocstories" if find(STORIES_FILE, CHECKOUT) else "heldout"
     if dataset == "heldout":
         return Prose("held-out prose", "stories", held_out_stories())
     if dataset == "rocstories":
-        return Prose("ROCStories", *read_items(_stories_file()))
+        return Prose("ROCStories", *read_items(_stories_file(), "stories"))
     if dataset in ON_HUB:
-        path = find(ON_HUB[dataset].file)
+        path = find(ON_HUB[dataset].file, CHECKOUT)
         name = {"lambada": "LAMBADA", "hellaswag": "HellaSwag"}[dataset]
-        return Prose(name, *read_items(path)) if path else Prose(name, dataset, _fetch(dataset))
-    if not Path(dataset).expanduser().is_file():
+        return (
+            Prose(name, *read_items(path, dataset))
+            if path
+            else Prose(name, dataset, _fetch(dataset))
+        )
+    kind, _, file = dataset.partition(":")
+    if Path(dataset).expanduser().is_file() or kind not in KINDS:
+        kind, file = "", dataset
+    if not Path(file).expanduser().is_file():
         names = ", ".join(["rocstories", "heldout", *ON_HUB])
-        raise ValueError(f"dataset is {dataset!r}; expected {names}, or an existing file")
-    return Prose(Path(dataset).name, *read_items(dataset))
-
-
-def find(file: str) -> Path | None:
-    """The file in `eval_datasets/` of the checkout or of the current directory, if it is there."""
-    paths = (folder / FOLDER / file for folder in (CHECKOUT, Path()))
-    return next((path for path in paths if path.is_file()), None)
+        raise ValueError(
+            f"dataset is {dataset!r}; expected {names}, or an existing file, behind "
+            f"{', '.join(KINDS)} and a colon where its columns do not tell what it holds"
+        )
+    return Prose(Path(file).name, *read_items(file, kind or None))
 
 
 def _stories_file() -> Path:
-    path = find(STORIES_FILE)
+    path = find(STORIES_FILE, CHECKOUT)
     if path is None:
         raise ValueError(
             f"cannot find {STORIES_FILE} (ROCStories cloze, validation, spring 2016): ask its "
             f"authors for it (https://cs.rochester.edu/nlp/rocstories) and put it into "
-            f"{CHECKOUT / FOLDER}"
+            f"{place(CHECKOUT)}"
         )
     return path
 
@@ -103,6 +108,6 @@ def _fetch(dataset: str) -> Items:
         reason = str(error).splitlines()[0].rstrip(".")
         raise ValueError(
             f"cannot get {hub.name} from the hub ({reason}); check the network, or put "
-            f"{hub.file} into {CHECKOUT / FOLDER} (its README.md says where from)"
+            f"{hub.file} into {place(CHECKOUT)} (its README.md says where from)"
         ) from None
     return hub.read((f"{hub.name} row {n}", dict(row)) for n, row in enumerate(rows, start=1))

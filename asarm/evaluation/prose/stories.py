@@ -35,9 +35,9 @@ from asarm.evaluation.prose.results import (
     predictions,
     rows_of,
 )
-from asarm.evaluation.prose.rouge import KINDS, rouge
+from asarm.evaluation.prose.rouge import KINDS, LETTERS_NOTE, needs_any_letters, rouge
 from asarm.rows import Backbone
-from asarm.schedule import keyed_seed
+from asarm.schedule import recorded_seed
 
 BLANKED = {"middle": (2, 3), "short_prompt": (1, 4)}  # the first sentence, and one behind the last
 TITLES = {
@@ -60,10 +60,18 @@ class Stories:
     stories: Sequence[Story]
     config: InfillProseConfig
     name: str = "stories"
+    any_letters: bool | None = None  # of ROUGE's words; as the stories need it if None
 
     @property
     def num_items(self) -> int:
         return len(self.stories)
+
+    @cached_property
+    def has_any_letters(self) -> bool:
+        """Whether words are those of any script, and not rouge-score's own."""
+        if self.any_letters is None:
+            return needs_any_letters(text for story in self.stories for text in story.sentences)
+        return self.any_letters
 
     @cached_property
     def cells(self) -> list[Cell]:
@@ -77,11 +85,15 @@ class Stories:
             records = [copied(self.stories[item], cell.protocol) for item in items]
         else:
             key = self.config.seed, "fill", cell.protocol, cell.trial
-            seeds = [keyed_seed(*key, item) for item in items]
+            seeds = [recorded_seed(*key, item) for item in items]
             records = fill_blanks(networks, blanks, cell.variant, self.config, seeds)
-        return [
-            {**record, "reference": blank.reference, **rouge(record["prediction"], blank.reference)}
+        scores = [
+            rouge(record["prediction"], blank.reference, any_letters=self.has_any_letters)
             for record, blank in zip(records, blanks, strict=True)
+        ]
+        return [
+            {**record, "reference": blank.reference, **found}
+            for record, blank, found in zip(records, blanks, scores, strict=True)
         ]
 
     def result(self, records: Sequence[Record]) -> ProseResult:
@@ -98,7 +110,8 @@ class Stories:
                 Example(TITLES[protocol], blank.before, blank.after, blank.reference, found)
             )
         title = title_of(self.config, self.name, f"{self.num_items} stories", trials=True)
-        return ProseResult(title, NOTE, tables, examples, records)
+        note = f"{NOTE} {LETTERS_NOTE}" if self.has_any_letters else NOTE
+        return ProseResult(title, note, tables, examples, records)
 
 
 def fill_stories(

@@ -6,19 +6,25 @@ its own answers.
 
 from __future__ import annotations
 
+import builtins
 import operator
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from asarm.evaluation.programs.inside.confine import refuse_system_calls, set_limits
-from asarm.evaluation.programs.inside.wire import Broken, Channel, decode, describe_error, encode
+from asarm.evaluation.programs.inside.values import Decoder, Encoder
+from asarm.evaluation.programs.inside.wire import Broken, Channel
 
-Values = list[Any]  # what the tests hold from afar; a value's place is its number
+# an error that cannot even be told
+UNKNOWN: list[Any] = ["error", [[None, "builtins", "Exception", []], "", [], [], None]]
 OPERATIONS: dict[str, Callable[..., Any]] = {
     "call": lambda function, arguments, named: function(*arguments, **named),
     "attribute": getattr,
+    "set attribute": setattr,
     "item": operator.getitem,
+    "set item": operator.setitem,
+    "delete item": operator.delitem,
     "iterate": iter,
     "next": next,
     "length": len,
@@ -36,14 +42,40 @@ def main(arguments: list[str]) -> None:
     set_limits(job["limits"])
     channel.send("started")
     namespace: dict[str, Any] = {}
-    values: Values = []
-    answer(channel, values, lambda: execute(job["source"], namespace))
+    side = Guest()
+    answer(channel, side, lambda request: execute(job["source"], namespace))
     while True:
         try:
-            request = channel.receive()
+            message = channel.receive()
         except Broken:  # the tests are over
             os._exit(0)
-        answer(channel, values, lambda r=request: perform(r, namespace, values))  # type: ignore
+        answer(channel, side, lambda request: perform(request, namespace), message)
+
+
+class Guest:
+    """A `values.Side`: what the tests hold from afar. A value's place is its number."""
+
+    def __init__(self) -> None:
+        self._values: list[Any] = []
+        self._numbers: dict[int, int] = {}  # by identity: one object has one number
+
+    def keep(self, value: object) -> list[Any]:
+        return ["remote", self._number(value)]
+
+    def find(self, name: str, number: Any) -> Any:
+        return getattr(builtins, number) if name == "builtin" else self._values[number]
+
+    def number_of(self, kind: type) -> int:
+        return self._number(kind)
+
+    def class_of(self, number: int | None, make: Callable[[], type]) -> type:
+        return make() if number is None else self._values[number]
+
+    def _number(self, value: object) -> int:
+        if id(value) not in self._numbers:
+            self._numbers[id(value)] = len(self._values)
+            self._values.append(value)
+        return self._numbers[id(value)]
 
 
 def take_standard_streams() -> tuple[int, int]:
@@ -56,33 +88,52 @@ def take_standard_streams() -> tuple[int, int]:
     return incoming, outgoing
 
 
-def execute(source: str, namespace: dict[str, Any]) -> tuple[None, list[None]]:
+def execute(source: str, namespace: dict[str, Any]) -> None:
     exec(compile(source, "<program>", "exec", dont_inherit=True), namespace)
-    return None, []
 
 
-def perform(request: Any, namespace: dict[str, Any], values: Values) -> tuple[Any, list[Any]]:
-    """The outcome of a request, and its arguments as they are now where they may have changed."""
-    operation, *arguments = decode(request, values.__getitem__)
+def perform(request: Any, namespace: dict[str, Any]) -> Any:
+    """The outcome of a request."""
+    operation, *arguments = request
     if operation == "name":
         if arguments[0] not in namespace:
             raise NameError(f"name {arguments[0]!r} is not defined")
-        return namespace[arguments[0]], []
-    outcome = OPERATIONS[operation](*arguments)
-    given = arguments[1] if operation == "call" else ()
-    return outcome, [a if isinstance(a, list | dict | set) else None for a in given]
+        return namespace[arguments[0]]
+    return OPERATIONS[operation](*arguments)
 
 
-def answer(channel: Channel, values: Values, work: Callable[[], tuple[Any, list[Any]]]) -> None:
-    """Send what some work gives, or the error that it raises, exits included."""
+def answer(
+    channel: Channel, side: Guest, work: Callable[[Any], Any], message: Any = (None, ())
+) -> None:
+    """Send what some work gives, or the error that it raises, exits included.
 
-    def keep(value: object) -> list[Any]:
-        values.append(value)
-        return ["remote", len(values) - 1]
-
+    With it goes what the request's containers hold now, where that is something else.
+    """
+    request, contents = message
     try:
-        outcome, changed = work()
-        reply = ["value", encode(outcome, keep), [encode(c, keep) for c in changed]]
+        decoder = Decoder(side, contents)
+        given = decoder.containers
+        kind, outcome = "value", work(decoder.decode(request))
     except BaseException as error:
-        reply = ["error", *describe_error(error)]
+        kind, outcome = "error", error
+    try:
+        reply = pack(side, kind, outcome, given, contents)
+    except BaseException as error:
+        try:
+            reply = pack(side, "error", error, [], [])
+        except BaseException:
+            reply = ["error", UNKNOWN, []]
+        reply[2] = [None] * len(contents) + reply[2]
     channel.send(reply)
+
+
+def pack(
+    side: Guest, kind: str, outcome: Any, given: Sequence[Any], contents: Sequence[Any]
+) -> list[Any]:
+    """A reply: its kind, a value, and what is in containers, None for what is as it was."""
+    encoder = Encoder(side, given)
+    value, now = encoder.encode(outcome), encoder.contents()
+    before = [*contents, *[None] * len(now)]
+    pairs = zip(now, before, strict=False)
+    # by their texts: a list that holds 1 equals one that holds True, and nan equals nothing
+    return [kind, value, [None if repr(n) == repr(b) else n for n, b in pairs]]

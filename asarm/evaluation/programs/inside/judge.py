@@ -10,17 +10,13 @@ import builtins
 import json
 import os
 import sys
+from collections.abc import Callable, Sequence
+from types import BuiltinFunctionType
 from typing import Any
 
 from asarm.evaluation.programs.inside.confine import set_limits
-from asarm.evaluation.programs.inside.wire import (
-    Broken,
-    Channel,
-    Gone,
-    decode,
-    encode,
-    rebuild_error,
-)
+from asarm.evaluation.programs.inside.values import Decoder, Encoder
+from asarm.evaluation.programs.inside.wire import Broken, Channel, Gone
 
 
 class CannotCross(BaseException):
@@ -28,10 +24,16 @@ class CannotCross(BaseException):
 
 
 class Program:
-    """The other process, asked for names, calls and whatever else its values can do."""
+    """The other process, asked for names, calls and whatever else its values can do.
+
+    It is a `values.Side`: what is the program's is known by numbers.
+    """
 
     def __init__(self, channel: Channel):
         self.channel = channel
+        self._remotes: dict[int, Remote] = {}
+        self._classes: dict[int, type] = {}  # of named tuples and errors, made here
+        self._numbers: dict[type, int] = {}
 
     def start(self, job: dict[str, Any]) -> None:
         """Hand over the program; returns when its process is ready, before the program runs."""
@@ -40,33 +42,52 @@ class Program:
             raise self.channel.fail(Broken("it does not start"))
 
     def ask(self, *request: Any) -> Any:
-        """The outcome of an operation: see `guest.OPERATIONS`. Raises what the program raised."""
-        self.channel.send(encode(request, number_of))
-        outcome, changed = self.take()
-        if request[0] == "call":
-            for argument, now in zip(request[2], changed, strict=False):
-                _overwrite(argument, now)
-        return outcome
+        """The outcome of an operation: see `guest.OPERATIONS`. Raises what the program raised.
 
-    def take(self) -> tuple[Any, list[Any]]:
-        """The outcome and the changed arguments in the next answer."""
-        kind, *content = self._reply()
+        What it has changed in the arguments, however deep, is changed.
+        """
+        encoder = Encoder(self)
+        value = encoder.encode(request)
+        self.channel.send([value, encoder.contents()])
+        return self.take(encoder.containers)
+
+    def take(self, given: Sequence[Any] = ()) -> Any:
+        """The outcome in the next answer, about containers that the program was given."""
+        reply = self.channel.receive()
         try:
+            kind, value, contents = reply
+            outcome = Decoder(self, contents, given).decode(value)
             if kind == "value":
-                outcome, changed = content
-                return decode(outcome, self._remote), [decode(c, self._remote) for c in changed]
-            error = rebuild_error(content)
+                return outcome
+            if kind != "error" or not isinstance(outcome, BaseException):
+                raise ValueError("an answer is none")
         except Exception as nonsense:  # only a meddling program can have written it
             reason = f"no answer but nonsense: {type(nonsense).__name__}"
             raise self.channel.fail(Broken(reason)) from None
-        raise error
+        raise outcome
 
-    def _reply(self) -> list[Any]:
-        reply = self.channel.receive()
-        return reply if isinstance(reply, list) and reply else ["nonsense"]
+    def keep(self, value: object) -> list[Any]:
+        """What stands for a value of the program's; the tests' own cannot be left behind."""
+        if isinstance(value, Remote):
+            return ["remote", value._number]
+        name = getattr(value, "__name__", "")
+        if isinstance(value, BuiltinFunctionType) and getattr(builtins, name, None) is value:
+            return ["builtin", name]
+        raise CannotCross(f"a test gives the program a {type(value).__name__}")
 
-    def _remote(self, number: int) -> Remote:
-        return Remote(self, int(number))
+    def find(self, name: str, number: Any) -> Remote:
+        if name != "remote":
+            raise ValueError(f"a message holds a {name}")
+        return self._remotes.setdefault(int(number), Remote(self, int(number)))
+
+    def number_of(self, kind: type) -> int | None:
+        return self._numbers.get(kind)
+
+    def class_of(self, number: int | None, make: Callable[[], type]) -> type:
+        if int(number or 0) not in self._classes:
+            kind = self._classes[int(number or 0)] = make()
+            self._numbers[kind] = int(number or 0)
+        return self._classes[int(number or 0)]
 
 
 class Remote:
@@ -75,8 +96,11 @@ class Remote:
     It equals nothing but itself, however its class compares.
     """
 
+    _program: Program
+    _number: int
+
     def __init__(self, program: Program, number: int):
-        self._program, self._number = program, number
+        self.__dict__.update(_program=program, _number=number)
 
     def _ask(self, operation: str, *arguments: Any) -> Any:
         return self._program.ask(operation, self, *arguments)
@@ -89,8 +113,17 @@ class Remote:
             raise AttributeError(name)
         return self._ask("attribute", name)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._ask("set attribute", name, value)
+
     def __getitem__(self, key: Any) -> Any:
         return self._ask("item", key)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self._ask("set item", key, value)
+
+    def __delitem__(self, key: Any) -> None:
+        self._ask("delete item", key)
 
     def __iter__(self) -> Any:
         return self._ask("iterate")
@@ -106,24 +139,6 @@ class Remote:
 
     def __str__(self) -> str:
         return self._ask("text")
-
-
-def number_of(value: object) -> list[Any]:
-    """What stands for a value of the program's; the tests' own values cannot be left behind."""
-    if isinstance(value, Remote):
-        return ["remote", value._number]
-    raise CannotCross(f"a test gives the program a {type(value).__name__}")
-
-
-def _overwrite(argument: Any, now: Any) -> None:
-    """Do to an argument in place what the program did to its copy."""
-    if type(now) is not type(argument) or argument == now:
-        return
-    argument.clear()
-    if isinstance(argument, list):
-        argument.extend(now)
-    elif isinstance(argument, dict | set):
-        argument.update(now)
 
 
 class Names(dict[str, Any]):

@@ -1,0 +1,92 @@
+"""What the results of an evaluation depend on, by content: a hash of each model and of the data.
+
+It is taken of what was loaded, not of the files, so that it is right whatever happens to these in
+the meantime and wherever they come from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import astuple, is_dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from asarm.data.finite import tokenizer_key
+
+NOT_CONTENT = ("_name_or_path", "transformers_version", "architectures", "dtype")
+
+
+class Network(Protocol):
+    """A model with its tokenizer."""
+
+    @property
+    def model(self) -> Any:
+        """The model."""
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The model's tokenizer."""
+
+
+def fingerprints(config: Any, data: Iterable[Any], networks: Any) -> dict[str, str]:
+    """Those of a run with a model of its own, perhaps another one off the shelf, and a data set.
+
+    Args:
+        config: has the names: `model`, `dataset` and `off_the_shelf`.
+        data: all items of the data set, those that are not evaluated too.
+        networks: has `ours` and `off_the_shelf`, the latter None where there is none.
+    """
+    found = {f"model {config.model}": of_network(networks.ours)}
+    if networks.off_the_shelf is not None:
+        found[f"model {config.off_the_shelf}, off the shelf"] = of_network(networks.off_the_shelf)
+    return found | {f"dataset {config.dataset}": of_items(data)}
+
+
+def of_network(network: Network) -> str:
+    """`of_model` of a pair."""
+    return of_model(network.model, network.tokenizer)
+
+
+def of_model(model: Any, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Of the weights, their precision, the architecture, the draft head and the tokenizer."""
+    architecture = {
+        name: value
+        for name, value in model.config.to_diff_dict().items()
+        if name not in NOT_CONTENT
+    }
+    special = [tokenizer.special_tokens_map, tokenizer_key(tokenizer)]
+    about = json.dumps([architecture, special], sort_keys=True, default=str)
+    content = hashlib.sha256(about.encode())
+    for name, weight in _weights(model):
+        content.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
+        content.update(_bytes(weight))
+    return content.hexdigest()[:32]
+
+
+def of_items(items: Iterable[Any]) -> str:
+    """Of texts or dataclasses, by their values and their order."""
+    values = [astuple(item) if is_dataclass(item) else item for item in items]  # type: ignore[arg-type]
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:32]
+
+
+def of_blocks(blocks: Tensor) -> str:
+    """Of token ids (N, L)."""
+    content = hashlib.sha256(f"{tuple(blocks.shape)} {blocks.dtype}".encode())
+    content.update(_bytes(blocks))
+    return content.hexdigest()[:32]
+
+
+def _weights(model: Any) -> Iterator[tuple[str, Tensor]]:
+    """All weights by name, those of the draft head too, where there is one."""
+    yield from sorted(model.state_dict().items())
+    if (head := getattr(model, "draft_head", None)) is not None:
+        yield from sorted((f"draft_head.{name}", w) for name, w in head.state_dict().items())
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
