@@ -291,9 +291,8 @@ class Run:
         path = self.folder / CONFIG
         if not path.exists():
             return {}, None
-        text = path.read_text(encoding="utf-8")
-        stored = yaml.safe_load(text) if text.startswith(HEADER) else None
-        if not isinstance(stored, dict):
+        stored, text = read_settings(self.folder), path.read_text(encoding="utf-8")
+        if stored is None:
             raise ValueError(f"{path} was not written by a run; take another --output_dir")
         line = text.removeprefix(HEADER).partition("\n")[0]
         is_known = line.startswith(FINGERPRINTS)
@@ -362,6 +361,28 @@ def is_part_of_job() -> bool:
     """Whether the job has other starts than this one: tasks of its array, or before a requeue."""
     restarts = os.environ.get("SLURM_RESTART_COUNT", "0")
     return "SLURM_ARRAY_JOB_ID" in os.environ or restarts != "0"
+
+
+def read_settings(folder: str | Path) -> dict[str, Any] | None:
+    """The settings of the run that a folder holds; None where it holds none.
+
+    Raises:
+        ValueError: they are damaged.
+    """
+    path = Path(folder, CONFIG)
+    try:
+        content = path.read_bytes() if path.is_file() else b""
+        if not content.startswith(HEADER.encode()):
+            return None
+        found = yaml.safe_load(content.decode())
+    except (ValueError, yaml.YAMLError):
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(
+            f"{path} is damaged: it holds no settings; put them back, take another --output_dir, "
+            "or remove the file to begin a run there anew"
+        )
+    return found
 
 
 def environment() -> dict[str, Any]:

@@ -94,8 +94,9 @@ asarm_make_venv() {
 
 # Of two jobs that start together one makes .venv and the other waits for it.
 asarm_make_venv_alone() {
-    [[ -w $root ]] ||
-        asarm_fail "cannot make $root/.venv, the folder is read-only: activate an environment"
+    [[ -w $root && ( ! -e $root/.venv || -w $root/.venv ) ]] ||
+        asarm_fail "cannot make $root/.venv: you may not write there, or it is another user's" \
+            "whose Python you cannot run; activate an environment of your own"
     (
         if command -v flock >/dev/null && ! flock -n 9; then
             echo "asarm: waiting for another job that makes $root/.venv" >&2

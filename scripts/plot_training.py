@@ -9,8 +9,8 @@ from asarm.cli import refuse
 def main(runs: list[str], out: Path) -> None:
     from asarm.training.plots import read_curves, training_figure  # matplotlib loads here
 
-    if out.suffix != ".png":
-        raise ValueError(f"--out is {out}; expected a name that ends in .png")
+    if out.suffix != ".png" or not out.parent.is_dir():
+        raise ValueError(f"--out is {out}; expected a name.png in a folder that exists")
     out.write_bytes(training_figure(read_curves(runs)))
     print(f"loss, mask rates, learning rate and held-out curves of {', '.join(runs)} are in {out}")
 

@@ -178,8 +178,8 @@ def test_what_is_no_run_is_refused_in_a_line(tmp_path, make, message):
 def test_script_refuses_in_a_line(tmp_path):
     run = make_run(tmp_path / "run")
     for arguments, message in [
-        ((run, "--out", "x.pdf"), "expected a name that ends in .png"),
-        ((run, "--out", tmp_path / "no" / "x.png"), "No such file"),
+        ((run, "--out", "x.pdf"), "expected a name.png in a folder that exists"),
+        ((run, "--out", tmp_path / "no" / "x.png"), "expected a name.png in a folder that exists"),
         ((tmp_path / "absent",), "does not exist"),
     ]:
         done = run_script(*arguments)

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from asarm.lock import LOCK
-from asarm.run import CONFIG, STARTS, SUMMARY, Run
+from asarm.run import CONFIG, HEADER, STARTS, SUMMARY, Run
 
 PRINTS = {"model m": "a" * 32, "dataset d": "b" * 32}
 OTHER = {**PRINTS, "dataset d": "c" * 32}
@@ -203,3 +203,12 @@ def test_starts_say_which_job_it_was(tmp_path, monkeypatch):
     (start,) = run.read(STARTS)
     assert (start["job"], start["anew"]) == ("7", True)
     assert json.dumps(start)
+
+
+@pytest.mark.parametrize("damage", [b"\xff\xfe", b"a: [1", b"- 1\n- 2\n"])
+def test_damaged_settings_are_named(tmp_path, damage):
+    folder = tmp_path / "run"
+    opened(folder)
+    (folder / CONFIG).write_bytes(HEADER.encode() + damage)
+    with pytest.raises(ValueError, match=r"config\.yaml is damaged.*put them back"):
+        Run.open(folder, Settings())

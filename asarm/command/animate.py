@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -32,7 +31,7 @@ from asarm.infilling.unwritten import warn_of_unwritten
 from asarm.loading import load
 from asarm.model import AnySubsetTransformer
 from asarm.order import Order
-from asarm.run import CONFIG, Run
+from asarm.run import Run, read_settings
 from asarm.sampling import sample, sampler_of
 
 SAMPLES = "samples.jsonl"
@@ -234,7 +233,7 @@ def _first_trial(folder: Path) -> list[Record]:
 
 
 def _settings_of(folder: Path) -> DecodingConfig:
-    told = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+    told = read_settings(folder) or {}
     known = {field.name for field in fields(DecodingConfig)}
     return DecodingConfig(**{name: value for name, value in told.items() if name in known})
 

@@ -12,12 +12,10 @@ from shlex import quote
 from typing import Any
 from urllib.parse import unquote
 
-import yaml
-
 from asarm.evaluation.excerpts import excerpts
 from asarm.evaluation.published import beside_ours
 from asarm.evaluation.tables import markdown_image, markdown_table
-from asarm.run import CONFIG, HEADER, Run
+from asarm.run import CONFIG, Run, read_settings
 
 TRAINING = "metrics.jsonl"  # that only runs of training have
 PAGE, SUMMARY = "report.md", "summary.json"
@@ -51,9 +49,8 @@ def read_run(folder: str | Path) -> FinishedRun:
         ValueError: the folder is no run's, or the run is not finished.
     """
     run = Run(folder)
-    config = run.folder / CONFIG
-    text = config.read_text(encoding="utf-8") if config.is_file() else ""
-    if not text.startswith(HEADER):
+    settings = read_settings(folder)
+    if settings is None:
         raise ValueError(
             f"{folder} is no run's folder: it has no {CONFIG} of a run; "
             "name the --output_dir of an evaluation"
@@ -67,7 +64,7 @@ def read_run(folder: str | Path) -> FinishedRun:
     if absent:
         raise ValueError(f"{folder} is not finished: it has no {absent[0]}; run its command again")
     title, _, body = (run.folder / PAGE).read_text(encoding="utf-8").partition("\n")
-    return FinishedRun(run, yaml.safe_load(text), _summary(run), title.removeprefix("# "), body)
+    return FinishedRun(run, settings, _summary(run), title.removeprefix("# "), body)
 
 
 def _summary(run: Run) -> dict[str, Any]:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from asarm.run import CONFIG, HEADER
+from asarm.run import read_settings
 from asarm.training.config import TrainingConfig
 
 
@@ -25,7 +23,8 @@ def with_precision(
     if config.bf16 is not None:
         return config
     is_fast = is_bf16_fast(accelerator.device)
-    kept = begun_with(config, may_change) if accelerator.is_main_process else None
+    is_asked = accelerator.is_main_process and not config.overwrite
+    kept = begun_with(config, may_change) if is_asked else None
     if kept is not None and kept != is_fast:
         faster = "bfloat16" if is_fast else "float32"
         print(
@@ -49,10 +48,7 @@ def knows_no_precision(config: TrainingConfig) -> bool:
 
 def stored_settings(config: TrainingConfig) -> dict[str, Any]:
     """The settings of the run that the folder holds; none where it holds none."""
-    path = Path(config.output_dir, CONFIG)
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    found: dict[str, Any] = yaml.safe_load(text) if text.startswith(HEADER) else {}
-    return found
+    return read_settings(config.output_dir) or {}
 
 
 def is_bf16_fast(device: torch.device) -> bool:
