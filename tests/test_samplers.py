@@ -1,12 +1,12 @@
 """Samplers are values with options of their own; what `sample` makes of them, and who may watch."""
 
 import re
-from dataclasses import FrozenInstanceError, dataclass, fields, replace
+from dataclasses import FrozenInstanceError, dataclass, fields
 from typing import ClassVar
 
 import pytest
 import torch
-from fakes import ConditionalTable, mixed_batch, randomize, small_model
+from fakes import ConditionalTable, mixed_batch, small_model
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,9 +23,7 @@ from asarm.sampling import (
     Sequential,
     Speculative,
 )
-from asarm.sampling.api import _execution, prepare
-from asarm.sampling.randomness import HashedRandomness
-from asarm.sampling.rounds import Decoding
+from asarm.sampling.api import _execution
 
 PROBLEM = mixed_batch([14, 9, 14, 3], [4, 0, 13, 1], 60)
 VALUES = [
@@ -189,6 +187,27 @@ def test_every_option_of_every_sampler_is_checked(model, name, option, value, sa
 
 
 @pytest.mark.parametrize("name", sorted(SPECULATIVE))
+def test_the_temperature_of_drafts_is_the_targets_or_their_own(model, name):
+    call = {"k": 3, "trace": True, "temperature": 0.7}
+    plain, alike, hot = (
+        sample(model, *PROBLEM, name, draft_temperature=t, **call) for t in (None, 0.7, 30.0)
+    )
+    same(alike, plain)
+    assert hot.trace != plain.trace
+    if name != "ngram":  # whose drafts are as bad at any temperature
+        rates = [float(found.accepted.sum() / found.drafted.sum()) for found in (hot, plain)]
+        assert rates[0] < rates[1]
+
+
+@pytest.mark.parametrize(("k", "stride"), [(1, 1), (2, 1), (3, 99), (5, 99)])
+def test_the_stride_that_is_taken_where_none_is_chosen(model, k, stride):
+    found = sample(model, *PROBLEM, "onepass", k=k)
+    same(found, sample(model, *PROBLEM, "onepass", k=k, stride=stride))
+    other = sample(model, *PROBLEM, "onepass", k=k, stride=100 - stride)
+    assert k == 1 or not torch.equal(other.rows, found.rows)
+
+
+@pytest.mark.parametrize("name", sorted(SPECULATIVE))
 def test_tolerance_and_the_gumbel_verifier_exclude_one_another(model, name):
     says = "tolerance is 0.1 with verifier 'gumbel'; expected a finite number from 0, and 0 with"
     refused(says, model, name, tolerance=0.1, verifier="gumbel")
@@ -234,54 +253,6 @@ def test_a_sampler_without_a_choice_of_drafters_does_not_ask_for_a_head(model, n
     )
 
 
-# --- what drafters are given ---
-
-
-def spied(value):
-    """Samples, with an eye on the drafter: what it was given each time, and a copy of that."""
-    ids, order = PROBLEM
-    model = small_model(seed=3)
-    head = DraftHead(DraftHeadConfig(32, hidden=8, rank=4)).double()
-    randomize(head, seed=1, std=0.3)
-    model.set_draft_head(head)
-    seen = []
-
-    def spy(request):
-        before = {name: part.clone() for name, part in tensors(request.state)}
-        drafts = net.drafter(request)
-        for name, part in tensors(request.state):
-            assert torch.equal(part, before[name]), name
-        parts = request.start, request.limit, request.count, drafts.tokens, drafts.probs
-        seen.append((parts, [part.clone() for part in parts]))
-        return drafts
-
-    net, state = prepare(model, ids, order, value, HashedRandomness(torch.arange(4)))
-    state = Decoding(value, replace(net, drafter=spy), state).run()
-    assert torch.equal(state.by_position(ids, order)[0], sample(model, ids, order, value).tokens)
-    return seen
-
-
-def tensors(state):
-    return [(name, part) for name, part in state.flat().items() if isinstance(part, torch.Tensor)]
-
-
-DRAFTERS = [OnePass(k=3, drafter="self"), ASSD(k=3, drafter="head"), OnePass(), NGram(k=3)]
-
-
-@pytest.mark.parametrize("value", DRAFTERS, ids=repr)
-def test_drafters_write_nothing(value):
-    assert len(spied(value)) > 3
-
-
-@pytest.mark.parametrize("value", DRAFTERS, ids=repr)
-def test_what_a_drafter_has_seen_stays_as_it_was(value, monkeypatch):
-    """Also when sequences have left."""
-    monkeypatch.setattr("asarm.sampling.rounds.STAYS", 0.99)
-    for parts, copies in spied(value):
-        for part, copy in zip(parts, copies, strict=True):
-            torch.testing.assert_close(part, copy, rtol=0, atol=0, equal_nan=True)
-
-
 # --- a sampler of one's own ---
 
 
@@ -313,7 +284,7 @@ def watched(model, problem, value, **options):
 
 
 @every_value
-def test_rounds_are_told_as_they_are_made_and_replay_the_text(model, value):
+def test_rounds_are_seen_as_they_are_made_and_replay_the_text(model, value):
     ids, order = PROBLEM
     calls, found = watched(model, PROBLEM, value)
     same(found, sample(model, ids, order, value, seed=3))
@@ -334,10 +305,9 @@ def test_rounds_are_told_as_they_are_made_and_replay_the_text(model, value):
 
 
 @every_value
-def test_what_is_told_is_what_is_traced(model, value):
+def test_what_is_seen_is_what_is_traced(model, value):
     calls, found = watched(model, PROBLEM, value, trace=True)
-    told = [[rounds[b] for rounds in calls if b in rounds] for b in range(4)]
-    assert told == found.trace
+    assert [[rounds[b] for rounds in calls if b in rounds] for b in range(4)] == found.trace
     assert watched(model, PROBLEM, value)[1].trace is None
 
 
