@@ -30,9 +30,9 @@ from asarm.evaluation.blocks import load_blocks
 from asarm.evaluation.config import DecodingConfig
 from asarm.evaluation.study import decode_trials
 from asarm.run import Run
-from asarm.sampling import METHODS
+from asarm.sampling import SAMPLERS, has_option, sampler_of
 
-DRAFTING = [method for method in METHODS if method not in ("sequential", "parallel")]
+DRAFTING = [name for name in SAMPLERS if has_option(name, "k")]
 
 
 @pytest.fixture(scope="module")
@@ -44,13 +44,13 @@ def decode_table(method: str, k: int, seed: int, length: int = 9):
     """A text of few tokens from a backbone whose drafts are often wrong."""
     model = ConditionalTable(length=length, vocab_size=2, seed=seed)
     order = Order.random_split(length, 0.2, seed=seed)
-    steps = min(k, 3) if method == "parallel" else None
     ids = torch.zeros(1, length, dtype=torch.long)
-    result = sample(model, ids, order, method=method, k=k, steps=steps, seed=seed, trace=True)
+    sampler = sampler_of(method, k=k, steps=min(k, 3))
+    result = sample(model, ids, order, sampler, seed=seed, trace=True)
     return result, order
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", SAMPLERS)
 @settings(max_examples=20)
 @given(k=st.integers(1, 6), seed=st.integers(0, 10_000))
 def test_a_frame_is_a_network_call(method, k, seed):
@@ -159,7 +159,7 @@ def decoded(demo):
     model, tokenizer = demo
     ids = torch.tensor([tokenizer("Return the name of the file. " * 4)["input_ids"]])
     order = Order.random_split(ids.shape[1], 0.4, seed=1)
-    result = sample(model, ids, order, method="onepass", k=4, seed=2, trace=True)
+    result = sample(model, ids, order, "onepass", k=4, seed=2, trace=True)
     return film(tokenizer, result, order, method="onepass"), result
 
 

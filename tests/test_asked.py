@@ -54,13 +54,13 @@ def test_lengths_belong_to_the_spans_of_their_text():
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"method": "magic"}, "method is 'magic'"),
-        ({"method": "parallel"}, "steps is None"),
+        ({"sampler": "magic"}, "sampler is 'magic'"),
+        ({"sampler": "parallel"}, "needs steps"),
         ({"temperature": -1}, "temperature is -1"),
         ({"top_k": 0}, "top_k is 0"),
         ({"top_p": 2}, "top_p is 2"),
-        ({"coupling": "none"}, "coupling is 'none'"),
-        ({"draft": "head"}, "draft is 'head'"),
+        ({"verifier": "none"}, "verifier is 'none'"),
+        ({"drafter": "head"}, "drafter is 'head'"),
         ({"execution": "fast"}, "execution is 'fast'"),
         ({"k": 0}, "k is 0"),
         ({"lenght": 3}, "lenght"),
@@ -79,8 +79,8 @@ def test_options_are_refused_before_lengths_are_looked_for(monkeypatch, options,
 
 @pytest.mark.parametrize("method", ["sequential", "assd", "ngram", "onepass", "parallel"])
 def test_every_method_can_be_served_with_lengths_unknown(method):
-    options = {"steps": 3} if method == "parallel" else {"coupling": "gumbel"}
-    assert len(fills_of(MARKED, length=(1, 2), method=method, **options)) == 2
+    options = {"steps": 3} if method == "parallel" else {"verifier": "gumbel"}
+    assert len(fills_of(MARKED, length=(1, 2), sampler=method, **options)) == 2
 
 
 def test_progress_begins_with_the_lengths(monkeypatch):

@@ -46,7 +46,7 @@ def test_greedy_texts_are_those_of_the_sequential_sampler_in_one_piece(demo, cod
     prompt = codec.encode_before(context)
     order = Order.left_to_right(len(prompt) + 40, len(prompt))
     blank = torch.tensor([prompt + [0] * 40])
-    best = asarm.sample(model, blank, order, method="sequential", top_k=1, seed=0).tokens
+    best = asarm.sample(model, blank, order, "sequential", top_k=1, seed=0).tokens
     expected = tokenizer.decode(best[0, len(prompt) :]).split(tokenizer.eos_token)[0]
     assert go_on(demo, codec, [context], GREEDY) == [expected]
 

@@ -107,7 +107,7 @@ def test_greedy_is_what_greedy_decoding_gives(demo, harness_model):
     prompt = encode(tokenizer, "The return value is the")
     blank = torch.tensor([prompt + [0] * 3])
     order = Order.left_to_right(len(prompt) + 3, len(prompt))
-    best = asarm.sample(model, blank, order, method="sequential", top_k=1, seed=0).tokens
+    best = asarm.sample(model, blank, order, "sequential", top_k=1, seed=0).tokens
     words = tokenizer.decode(best[0, len(prompt) :])
     assert encode(tokenizer, words) == best[0, len(prompt) :].tolist()
     partly = tokenizer.decode(best[0, len(prompt) : len(prompt) + 2]) + " zebra"

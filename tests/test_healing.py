@@ -226,7 +226,7 @@ def test_greedily_it_is_the_likeliest_way(options):
 @pytest.mark.parametrize("method", ["sequential", "onepass"])
 def test_candidates_have_the_probability_that_they_are_drawn_with(text, method):
     """That of the way and of the pieces: over all fillings it adds up to 1, and none exceeds it."""
-    found = infill(model(), TOKENIZER, text, length=1, num_samples=9, method=method, closed=False)
+    found = infill(model(), TOKENIZER, text, length=1, num_samples=9, sampler=method, closed=False)
     for candidate in found.candidates:
         assert candidate.log_prob < 0
         fills = [own.text for own in candidate.fills]

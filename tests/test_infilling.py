@@ -121,7 +121,7 @@ def test_log_prob_is_the_joint_of_the_model_itself(method):
     """Whatever the temperature, filters and sampler: that of the whole text's tokens."""
     options = {"steps": 2} if method == "parallel" else {}
     found = fill(
-        SHIP, length=3, num_samples=4, method=method, temperature=0.7, top_p=0.9, **options
+        SHIP, length=3, num_samples=4, sampler=method, temperature=0.7, top_p=0.9, **options
     )
     for own in found.candidates:
         fills = [f.text for f in own.fills]
@@ -284,8 +284,8 @@ def test_candidates_beside_a_candidate_change_nothing(batch_size):
         ({"spans": []}, "spans is empty"),
         ({"spans": [(3, 99)]}, r"span \(3, 99\)"),
         ({"seed": [1, 2]}, "seed holds 2 values; expected one int, or 1 of them"),
-        ({"length": 1, "method": "magic"}, "method is 'magic'"),
-        ({"length": 1, "method": "parallel"}, "steps is None"),
+        ({"length": 1, "sampler": "magic"}, "sampler is 'magic'"),
+        ({"length": 1, "sampler": "parallel"}, "needs steps"),
         ({"length": 1, "temperature": -1}, "temperature is -1"),
     ],
     ids=str,

@@ -7,19 +7,19 @@ from itertools import product
 
 import pytest
 import torch
-from asarm.sampling.decoding import Decoding
 from fakes import ConditionalTable, small_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_law_of_samplers import COUPLINGS, METHODS, EnumeratingRandomness
+from test_distribution_of_samplers import METHODS, VERIFIERS, EnumeratingRandomness
 
 from asarm import Order, log_prob, sample
 from asarm.codec import Codec
-from asarm.distribution import Distribution
 from asarm.infilling import infill, score
 from asarm.infilling.template import Template, collate
 from asarm.loading import load_tokenizer
-from asarm.sampling import decode
+from asarm.sampling import sampler_of
+from asarm.sampling.api import prepare
+from asarm.sampling.rounds import Decoding
 from asarm.utf8 import COMPLETE, DEAD, UNKNOWN, transitions
 
 TOKENIZER = load_tokenizer("demo")
@@ -115,20 +115,19 @@ def expected():
     return {(0, *text, 0): weight for text, weight in texts.items()}
 
 
-@COUPLINGS
+@VERIFIERS
 @pytest.mark.parametrize(("method", "k"), METHODS)
-def test_lossless_samplers_have_the_distribution_under_the_filter(method, k, coupling):
+def test_lossless_samplers_have_the_distribution_under_the_filter(method, k, verifier):
     found, scripts = Counter(), [[]]
-    law = Distribution(FAKE.mask_token_id)
+    sampler = sampler_of(method, k=k)
     while scripts:
         randomness, size = EnumeratingRandomness(scripts), len(scripts)
-        options = {"allowed": in_a_batch(size)}
         ids, order = GIVEN.expand(size, -1), ORDER[[0] * size]
-        decoding = Decoding(FAKE, ids, order, law, law, coupling(randomness), **options)
-        decode(decoding, method, **({"k": k} if k else {}))
-        for text, weight in zip(
-            decoding.by_position()[0].tolist(), randomness.probability, strict=True
-        ):
+        net, state = prepare(FAKE, ids, order, sampler, randomness, allowed=in_a_batch(size))
+        net.verifier = verifier(randomness)
+        state = Decoding(sampler, net, state).run()
+        texts = state.by_position(ids, order)[0].tolist()
+        for text, weight in zip(texts, randomness.probability, strict=True):
             found[tuple(text)] += weight
         scripts = randomness.unexplored
     assert all(is_text(b"".join(PIECES[i] for i in text)) for text in found)
@@ -157,13 +156,13 @@ def test_log_densities_are_those_that_fillings_are_drawn_with():
     [
         {"temperature": 3.0},
         {"top_k": 1},
-        {"method": "sequential"},
-        {"method": "assd", "k": 4},
-        {"method": "ngram"},
-        {"method": "onepass", "coupling": "gumbel"},
-        {"method": "onepass", "execution": "static"},
-        {"method": "parallel", "steps": 2},
-        {"method": "parallel", "steps": 2, "by": "confidence"},
+        {"sampler": "sequential"},
+        {"sampler": "assd", "k": 4},
+        {"sampler": "ngram"},
+        {"sampler": "onepass", "verifier": "gumbel"},
+        {"sampler": "onepass", "execution": "static"},
+        {"sampler": "parallel", "steps": 2},
+        {"sampler": "parallel", "steps": 2, "by": "confidence"},
     ],
     ids=str,
 )

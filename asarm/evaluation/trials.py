@@ -8,6 +8,7 @@ Shapes: B batch, L length, N blocks.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -16,12 +17,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from asarm.distribution import Distribution
+from asarm.distribution import Distribution, check_temperature
 from asarm.evaluation.config import DecodingConfig
 from asarm.evaluation.items import Record
 from asarm.order import Order
 from asarm.rows import Backbone
-from asarm.sampling import ASSD, SAMPLERS, has_option
+from asarm.sampling import SAMPLERS, VERIFIERS, has_option
 from asarm.schedule import keyed_generator, keyed_seed, recorded_seed
 
 ORDERS = ("random_split", "left_to_right", "random_permutation")
@@ -134,15 +135,17 @@ def check(config: DecodingConfig) -> None:
     for name, value in given_numbers.items():
         if value not in (None, "auto") and value < 1:
             raise ValueError(f"{name} is {value}; expected at least 1")
-    Distribution(
-        mask_token_id=0, temperature=config.temperature
-    )  # refuses what cannot be
-    ASSD(
-        k=config.k,
-        verifier=config.coupling,
-        tolerance=config.acceptance_slack,
-        draft_temperature=config.draft_temperature,
-    )
+    Distribution(mask_token_id=0, temperature=config.temperature)  # refuses what cannot be
+    if config.coupling not in VERIFIERS:
+        raise ValueError(f"coupling is {config.coupling!r}; expected one of {', '.join(VERIFIERS)}")
+    slack = config.acceptance_slack
+    if not 0 <= slack < math.inf or (slack > 0 and config.coupling == "gumbel"):
+        raise ValueError(
+            f"acceptance_slack is {slack} with coupling {config.coupling!r}; expected a finite "
+            "number from 0, and 0 with coupling 'gumbel'"
+        )
+    if config.draft_temperature is not None:
+        check_temperature("draft_temperature", config.draft_temperature)
 
 
 def trial_order(config: DecodingConfig, items: Iterable[int]) -> Order:

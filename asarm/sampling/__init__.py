@@ -16,10 +16,12 @@ from asarm.sampling.samplers import (
     lossless_names,
     sampler_of,
 )
+from asarm.sampling.verify import VERIFIERS
 
 __all__ = [
     "ASSD",
     "SAMPLERS",
+    "VERIFIERS",
     "Costs",
     "NGram",
     "OnePass",

@@ -87,9 +87,7 @@ def check(config: InfillCodeConfig) -> None:
     for name, value in numbers.items():
         if value not in (None, "auto") and value < 1:
             raise ValueError(f"{name} is {value}; expected at least 1")
-    Distribution(
-        0, config.temperature, config.top_k, config.top_p
-    )  # refuses what cannot be
+    Distribution(0, config.temperature, config.top_k, config.top_p)  # refuses what cannot be
     if not 0 < config.timeout < math.inf:
         raise ValueError(f"timeout is {config.timeout}; expected seconds above 0")
     if config.samples is not None and config.execute == "none":

@@ -223,9 +223,7 @@ def check_config(config: InfillProseConfig) -> None:
     for name, value in numbers.items():
         if value not in (None, "auto") and value < 1:
             raise ValueError(f"{name} is {value}; expected at least 1")
-    Distribution(
-        0, config.temperature, config.top_k, config.top_p
-    )  # refuses what cannot be
+    Distribution(0, config.temperature, config.top_k, config.top_p)  # refuses what cannot be
 
 
 def _one_of(name: str, values: Sequence[str], valid: Sequence[str]) -> None:
