@@ -120,6 +120,12 @@ def load_tokenizer(
     return tokenizer
 
 
+def name_and_revision(model: str) -> tuple[str, str | None]:
+    """What "name@revision" says; a folder may have such a name itself."""
+    name, at, revision = model.rpartition("@")
+    return (name, revision) if at and not Path(model).exists() else (model, None)
+
+
 def resolve_device(device: str | torch.device | None = None) -> torch.device:
     """The device asked for, or the GPU if there is one; ValueError where there is none."""
     if device is None:

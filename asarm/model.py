@@ -23,9 +23,9 @@ from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.utils import logging
 
-from asarm.attention import ROWS_AT_ONCE, Dropout, Geometry, Sight, attend, round_share
 from asarm.drafting.head import DraftHead, fingerprint, remove_draft_head, save_draft_head
-from asarm.products import linear, linear_after, pack, pack_again
+from asarm.kernels.attention import ROWS_AT_ONCE, Dropout, Geometry, Sight, attend, round_share
+from asarm.kernels.products import linear, linear_after, pack, pack_again
 from asarm.rows import ContentRows, QueryRows
 
 XLNET_VOCAB_SIZE, XLNET_PAD_TOKEN_ID, XLNET_MASK_TOKEN_ID = 32000, 5, 6

@@ -13,8 +13,8 @@ from transformers import PreTrainedModel
 
 from asarm.density import chunks, joint_rows, target_ranks
 from asarm.distribution import Distribution
+from asarm.kernels.products import columns, linear
 from asarm.order import Order
-from asarm.products import columns, linear
 from asarm.rows import ContentRows, QueryRows
 
 LOSS_SCALES: dict[str, Callable[[Tensor], Tensor]] = {

@@ -26,6 +26,7 @@ SUMMARY = "summary.json"  # what an evaluation writes last: it says that all is 
 HEADER = "# The settings of this asarm run, defaults included.\n"  # marks a folder as a run's
 FINGERPRINTS = "# fingerprints: "  # before JSON, in the line below the header
 SHOWN = 12  # characters of a fingerprint, in a message
+Record = dict[str, Any]  # a line of a file of results
 NOT_RESULTS = frozenset({"output_dir", "overwrite", "progress"})
 PACKAGES = ("asarm", "torch", "transformers", "tokenizers", "datasets", "numpy", "scipy")
 

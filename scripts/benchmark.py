@@ -2,11 +2,11 @@
 
 import sys
 
-from asarm.evaluation.benchmark.config import BenchmarkConfig, parse
+from asarm.benchmark.config import BenchmarkConfig, parse
 
 
 def main(config: BenchmarkConfig) -> None:
-    from asarm.evaluation.benchmark.run import run  # torch loads here, so that --help is instant
+    from asarm.benchmark.run import run  # torch loads here, so that --help is instant
 
     report = run(config)
     print(f"\n{report.markdown()}\nwritten to {config.output_dir}")

@@ -44,8 +44,8 @@ def bundle_model(model: Any, tokenizer: Any, config: Any, evaluation: Any, folde
     """The model in float16, and its card."""
     import torch
 
-    from asarm.evaluation.held_out import held_out_figures, markdown_table
     from asarm.loading import DEMO
+    from asarm.metrics.held_out import held_out_figures, markdown_table
     from asarm.training.card import card
 
     model.to(torch.float16).save_pretrained(folder)

@@ -14,7 +14,7 @@ NOTE = (
 def main(config: GapLengthsConfig) -> None:
     from tqdm import tqdm  # torch and the like load here, so that --help is instant
 
-    from asarm.evaluation import tables
+    from asarm.display import tables
     from asarm.evaluation.gap_lengths import study
     from asarm.evaluation.items import Ledger, Share, open_run
     from asarm.loading import load

@@ -7,8 +7,6 @@ from asarm.evaluation.programs.config import InfillCodeConfig
 def main(config: InfillCodeConfig) -> None:
     from dataclasses import replace
 
-    # torch loads here, so that --help is instant
-    from asarm.evaluation.fingerprint import fingerprints
     from asarm.evaluation.items import GROWING, Ledger, Share, open_run
     from asarm.evaluation.programs import protocol, samples, tasks
     from asarm.evaluation.programs.generate import (
@@ -19,6 +17,9 @@ def main(config: InfillCodeConfig) -> None:
     )
     from asarm.evaluation.programs.output import finish
     from asarm.evaluation.programs.variants import variants
+
+    # torch loads here, so that --help is instant
+    from asarm.fingerprint import fingerprints
 
     variants(config)  # refuses what cannot be served
     config = replace(config, dataset=tasks.resolve_dataset(config.dataset))

@@ -7,12 +7,12 @@ from asarm.evaluation.prose.config import InfillProseConfig
 def main(config: InfillProseConfig) -> None:
     from tqdm import tqdm  # torch and the like load here, so that --help is instant
 
-    from asarm.evaluation.fingerprint import fingerprints
+    from asarm.display.tables import new_console
     from asarm.evaluation.items import GROWING, Ledger, Share, open_run
     from asarm.evaluation.prose import cells, report
     from asarm.evaluation.prose.sources import load_prose
     from asarm.evaluation.prose.tasks import task_of
-    from asarm.evaluation.tables import new_console
+    from asarm.fingerprint import fingerprints
 
     cells.check_config(config)
     prose = load_prose(config.dataset)

@@ -5,10 +5,10 @@ from asarm.evaluation.config import DecodingConfig
 
 
 def main(config: DecodingConfig) -> None:
+    from asarm.display.tables import new_console
     from asarm.evaluation import ablation, ablation_report, example, report  # torch loads here, so
     from asarm.evaluation.decoding import Decoding  # that --help is instant
     from asarm.evaluation.items import Share
-    from asarm.evaluation.tables import new_console
 
     share, console = Share.here(), new_console()
     if config.grid is not None:

@@ -18,8 +18,8 @@ from asarm.evaluation.ablation import AXES, cells, run_ablation
 from asarm.evaluation.config import DecodingConfig
 from asarm.evaluation.decoding import decode_study
 from asarm.evaluation.items import Share
-from asarm.evaluation.repetition import token_entropy
 from asarm.loading import load_tokenizer
+from asarm.metrics.repetition import token_entropy
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "speculative_decoding.py"
 GRID = {"k": [1, 3], "length": [8, 10]}

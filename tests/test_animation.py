@@ -13,7 +13,7 @@ import asarm
 from asarm import Order, sample
 from asarm import __main__ as command_line
 from asarm.codec import Codec
-from asarm.evaluation.animation import (
+from asarm.display.animation import (
     ACCEPTED,
     DRAFTED,
     DRAWN,
@@ -25,7 +25,7 @@ from asarm.evaluation.animation import (
     pieces,
     shown,
 )
-from asarm.evaluation.animation_drawing import COLORS, LAST, WIDTH, gif, lay_out
+from asarm.display.animation_drawing import COLORS, LAST, WIDTH, gif, lay_out
 from asarm.evaluation.blocks import load_blocks
 from asarm.evaluation.config import DecodingConfig
 from asarm.evaluation.study import decode_trials

@@ -10,11 +10,11 @@ from transformers import XLNetConfig, XLNetLMHeadModel
 
 from asarm import infill, score
 from asarm.codec import Codec
-from asarm.evaluation.held_out import PROTOCOLS, bits_per_byte
 from asarm.infilling import fill
 from asarm.infilling.ask import templates_of
 from asarm.infilling.fill import fill_templates
 from asarm.loading import load_tokenizer
+from asarm.metrics.held_out import PROTOCOLS, bits_per_byte
 
 TOKENIZER = load_tokenizer("demo")
 TEXT = "The file does not exist."

@@ -10,8 +10,8 @@ import torch
 from torch.autograd import gradcheck
 from torch.autograd.graph import saved_tensors_hooks
 
-from asarm import attention
-from asarm.attention import LEVELS, Dropout, Geometry, Sight
+from asarm.kernels import attention
+from asarm.kernels.attention import LEVELS, Dropout, Geometry, Sight
 
 BATCH, ROWS, SLOTS, LENGTH, HEADS, WIDTH = 2, 5, 4, 6, 3, 2
 SCALE = 0.7

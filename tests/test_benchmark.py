@@ -14,13 +14,15 @@ from fakes import mixed_batch, small_model
 from torch.utils.flop_counter import FlopCounterMode
 
 from asarm import Order, density, log_prob, sample
-from asarm.evaluation.benchmark import training
-from asarm.evaluation.benchmark.calls import MatrixProducts, recorded_calls
-from asarm.evaluation.benchmark.config import SECTIONS, parse
-from asarm.evaluation.benchmark.models import check_same_text, random_ids
-from asarm.evaluation.benchmark.report import Figure, MethodCost, Report, fastest_k
-from asarm.evaluation.benchmark.step_products import StepProducts
-from asarm.evaluation.benchmark.training import (
+from asarm.benchmark import training
+from asarm.benchmark.calls import MatrixProducts, recorded_calls
+from asarm.benchmark.config import SECTIONS, parse
+from asarm.benchmark.measured import Figure, MethodCost
+from asarm.benchmark.models import check_same_text, random_ids
+from asarm.benchmark.reference import RecomputingXLNet
+from asarm.benchmark.report import Report, fastest_k
+from asarm.benchmark.step_products import StepProducts
+from asarm.benchmark.training import (
     MASK_RATES,
     add_gradients,
     check_same_loss,
@@ -28,7 +30,6 @@ from asarm.evaluation.benchmark.training import (
     training_batch,
     training_figures,
 )
-from asarm.evaluation.reference import RecomputingXLNet
 from asarm.sampling import sampler_of
 
 ROOT = Path(__file__).parents[1]

@@ -8,12 +8,12 @@ from fakes import small_model
 from transformers import GPT2LMHeadModel
 
 from asarm import Order, sample
-from asarm.evaluation.benchmark.bandwidth import weights_of_a_call
-from asarm.evaluation.benchmark.batches import batches_figures
-from asarm.evaluation.benchmark.calls import recorded_calls
-from asarm.evaluation.benchmark.config import BenchmarkConfig, parse
-from asarm.evaluation.benchmark.growth import length_figure
-from asarm.evaluation.benchmark.lengths import (
+from asarm.benchmark.bandwidth import weights_of_a_call
+from asarm.benchmark.batches import batches_figures
+from asarm.benchmark.calls import recorded_calls
+from asarm.benchmark.config import BenchmarkConfig, parse
+from asarm.benchmark.growth import length_figure
+from asarm.benchmark.lengths import (
     SHARES,
     growth_figure,
     known_text,
@@ -21,10 +21,11 @@ from asarm.evaluation.benchmark.lengths import (
     num_bytes,
     shallow_network,
 )
-from asarm.evaluation.benchmark.midway import Midway
-from asarm.evaluation.benchmark.models import random_ids
-from asarm.evaluation.benchmark.report import LengthCost, Report
-from asarm.evaluation.benchmark.rivals import (
+from asarm.benchmark.measured import LengthCost
+from asarm.benchmark.midway import Midway
+from asarm.benchmark.models import random_ids
+from asarm.benchmark.report import Report
+from asarm.benchmark.rivals import (
     WHOLE,
     Recomputing,
     fill_in_parallel,

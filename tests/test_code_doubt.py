@@ -10,12 +10,12 @@ from rich.console import Console
 
 from asarm.evaluation.programs import report, scoring
 from asarm.evaluation.programs.config import InfillCodeConfig
-from asarm.evaluation.programs.isolation import Isolation, find_isolation
 from asarm.evaluation.programs.protocol import check_scoring, code_result
-from asarm.evaluation.programs.sandbox import Limits, Outcome, Program
 from asarm.evaluation.programs.scoring import OUTCOMES, Scorer, limits_of
 from asarm.evaluation.programs.task import Task, TaskSet
 from asarm.run import Run
+from asarm.sandbox.execution import Limits, Outcome, Program
+from asarm.sandbox.isolation import Isolation, find_isolation
 
 BARE = find_isolation("unsafe")
 PASSED, FAILED = Outcome(True, "passed"), Outcome(False, "failed: AssertionError")

@@ -14,11 +14,8 @@ from rich.console import Console
 from asarm.evaluation.programs import report, scoring
 from asarm.evaluation.programs.bundled.build import bundled_tasks
 from asarm.evaluation.programs.config import InfillCodeConfig
-from asarm.evaluation.programs.isolation import find_isolation
-from asarm.evaluation.programs.passk import Rate, pass_at_k, rate, wilson
 from asarm.evaluation.programs.protocol import UNSAFE, Checks, code_result
 from asarm.evaluation.programs.results import variant_result
-from asarm.evaluation.programs.sandbox import Limits, Outcome
 from asarm.evaluation.programs.scoring import (
     Ceiling,
     Scorer,
@@ -28,7 +25,10 @@ from asarm.evaluation.programs.scoring import (
     self_test,
 )
 from asarm.evaluation.programs.task import Recorded, Task, TaskSet
+from asarm.metrics.passk import Rate, pass_at_k, rate, wilson
 from asarm.run import Run
+from asarm.sandbox.execution import Limits, Outcome
+from asarm.sandbox.isolation import find_isolation
 
 BARE = find_isolation("unsafe")
 

@@ -16,7 +16,7 @@ from asarm import __main__ as command_line
 from asarm.command.config import AnimateSettings, InfillSettings
 from asarm.command.infill import highlighted, show
 from asarm.command.reading import parse_length, read_texts
-from asarm.evaluation.example import FILLED
+from asarm.display.spans import FILLED
 from asarm.infilling import Candidate, Fill, Infilling
 
 ROOT = Path(__file__).parent.parent
@@ -272,7 +272,7 @@ def test_a_terminal_of_another_encoding_loses_nothing(encoding, monkeypatch):
 PRINTS = {
     "a line": "print('x')",
     "many lines": "for _ in range(9999): print('x' * 99)",
-    "a table": "from asarm.evaluation.tables import new_console; new_console().print('x' * 9999)",
+    "a table": "from asarm.display.tables import new_console; new_console().print('x' * 9999)",
 }
 
 

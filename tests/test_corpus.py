@@ -19,7 +19,7 @@ from asarm.corpus import (
     training_documents,
     write_documents,
 )
-from asarm.evaluation.compression import order2_bits_per_byte, xz_bits_per_byte
+from asarm.metrics.compression import order2_bits_per_byte, xz_bits_per_byte
 
 
 @pytest.fixture(scope="module")

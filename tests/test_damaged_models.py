@@ -12,8 +12,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.utils import logging
 
 from asarm import load
-from asarm.evaluation.judge import load_judge
 from asarm.loading import resolve_device
+from asarm.metrics.judge import load_judge
 
 DEMO = Path(__file__).parents[1] / "asarm" / "demo"
 DOORS = {"model": load, "judge": load_judge}

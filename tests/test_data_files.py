@@ -12,8 +12,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from asarm.data.columns import text_column
 from asarm.data.files import find_files, survey
-from asarm.data.hub import open_stream, text_column
+from asarm.data.hub import open_stream
 from asarm.data.packing import no_counts, usable
 from asarm.data.text_files import read_documents
 

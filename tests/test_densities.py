@@ -8,7 +8,7 @@ from fakes import small_model
 
 from asarm import log_prob
 from asarm.data import Batch
-from asarm.evaluation.densities import RATES, bits_per_token, block_bits
+from asarm.metrics.densities import RATES, bits_per_token, block_bits
 from asarm.schedule import joint_orders
 
 COUNT, LENGTH = 7, 20

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import XLNetConfig, XLNetLMHeadModel
 
 from asarm import AnySubsetTransformer, Order, calibrate, infill, load, log_prob, sample
-from asarm.products import HAS_ONEDNN
+from asarm.kernels.products import HAS_ONEDNN
 from asarm.sampling import sampler_of
 
 IDS, ORDER = mixed_batch([12, 9], [3, 2], 60)
@@ -340,7 +340,7 @@ def sample_static(*arguments):
 
 @pytest.mark.parametrize("action", [sample, sample_static, log_prob])
 def test_memory_grows_with_the_length_of_a_text_and_not_with_its_square(monkeypatch, action):
-    monkeypatch.setattr("asarm.attention.ENTRIES_KEPT", 2**15)
+    monkeypatch.setattr("asarm.kernels.attention.ENTRIES_KEPT", 2**15)
     monkeypatch.setattr("asarm.model.ENTRIES_AT_ONCE", 2**15)
     model, largest = small_model(vocab_size=20, dtype=torch.float32), []
     for length in (1024, 2048):
@@ -357,7 +357,7 @@ def test_long_prompts_in_blocks_give_the_same(monkeypatch):
     ids = torch.randint(7, 60, (2, 300), generator=torch.Generator().manual_seed(0))
     order = Order.random_split(300, 0.9, batch=2, seed=3)
     expected = sample(model, ids, order), log_prob(model, ids, order)
-    monkeypatch.setattr("asarm.attention.ENTRIES_KEPT", 0)
+    monkeypatch.setattr("asarm.kernels.attention.ENTRIES_KEPT", 0)
     monkeypatch.setattr("asarm.model.ENTRIES_AT_ONCE", 2**12)
     for execution in ("eager", "static"):
         found = sample(model, ids, order, execution=execution)

@@ -9,8 +9,8 @@ from fakes import ConditionalTable
 from asarm import Order, load, log_prob
 from asarm.corpus import Document, held_out_documents
 from asarm.data import pack
-from asarm.evaluation.held_out import PROTOCOLS, bits_per_byte, markdown_table
 from asarm.loading import DEMO, load_tokenizer
+from asarm.metrics.held_out import PROTOCOLS, bits_per_byte, markdown_table
 from asarm.text import encode_document
 
 SIZE_LIMIT = 12_000_000  # bytes of the bundled model

@@ -263,7 +263,7 @@ ANY = Anything()
 
 def test_a_scorer_that_runs_nothing_gives_no_score(network, monkeypatch):
     from asarm.evaluation.programs import scoring
-    from asarm.evaluation.programs.sandbox import Outcome
+    from asarm.sandbox.execution import Outcome
 
     def passes_everything(programs, **_):
         return ((i, Outcome(True, "passed")) for i in range(len(programs)))
@@ -450,7 +450,7 @@ def test_wrong_settings_are_one_line(run, arguments, says):
 
 
 def test_a_machine_that_isolates_nothing_is_one_line(run, monkeypatch, tmp_path):
-    from asarm.evaluation.programs import isolation
+    from asarm.sandbox import isolation
 
     monkeypatch.setattr(isolation, "candidates", lambda: [])
     code, _, errors = run("--execute=sandbox")

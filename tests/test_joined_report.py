@@ -10,13 +10,13 @@ from urllib.parse import unquote
 
 import pytest
 
+from asarm.display.tables import markdown_image
 from asarm.evaluation.config import DecodingConfig
 from asarm.evaluation.excerpts import excerpts
 from asarm.evaluation.joined import join, read_run
 from asarm.evaluation.programs.config import InfillCodeConfig
 from asarm.evaluation.prose.config import InfillProseConfig
 from asarm.evaluation.published import beside_ours, kind_of
-from asarm.evaluation.tables import markdown_image
 from asarm.run import Run
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "report.py"

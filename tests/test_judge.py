@@ -6,9 +6,9 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from asarm.evaluation.judge import Judge, key, load_judge
-from asarm.evaluation.repetition import token_entropy
 from asarm.loading import load_tokenizer
+from asarm.metrics.judge import Judge, key, load_judge
+from asarm.metrics.repetition import token_entropy
 
 TEXT = "def area(radius):\n    return math.pi * radius ** 2\n"
 

@@ -11,9 +11,9 @@ from torch.autograd import gradcheck
 from torch.autograd.graph import saved_tensors_hooks
 
 from asarm import density, log_prob
+from asarm.benchmark.reference import RecomputingXLNet
 from asarm.density import joint_rows, target_ranks
 from asarm.distribution import Distribution
-from asarm.evaluation.reference import RecomputingXLNet
 from asarm.objective import (
     LOSS_SCALES,
     PROMPT_ATTENTION,

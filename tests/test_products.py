@@ -12,7 +12,7 @@ from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from asarm import log_prob, sample
-from asarm.products import HAS_ONEDNN, _packed, linear, linear_after, pack
+from asarm.kernels.products import HAS_ONEDNN, _packed, linear, linear_after, pack
 
 needs_onednn = pytest.mark.skipif(not HAS_ONEDNN, reason="torch has no oneDNN here")
 CLOSE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}

@@ -39,10 +39,10 @@ from asarm.evaluation.prose.cells import (
 )
 from asarm.evaluation.prose.formats import CLOZE, Passage, Question, Story
 from asarm.evaluation.prose.results import row_of, score_of
-from asarm.evaluation.prose.rouge import rouge
 from asarm.evaluation.prose.stories import Stories, blank_of, copied
-from asarm.evaluation.statistics import estimate
 from asarm.loading import load
+from asarm.metrics.rouge import rouge
+from asarm.metrics.statistics import estimate
 from asarm.text import encode
 from asarm.training.tokenizer import save_tokenizer, train_tokenizer
 

@@ -7,13 +7,13 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
+from asarm.display.spans import given_spans, printable, segments_of
 from asarm.evaluation.config import DecodingConfig
-from asarm.evaluation.example import printable, segments, show_example
+from asarm.evaluation.example import show_example
 from asarm.evaluation.figures import histogram_figure, quality_figure
-from asarm.evaluation.judge import Judge
 from asarm.evaluation.report import add_scores, markdown, show, summarise, title
-from asarm.evaluation.spans import given_spans
 from asarm.loading import load_tokenizer
+from asarm.metrics.judge import Judge
 from asarm.text import decode, encode
 
 PNG = b"\x89PNG"
@@ -168,7 +168,7 @@ def test_segments_join_to_the_text(seed):
     tokenizer = load_tokenizer("demo")
     tokens = encode(tokenizer, TEXT)
     prompt = random.Random(seed).sample(range(len(tokens)), len(tokens) // 3)
-    parts = segments(tokenizer, tokens, prompt)
+    parts = segments_of(tokenizer, tokens, prompt)
     assert "".join(part.text for part in parts) == TEXT
     assert sum(part.num_tokens for part in parts if part.is_target) == len(tokens) - len(prompt)
     assert all(a.is_target != b.is_target for a, b in zip(parts, parts[1:], strict=False))

@@ -10,10 +10,10 @@ from rouge_score.tokenizers import DefaultTokenizer
 
 from asarm.evaluation.prose import InfillProseConfig, load_prose
 from asarm.evaluation.prose.formats import Story
-from asarm.evaluation.prose.rouge import LETTERS_NOTE, AnyLetters, needs_any_letters, rouge
 from asarm.evaluation.prose.sources import Prose
 from asarm.evaluation.prose.stories import Stories, copied
 from asarm.evaluation.prose.tasks import task_of
+from asarm.metrics.rouge import LETTERS_NOTE, AnyLetters, needs_any_letters, rouge
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 TEXTS = {

@@ -17,15 +17,15 @@ import pytest
 
 from asarm.evaluation.programs import isolation as isolating
 from asarm.evaluation.programs import namespaces, sandbox
-from asarm.evaluation.programs.inside.wire import Broken, Channel
-from asarm.evaluation.programs.isolation import (
+from asarm.sandbox.execution import Limits, Outcome, Program, run_programs
+from asarm.sandbox.inside.wire import Broken, Channel
+from asarm.sandbox.isolation import (
     Isolation,
     candidates,
     find_fault,
     find_isolation,
     interpreter,
 )
-from asarm.evaluation.programs.sandbox import Limits, Outcome, Program, run_programs
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data" / "HumanEval-SingleLineInfilling.jsonl.gz"
@@ -133,8 +133,8 @@ def test_what_a_program_started_ends_with_it(isolation):
 
 HOST = """
 import sys
-from asarm.evaluation.programs.isolation import candidates
-from asarm.evaluation.programs.sandbox import Limits, Program, run_programs
+from asarm.sandbox.isolation import candidates
+from asarm.sandbox.execution import Limits, Program, run_programs
 isolation = next(found for found in candidates() if found.name == sys.argv[1])
 endless = [Program(sys.argv[2], "", "f")] * 2
 list(run_programs(endless, isolation=isolation, limits=Limits(1000, 1000), workers=2))

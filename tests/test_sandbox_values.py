@@ -17,11 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_sandbox import UNSAFE, outcomes, usable, verdicts_of_one_interpreter
 
-from asarm.evaluation.programs.inside.guest import Guest
-from asarm.evaluation.programs.inside.judge import CannotCross, Program
-from asarm.evaluation.programs.inside.values import Decoder, Encoder
-from asarm.evaluation.programs.sandbox import Limits, Outcome, run_programs
-from asarm.evaluation.programs.sandbox import Program as Text
+from asarm.sandbox.execution import Limits, Outcome, run_programs
+from asarm.sandbox.execution import Program as Text
+from asarm.sandbox.inside.guest import Guest
+from asarm.sandbox.inside.judge import CannotCross, Program
+from asarm.sandbox.inside.values import Decoder, Encoder
 
 
 @pytest.fixture
@@ -175,7 +175,7 @@ def test_an_answer_changes_what_was_given_in_place_and_leaves_the_rest():
         [["error class", [1, "", "E(object)", [[None, "builtins", "ValueError", []]]]], []],
         [["error class", [None, "builtins", "exec", []]], []],
         [["error class", [None, "unittest.case", "SkipTest", []]], []],
-        [["error class", [None, "asarm.evaluation.programs.inside.wire", "Broken", []]], []],
+        [["error class", [None, "asarm.sandbox.inside.wire", "Broken", []]], []],
         [["error", [[None, "builtins", "ValueError", []], "", 7, [], None]], []],
         [["error", [[None, "builtins", "ValueError", []], "", [], [], 7]], []],
     ],
@@ -271,7 +271,7 @@ def forge(message):
         except OSError: pass
 """
 SKIP = [1, "unittest.case", "SkipTest", []]
-JUDGES = [1, "asarm.evaluation.programs.inside.judge", "CannotCross", []]
+JUDGES = [1, "asarm.sandbox.inside.judge", "CannotCross", []]
 ANSWERS = {
     "changes what it was not given": ["value", None, [None, ["list", [None, [9]]]]],
     "another kind": ["value", None, [["dict", [None, []]]]],

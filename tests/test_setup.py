@@ -9,7 +9,7 @@ from fakes import small_model
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asarm.attention import Dropout
+from asarm.kernels.attention import Dropout
 from asarm.loading import load_tokenizer
 from asarm.training import setup
 from asarm.training.config import TrainingConfig

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from asarm.evaluation.repetition import copied, distinct, token_entropy
-from asarm.evaluation.spans import given_spans, segments
+from asarm.display.spans import given_spans, segments
 from asarm.loading import load_tokenizer
+from asarm.metrics.repetition import copied, distinct, token_entropy
 from asarm.text import decode, encode
 
 SPANS = "def größe(x):\n    return '日本' * x  # 🙂\n"

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from asarm.evaluation.statistics import (
+from asarm.metrics.statistics import (
     Comparison,
     Estimate,
     clustered_estimate,

@@ -9,10 +9,10 @@ from fakes import small_model
 from transformers import XLNetConfig
 
 from asarm import AnySubsetTransformer, log_prob
+from asarm.display.spans import segments
 from asarm.evaluation.blocks import load_blocks
 from asarm.evaluation.config import DecodingConfig
 from asarm.evaluation.items import Share
-from asarm.evaluation.spans import segments
 from asarm.evaluation.study import decode_trials
 from asarm.evaluation.trials import (
     Variant,
@@ -21,12 +21,11 @@ from asarm.evaluation.trials import (
     item_batches,
     key,
     model_names,
-    name_and_revision,
     names,
     trial_order,
     variants,
 )
-from asarm.loading import load_tokenizer
+from asarm.loading import load_tokenizer, name_and_revision
 from asarm.order import Order
 from asarm.text import decode
 

@@ -23,7 +23,7 @@ from asarm.drafting.objective import (
     draft_distributions,
     draw_starts,
 )
-from asarm.evaluation.densities import RATES, draft_rejections
+from asarm.metrics.densities import RATES, draft_rejections
 from asarm.training import export, loop, setup, step
 from asarm.training.config import TrainingConfig
 from asarm.training.loop import train

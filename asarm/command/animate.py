@@ -15,23 +15,22 @@ from transformers import PreTrainedTokenizerBase
 from asarm.codec import Codec
 from asarm.command.config import AnimateSettings
 from asarm.command.reading import parse_length, without_surrogates
+from asarm.display.animation import check_size, film
+from asarm.display.animation_drawing import gif
 from asarm.distribution import Allowed
-from asarm.evaluation.animation import check_size, film
-from asarm.evaluation.animation_drawing import gif
 from asarm.evaluation.config import DecodingConfig
 from asarm.evaluation.example import choose
-from asarm.evaluation.items import Record
-from asarm.evaluation.trials import Variant, key, name_and_revision, trial_order
+from asarm.evaluation.trials import Variant, key, trial_order
 from asarm.infilling.ask import asked_lengths, templates_of
 from asarm.infilling.choice import choose_lengths
 from asarm.infilling.fill import check_sampling
 from asarm.infilling.healing import Healing
 from asarm.infilling.template import collate, has_blank
 from asarm.infilling.unwritten import warn_of_unwritten
-from asarm.loading import load
+from asarm.loading import load, name_and_revision
 from asarm.model import AnySubsetTransformer
 from asarm.order import Order
-from asarm.run import Run, read_settings
+from asarm.run import Record, Run, read_settings
 from asarm.sampling import sample, sampler_of
 
 SAMPLES = "samples.jsonl"

@@ -11,8 +11,8 @@ from rich.text import Text
 
 from asarm.command.config import InfillSettings
 from asarm.command.reading import parse_length, read_texts
-from asarm.evaluation.example import FILLED, GIVEN, printable
-from asarm.evaluation.tables import new_console, terminal_table
+from asarm.display.spans import FILLED, GIVEN, printable
+from asarm.display.tables import new_console, terminal_table
 from asarm.infilling import Candidate, Infilling, infill
 from asarm.loading import load
 from asarm.sampling import sampler_of

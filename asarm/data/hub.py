@@ -7,13 +7,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import datasets
-from datasets import IterableDataset, Value
+from datasets import IterableDataset
 from huggingface_hub import constants
 
 from asarm.data import http_files
 from asarm.data.config import DataConfig
 from asarm.data.retry import first_line, patiently
-from asarm.data.text_files import check_column
 
 # bytes that are no UTF-8 come as U+FFFD, for `usable` to see
 BUILDERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -114,20 +113,6 @@ def _gated(name: str) -> ValueError:
         f"dataset {name} is gated: accept its terms at https://huggingface.co/datasets/{name}, "
         "then log in: hf auth login"
     )
-
-
-def text_column(dataset: IterableDataset, column: str, where: str) -> IterableDataset:
-    """The column alone, its strings as bytes, so that one that is no UTF-8 harms no other.
-
-    ValueError names the columns there are where that one is missing or no text.
-    """
-    features = dataset.features
-    if features is None:  # known only record by record
-        return dataset
-    kind = getattr(features.get(column), "dtype", type(features.get(column)).__name__)
-    check_column(column, features, kind, where)
-    binary = Value("large_binary" if kind == "large_string" else "binary")
-    return dataset.select_columns([column]).cast_column(column, binary)
 
 
 def _ending(address: str) -> str:

@@ -15,9 +15,10 @@ import torch
 from datasets import IterableDataset
 from transformers import PreTrainedTokenizerBase
 
+from asarm.data.columns import text_column
 from asarm.data.config import DataConfig
 from asarm.data.held_out import is_held_out
-from asarm.data.hub import is_url, replaces_bytes, text_column
+from asarm.data.hub import is_url, replaces_bytes
 from asarm.data.packing import BULK_BYTES, Packer, no_counts, parts_of, token_dtype, usable
 from asarm.data.retry import Patience
 from asarm.data.text_files import text_of

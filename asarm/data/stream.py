@@ -16,10 +16,10 @@ from datasets import IterableDataset
 from transformers import PreTrainedTokenizerBase
 
 from asarm.data.blocks import Batch, HeldOut, batch_of
+from asarm.data.columns import text_column
 from asarm.data.config import DataConfig
 from asarm.data.finite import tokenizer_key
 from asarm.data.held_out import is_held_out
-from asarm.data.hub import text_column
 from asarm.data.packing import Packer, no_counts, token_dtype, usable
 from asarm.data.reader import ReaderTask, records
 from asarm.data.workers import InlineWorker, ProcessWorker, Worker

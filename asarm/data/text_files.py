@@ -9,7 +9,6 @@ import gzip
 import io
 import json
 import lzma
-import re
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -17,6 +16,7 @@ from itertools import chain
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO, cast
 
+from asarm.data.columns import check_column, text_column
 from asarm.data.config import TXT_DOCUMENTS
 from asarm.data.retry import first_line
 
@@ -30,7 +30,6 @@ DELIMITERS = ",;\t|"
 ARROW_FILE = b"ARROW1"  # what the format with a footer begins with; the other is a mere stream
 ROWS = 1000  # of a table that are in memory at a time
 # the types of text, as pyarrow and `datasets` call them
-STRINGS = re.compile(r"str|(large_)?string(_view)?|dictionary<values=(large_)?string(_view)?, .*>")
 DAMAGES = (OSError, EOFError, zlib.error, lzma.LZMAError)  # what a file that is cut off raises
 
 Reader = Callable[[Path, str], Iterator[bytes | str]]
@@ -283,25 +282,9 @@ def saved_rows(folder: Path, column: str) -> Iterator[bytes]:
     """The column's text of each row of what `datasets` saved in the folder, not decoded."""
     import datasets  # here: it takes seconds, and only this needs it
 
-    from asarm.data.hub import text_column
-
     rows = datasets.load_from_disk(str(folder)).to_iterable_dataset()
     for row in text_column(rows, column, str(folder)):
         yield row[column] or b""
-
-
-def check_column(column: str, columns: Iterable[str], kind: object, where: str) -> None:
-    """ValueError names the columns there are where that one is missing or holds no text."""
-    if column not in columns:
-        raise ValueError(
-            f"{where} has no column {column!r}, only: {', '.join(columns)}; "
-            "name one as dataset_column"
-        )
-    if not STRINGS.fullmatch(str(kind)):
-        raise ValueError(
-            f"{where} has {kind} in column {column!r}; expected a string: name another as "
-            "dataset_column"
-        )
 
 
 def _reader(path: Path, txt_documents: str) -> Reader:

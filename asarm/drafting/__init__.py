@@ -1,0 +1,1 @@
+"""What a draft is made by: the learned head and its loss, and the drafters."""

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from asarm.drafting.head import DraftHead, Seen, neighbours_of
-from asarm.products import content_of, linear, pack
+from asarm.kernels.products import content_of, linear, pack
 
 
 @dataclass(frozen=True)
@@ -141,6 +141,11 @@ def self_drafter(request: Request) -> Drafts:
     ranks = request.ranks()
     probs = request.probs(request.logits(), ranks)  # (B, K, V)
     return Drafts(request.draw(probs, ranks), probs, request.count)
+
+
+def has_head(model: object) -> bool:
+    """Whether it has a learned draft head."""
+    return getattr(model, "draft_head", None) is not None
 
 
 class HeadDrafter:

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from asarm.products import linear, pack
+from asarm.kernels.products import linear, pack
 
 WEIGHTS, CONFIG = "draft_head.safetensors", "draft_head.json"
 OFFSETS = (-1, -2, 1)

@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 from rich.console import Console
 
-from asarm.evaluation.drawing import FAINT, INK, RC, new_figure, png, tidy
+from asarm.display.drawing import FAINT, INK, RC, new_figure, png, tidy
+from asarm.display.tables import markdown_table, plus_minus, show_table
 from asarm.evaluation.figures import QUALITY, STYLES, plain_ticks, quality_measure
 from asarm.evaluation.report import COLUMNS, NOTE, PAGE_NOTE, PAGE_ONLY
-from asarm.evaluation.tables import markdown_table, plus_minus, show_table
 
 Summary = dict[str, Any]
 Series = dict[tuple[str, str], list[tuple[Any, Summary]]]  # (other settings, variant) -> points

@@ -15,15 +15,16 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from asarm.evaluation import figures, judge, report, trials
+from asarm.evaluation import figures, report, trials
 from asarm.evaluation.blocks import load_blocks
 from asarm.evaluation.config import DecodingConfig
-from asarm.evaluation.fingerprint import of_blocks, of_model
-from asarm.evaluation.items import Ledger, Record, Share, begin_run, prepare_run
+from asarm.evaluation.items import Ledger, Share, begin_run, prepare_run
 from asarm.evaluation.study import decode_trials
-from asarm.loading import load
+from asarm.fingerprint import of_blocks, of_model
+from asarm.loading import load, name_and_revision
+from asarm.metrics import judge
 from asarm.model import AnySubsetTransformer
-from asarm.run import Run
+from asarm.run import Record, Run
 
 SAMPLES, SCORES = "samples.jsonl", "judge.jsonl"
 
@@ -215,7 +216,7 @@ def _load_models(
     model, tokenizer = shelf.get(load, config.model, revision=config.revision, **where)
     models = {own: model}
     for name in others:
-        source, revision = trials.name_and_revision(name)
+        source, revision = name_and_revision(name)
         models[name], other = shelf.get(load, source, revision=revision, **where)
         if other.get_vocab() != tokenizer.get_vocab():
             raise ValueError(

@@ -8,28 +8,10 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
-from transformers import PreTrainedTokenizerBase
 
-from asarm.evaluation import spans
-from asarm.evaluation.items import Record
-from asarm.evaluation.spans import UNPRINTABLE, Segment
+from asarm.display.spans import BLANK, BLANKED, FILLED, GIVEN, printable, segments
 from asarm.evaluation.trials import key, names
-from asarm.text import decode
-
-BLANK = "_"
-GIVEN, BLANKED, FILLED = "bold", "dim", "bold green"
-
-
-def segments(
-    tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int], prompt: Sequence[int]
-) -> list[Segment]:
-    """The text of `tokens`, cut where positions in `prompt` and filled ones meet."""
-
-    def text_of(ids: list[int]) -> str:
-        return decode(tokenizer, ids)
-
-    given = spans.given_spans(text_of, tokens, prompt)
-    return spans.segments(text_of(list(tokens)), given, prompt, len(tokens))
+from asarm.run import Record
 
 
 def choose(records: Sequence[Record]) -> list[Record]:
@@ -47,7 +29,7 @@ def show_example(records: Sequence[Record], console: Console) -> None:
     shown = (lossless or trial)[-1]
     blanked, filled = Text(), Text()
     num_tokens = len(shown["tokens"])
-    for part in spans.segments(shown["text"], shown["given"], shown["prompt"], num_tokens):
+    for part in segments(shown["text"], shown["given"], shown["prompt"], num_tokens):
         text = printable(part.text)
         if part.is_target:
             blanked.append(BLANK * part.num_tokens, BLANKED)
@@ -70,8 +52,3 @@ def _calls(trial: Sequence[Record]) -> Table:
         table.add_row(called[key(record)[1]], f"{record['nfe']} calls", bar, law)
     table.columns[1].justify = "right"
     return table
-
-
-def printable(text: str) -> str:
-    """`text` without what would steer the terminal."""
-    return "".join(c if c.isprintable() or c in "\n\t" else UNPRINTABLE for c in text)

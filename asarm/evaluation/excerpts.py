@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from asarm.display.spans import UNPRINTABLE, Segment, segments
 from asarm.evaluation.published import CODE, DECODING, PROSE, kind_of
-from asarm.evaluation.spans import UNPRINTABLE, Segment, segments
 from asarm.run import Run
 
 Record = dict[str, Any]

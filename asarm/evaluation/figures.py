@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
-from asarm.evaluation.drawing import FAINT, INK, RC, new_figure, png, tidy
-from asarm.evaluation.items import Record
+from asarm.display.drawing import FAINT, INK, RC, new_figure, png, tidy
 from asarm.evaluation.report import MEASURES, Summary
 from asarm.evaluation.trials import Variant, key, names
+from asarm.run import Record
 
 # Okabe & Ito's colours, told apart with every kind of colour vision; markers differ as well
 STYLES = {

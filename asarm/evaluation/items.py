@@ -11,9 +11,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from asarm.run import Run
+from asarm.run import Record, Run
 
-Record = dict[str, Any]
 T = TypeVar("T")
 GROWING = ("max_items", "num_trials")  # a run that is taken up again may have more of these
 Key = Any  # hashable, and sorts as the lines are to be in the merged file

@@ -12,9 +12,9 @@ from shlex import quote
 from typing import Any
 from urllib.parse import unquote
 
+from asarm.display.tables import markdown_image, markdown_table
 from asarm.evaluation.excerpts import excerpts
 from asarm.evaluation.published import beside_ours
-from asarm.evaluation.tables import markdown_image, markdown_table
 from asarm.run import CONFIG, Run, read_settings
 
 TRAINING = "metrics.jsonl"  # that only runs of training have

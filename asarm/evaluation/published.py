@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from asarm.evaluation.tables import markdown_table
+from asarm.display.tables import markdown_table
 
 Settings = Mapping[str, Any]
 Summary = Mapping[str, Any]

@@ -10,13 +10,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from asarm.evaluation import judge
+from asarm.display.tables import markdown_table, plus_minus, terminal_table
 from asarm.evaluation.config import DecodingConfig
-from asarm.evaluation.items import Record
-from asarm.evaluation.repetition import copied, distinct
-from asarm.evaluation.statistics import compare, estimate, ratio_of_means
-from asarm.evaluation.tables import markdown_table, plus_minus, terminal_table
 from asarm.evaluation.trials import Variant, key, model_names, names, short_names
+from asarm.metrics import judge
+from asarm.metrics.repetition import copied, distinct
+from asarm.metrics.statistics import compare, estimate, ratio_of_means
+from asarm.run import Record
 
 Summary = dict[str, Any]
 REFERENCE = "sequential"

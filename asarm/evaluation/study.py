@@ -18,13 +18,14 @@ from transformers import PreTrainedTokenizerBase
 
 from asarm.codec import Codec
 from asarm.density import log_prob
+from asarm.display.spans import given_spans
 from asarm.evaluation.config import DecodingConfig
-from asarm.evaluation.items import Record, Share
-from asarm.evaluation.repetition import token_entropy
-from asarm.evaluation.spans import given_spans
+from asarm.evaluation.items import Share
 from asarm.evaluation.trials import Batch, Variant, batch_of, headed, item_batches, key, variants
+from asarm.metrics.repetition import token_entropy
 from asarm.order import Order
 from asarm.rows import Backbone
+from asarm.run import Record
 from asarm.sampling import SampleResult, sample, sampler_of
 from asarm.text import decode
 

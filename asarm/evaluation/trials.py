@@ -11,17 +11,18 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from asarm.distribution import Distribution, check_temperature
+from asarm.drafting.drafters import has_head
 from asarm.evaluation.config import DecodingConfig
-from asarm.evaluation.items import Record
 from asarm.order import Order
 from asarm.rows import Backbone
+from asarm.run import Record
 from asarm.sampling import SAMPLERS, VERIFIERS, has_option
 from asarm.schedule import keyed_generator, keyed_seed, recorded_seed
 
@@ -73,17 +74,6 @@ def model_names(config: DecodingConfig) -> list[str]:
     """The models of the study, each once; its own is the first."""
     own = config.model if config.revision is None else f"{config.model}@{config.revision}"
     return list(dict.fromkeys([own, *config.compare]))
-
-
-def name_and_revision(model: str) -> tuple[str, str | None]:
-    """What "name@revision" says; a folder may have such a name itself."""
-    name, at, revision = model.rpartition("@")
-    return (name, revision) if at and not Path(model).exists() else (model, None)
-
-
-def has_head(model: Backbone) -> bool:
-    """Whether it has a learned draft head."""
-    return getattr(model, "draft_head", None) is not None
 
 
 def headed(models: Mapping[str, Backbone]) -> set[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from asarm.evaluation.densities import RATES
+from asarm.metrics.densities import RATES
 from asarm.model import AnySubsetTransformer
 from asarm.training.config import TrainingConfig
 

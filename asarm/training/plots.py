@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
-from asarm.evaluation.drawing import FAINT, INK, RC, new_figure, png, tidy
+from asarm.display.drawing import FAINT, INK, RC, new_figure, png, tidy
 from asarm.run import CONFIG, HEADER, Run
 from asarm.training.files import EVALUATIONS, METRICS
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from shlex import quote
 
-from asarm.evaluation.densities import RATES
+from asarm.metrics.densities import RATES
 from asarm.run import Run
 from asarm.training.card import number
 from asarm.training.config import TrainingConfig

@@ -15,10 +15,10 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from asarm.data import HeldOut
+from asarm.display.spans import BLANK, printable, segments_of
 from asarm.drafting.head import DraftHead
-from asarm.evaluation.densities import RATES, bits_per_token, block_bits, draft_rejections
-from asarm.evaluation.example import BLANK, printable, segments
-from asarm.evaluation.judge import Judge, load_judge
+from asarm.metrics.densities import RATES, bits_per_token, block_bits, draft_rejections
+from asarm.metrics.judge import Judge, load_judge
 from asarm.model import AnySubsetTransformer
 from asarm.run import Run
 from asarm.sampling import sample
@@ -192,7 +192,7 @@ class Watch:
 
 def filled_text(tokenizer: PreTrainedTokenizerBase, tokens: list[int], prompt: list[int]) -> str:
     """A text with blanks, and the same text filled."""
-    parts = segments(tokenizer, tokens, prompt)
+    parts = segments_of(tokenizer, tokens, prompt)
     blanked = "".join(BLANK * p.num_tokens if p.is_target else printable(p.text) for p in parts)
     filled = "".join(printable(part.text) for part in parts)
     return f"=== blanked\n{blanked}\n=== filled\n{filled}"

@@ -15,11 +15,10 @@ from transformers import PreTrainedTokenizerBase
 
 from asarm.codec import Codec
 from asarm.corpus import KINDS, Kind, held_out_documents
-from asarm.evaluation.fingerprint import of_items, of_model
+from asarm.display.tables import plus_minus
 from asarm.evaluation.gap_lengths.config import GapLengthsConfig
-from asarm.evaluation.items import Record, Share
-from asarm.evaluation.statistics import estimate
-from asarm.evaluation.tables import plus_minus
+from asarm.evaluation.items import Share
+from asarm.fingerprint import of_items, of_model
 from asarm.infilling import infill
 from asarm.infilling.length import (
     POWERS,
@@ -30,7 +29,9 @@ from asarm.infilling.length import (
 )
 from asarm.infilling.prior import MOST, length_prior
 from asarm.infilling.template import Template
+from asarm.metrics.statistics import estimate
 from asarm.rows import Backbone
+from asarm.run import Record
 from asarm.schedule import keyed_generator, keyed_seed
 
 LEFT, RIGHT = 400, 200  # characters of text around a gap

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from asarm.evaluation.items import Ledger, Record, Share
+from asarm.evaluation.items import Ledger, Share
 from asarm.evaluation.programs.config import InfillCodeConfig
 from asarm.evaluation.programs.network import Network
 from asarm.evaluation.programs.task import Task, TaskSet
@@ -21,6 +21,7 @@ from asarm.evaluation.programs.variants import Variant, variants
 from asarm.infilling.choice import AUTO
 from asarm.infilling.fill import Infilling, fill_templates
 from asarm.loading import load
+from asarm.run import Record
 from asarm.sampling import sampler_of
 from asarm.schedule import recorded_seed
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from asarm.evaluation.items import Record
+from asarm.display.tables import new_console
 from asarm.evaluation.programs import report
 from asarm.evaluation.programs.config import InfillCodeConfig
 from asarm.evaluation.programs.generate import Networks
@@ -15,8 +15,7 @@ from asarm.evaluation.programs.samples import official
 from asarm.evaluation.programs.scoring import Scorer, score_completions
 from asarm.evaluation.programs.task import TaskSet
 from asarm.evaluation.programs.variants import samples_file, variants
-from asarm.evaluation.tables import new_console
-from asarm.run import Run
+from asarm.run import Record, Run
 
 
 def finish(

@@ -15,13 +15,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from asarm.evaluation.items import Record
 from asarm.evaluation.programs.config import InfillCodeConfig
 from asarm.evaluation.programs.generate import Networks, fill_tasks
-from asarm.evaluation.programs.isolation import find_isolation
 from asarm.evaluation.programs.network import Network
 from asarm.evaluation.programs.results import CodeResult, VariantResult, variant_result
-from asarm.evaluation.programs.sandbox import Outcome
 from asarm.evaluation.programs.scoring import (
     Ceiling,
     Scorer,
@@ -33,7 +30,9 @@ from asarm.evaluation.programs.scoring import (
 )
 from asarm.evaluation.programs.task import TaskSet
 from asarm.evaluation.programs.variants import variants
-from asarm.run import Run
+from asarm.run import Record, Run
+from asarm.sandbox.execution import Outcome
+from asarm.sandbox.isolation import find_isolation
 
 UNSAFE = "UNSAFE: programs ran without a sandbox"
 

@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 from rich.console import Console
 from rich.text import Text
 
-from asarm.evaluation.items import Record
-from asarm.evaluation.programs.passk import Rate
+from asarm.display.tables import markdown_table, show_table
 from asarm.evaluation.programs.protocol import describe_ceiling
 from asarm.evaluation.programs.results import CodeResult, VariantResult
 from asarm.evaluation.programs.task import Task
-from asarm.evaluation.statistics import Estimate
-from asarm.evaluation.tables import markdown_table, show_table
+from asarm.metrics.passk import Rate
+from asarm.metrics.statistics import Estimate
+from asarm.run import Record
 
 NOTE = (
     "pass@k in % of tasks, without bias (arXiv 2107.03374, eq. 1), with 95% intervals (Wilson's, "

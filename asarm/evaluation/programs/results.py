@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from asarm.evaluation.items import Record
-from asarm.evaluation.programs.passk import Rate, pass_at_k, rate
-from asarm.evaluation.programs.sandbox import Outcome
 from asarm.evaluation.programs.scoring import Ceiling, SelfTest
 from asarm.evaluation.programs.task import Task
-from asarm.evaluation.statistics import Estimate, clustered_estimate
+from asarm.metrics.passk import Rate, pass_at_k, rate
+from asarm.metrics.statistics import Estimate, clustered_estimate
+from asarm.run import Record
+from asarm.sandbox.execution import Outcome
 
 KS = (1, 10, 100)
 COSTS = ("num_tokens", "nfe", "rows", "seconds", "log_prob_per_token")

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from asarm.evaluation.items import Record
 from asarm.evaluation.programs.reading import read_rows
 from asarm.evaluation.programs.task import TaskSet
+from asarm.run import Record
 
 FIELDS = ("task_id", "completion")
 

@@ -10,12 +10,11 @@ from dataclasses import asdict, dataclass
 
 from tqdm import tqdm
 
-from asarm.evaluation.items import Record
-from asarm.evaluation.programs.isolation import Isolation
 from asarm.evaluation.programs.network import Network
-from asarm.evaluation.programs.sandbox import Limits, Outcome, Program, run_programs
 from asarm.evaluation.programs.task import Task, TaskSet
-from asarm.run import Run
+from asarm.run import Record, Run
+from asarm.sandbox.execution import Limits, Outcome, Program, run_programs
+from asarm.sandbox.isolation import Isolation
 
 OUTCOMES = "outcomes.jsonl"
 WALL = 10  # times its CPU time a program may take by the clock: other work may be going on

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from asarm.evaluation.programs.sandbox import Program
+from asarm.sandbox.execution import Program
 
 
 @dataclass(frozen=True)

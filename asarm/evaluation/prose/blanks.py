@@ -9,11 +9,11 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from asarm.evaluation.items import Record
 from asarm.evaluation.prose.cells import Networks, Variant
 from asarm.evaluation.prose.config import InfillProseConfig
 from asarm.evaluation.study import timed
 from asarm.infilling import Infilling, infill, reference_lengths
+from asarm.run import Record
 from asarm.sampling import sampler_of
 
 MARK = "\ue000"  # of a blank: a character that is in nobody's text, for ___ is in LAMBADA's

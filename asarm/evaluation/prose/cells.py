@@ -15,11 +15,12 @@ from typing import Any, NamedTuple, Protocol
 from transformers import PreTrainedTokenizerBase
 
 from asarm.distribution import Distribution
-from asarm.evaluation.items import Record, Share
+from asarm.evaluation.items import Share
 from asarm.evaluation.prose.config import InfillProseConfig
 from asarm.evaluation.prose.results import ProseResult
 from asarm.loading import load
 from asarm.rows import Backbone
+from asarm.run import Record
 from asarm.sampling import lossless_names
 
 LENGTHS = ("oracle", "auto")

@@ -9,7 +9,6 @@ from functools import cached_property
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from asarm.evaluation.items import Record
 from asarm.evaluation.prose.blanks import MARK
 from asarm.evaluation.prose.cells import (
     Cell,
@@ -38,6 +37,7 @@ from asarm.evaluation.prose.results import (
 from asarm.evaluation.study import timed
 from asarm.infilling import score
 from asarm.rows import Backbone
+from asarm.run import Record
 
 PROTOCOL = "ending"
 NOTE = (

@@ -8,7 +8,6 @@ from functools import cached_property
 
 from transformers import PreTrainedTokenizerBase
 
-from asarm.evaluation.items import Record
 from asarm.evaluation.prose.blanks import Blank, fill_blanks
 from asarm.evaluation.prose.cells import (
     LENGTHS,
@@ -35,6 +34,7 @@ from asarm.evaluation.prose.results import (
     rows_of,
 )
 from asarm.rows import Backbone
+from asarm.run import Record
 from asarm.schedule import recorded_seed
 
 PROTOCOL = "last word"

@@ -12,10 +12,10 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from asarm.evaluation.drawing import FAINT, INK, RC, new_figure, png, tidy
-from asarm.evaluation.example import BLANKED, FILLED, GIVEN, printable
+from asarm.display.drawing import FAINT, INK, RC, new_figure, png, tidy
+from asarm.display.spans import BLANKED, FILLED, GIVEN, printable
+from asarm.display.tables import markdown_image, markdown_table, show_table
 from asarm.evaluation.prose.results import COSTS, Example, ProseResult, ResultTable, Row, Score
-from asarm.evaluation.tables import markdown_image, markdown_table, show_table
 
 HEADINGS = {  # and decimals in the terminal
     "rouge1": ("ROUGE-1", 1),

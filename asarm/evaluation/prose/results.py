@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from asarm.evaluation.items import Record
-from asarm.evaluation.statistics import clustered_estimate, estimate
+from asarm.metrics.statistics import clustered_estimate, estimate
+from asarm.run import Record
 
 Measure = Callable[[Record], float | None]
 

@@ -8,7 +8,6 @@ from functools import cached_property
 
 from transformers import PreTrainedTokenizerBase
 
-from asarm.evaluation.items import Record
 from asarm.evaluation.prose.blanks import Blank, fill_blanks
 from asarm.evaluation.prose.cells import (
     LENGTHS,
@@ -35,8 +34,9 @@ from asarm.evaluation.prose.results import (
     predictions,
     rows_of,
 )
-from asarm.evaluation.prose.rouge import KINDS, LETTERS_NOTE, needs_any_letters, rouge
+from asarm.metrics.rouge import KINDS, LETTERS_NOTE, needs_any_letters, rouge
 from asarm.rows import Backbone
+from asarm.run import Record
 from asarm.schedule import recorded_seed
 
 BLANKED = {"middle": (2, 3), "short_prompt": (1, 4)}  # the first sentence, and one behind the last

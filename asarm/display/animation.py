@@ -1,0 +1,193 @@
+"""A decoding as an animated GIF: a frame for each network call.
+
+A piece is the text that one token adds to what stands before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from transformers import PreTrainedTokenizerBase
+
+from asarm.codec import Codec
+from asarm.display.spans import given_spans, printable, segments
+from asarm.order import Order
+from asarm.sampling import Round, SampleResult
+
+DRAFTED, ACCEPTED, REPLACED, DRAWN = "drafted", "accepted", "replaced", "drawn"
+MOST_TOKENS = 512  # more cannot be read in a picture
+WHITESPACE = {"\n": "⏎", "\t": "⇥", "": "␣"}  # what a token of nothing else is shown as
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A token at a blank, and how it came there.
+
+    Attributes:
+        token: its id.
+        kind: drafted (not yet verified), accepted (a draft that stood), replaced (drawn in place
+            of a draft that did not) or drawn (without a draft).
+        is_new: whether this call made it.
+    """
+
+    token: int
+    kind: str
+    is_new: bool = True
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What is known after so many network calls.
+
+    Attributes:
+        calls: how many there were.
+        tokens: how many blanks are filled for good.
+        marks: what stands at the blanks, by position; nothing at the others.
+    """
+
+    calls: int
+    tokens: int
+    marks: Mapping[int, Mark]
+
+
+@dataclass(frozen=True)
+class Film:
+    """A decoding of one text.
+
+    Attributes:
+        title: of the picture.
+        pieces: the final text, cut where its tokens meet; "" for a token that ends no character.
+        targets: the positions of the blanks.
+        drafts: the text of every token that was drafted, by its id.
+        frames: the first shows the blanks, the last the whole text.
+    """
+
+    title: str
+    pieces: list[str]
+    targets: frozenset[int]
+    drafts: dict[int, str]
+    frames: list[Frame]
+
+
+def film(
+    tokenizer: PreTrainedTokenizerBase,
+    result: SampleResult,
+    order: Order,
+    *,
+    method: str,
+    title: str | None = None,
+    whitespace_map: bool = False,
+) -> Film:
+    """The decoding of a batch's first text, from what `asarm.sample(..., trace=True)` gave.
+
+    Args:
+        tokenizer: of the model.
+        result: with its trace.
+        order: as it was sampled in.
+        method: by which it was sampled.
+        title: of the picture; method and k if None.
+        whitespace_map: code through XLNet's vocabulary.
+
+    Raises:
+        ValueError: no trace, or a text too long for a picture.
+    """
+    if result.trace is None:
+        raise ValueError("result has no trace; expected that of asarm.sample(..., trace=True)")
+    tokens = result.tokens[0, : int(order.length[0])].tolist()
+    check_size(len(tokens))
+    targets = frozenset(order.is_target[0].nonzero().flatten().tolist())
+    codec, rounds = Codec(tokenizer, whitespace_map=whitespace_map), result.trace[0]
+    drafted = {token for own in rounds for _, token in own.drafted}
+    drafts = {token: codec.decode([token]) for token in drafted}
+    cut = pieces(codec, tokens)
+    for i in _closing(tokens, targets, tokenizer.all_special_ids):
+        cut[i] = ""
+    title = title or (method if result.k is None else f"{method}, k = {result.k}")
+    return Film(title, cut, targets, drafts, list(frames(rounds, method)))
+
+
+def check_size(num_tokens: int) -> None:
+    """ValueError where a text is too long for a picture."""
+    if num_tokens > MOST_TOKENS:
+        raise ValueError(
+            f"the text has {num_tokens} tokens, more than a picture can show; expected "
+            f"{MOST_TOKENS} at most"
+        )
+
+
+def pieces(codec: Codec, tokens: Sequence[int]) -> list[str]:
+    """The text of `tokens`, cut where they meet.
+
+    A character that several tokens make together belongs to the last of them.
+    """
+    every_other = range(0, len(tokens), 2)
+    given = given_spans(codec.decode, tokens, every_other)
+    text = codec.decode(tokens)
+    return [part.text for part in segments(text, given, every_other, len(tokens))]
+
+
+def _closing(
+    tokens: Sequence[int], targets: Collection[int], special: Collection[int]
+) -> Iterator[int]:
+    """Positions of the document ends that were put around a text, and are no text themselves."""
+    for positions in (range(len(tokens)), reversed(range(len(tokens)))):
+        for i in positions:
+            if i in targets or tokens[i] not in special:
+                break
+            yield i
+
+
+def frames(rounds: Sequence[Round], method: str) -> Iterator[Frame]:
+    """The state before any network call, and after each.
+
+    A round is one call, but two of assd where it drafts: its drafts, then their verdicts. The
+    drafts of the next round are there as soon as onepass or ngram has made them.
+    """
+
+    def ahead(n: int) -> Sequence[tuple[int, int]]:
+        return rounds[n].drafted if method in ("onepass", "ngram") and n < len(rounds) else []
+
+    settled: dict[int, Mark] = {}
+    calls = 0
+    yield _frame(calls, settled, {}, ahead(0))
+    for n, own in enumerate(rounds):
+        new = _committed(own, method)
+        if method == "assd" and own.drafted:
+            calls += 1
+            first, _ = own.committed[0]
+            yield _frame(calls, settled, {first: new[first]}, own.drafted)
+            settled |= {first: new.pop(first)}
+        calls += 1
+        yield _frame(calls, settled, new, ahead(n + 1))
+        settled |= new
+
+
+def _frame(
+    calls: int,
+    settled: Mapping[int, Mark],
+    new: Mapping[int, Mark],
+    drafts: Sequence[tuple[int, int]],
+) -> Frame:
+    old = {position: replace(mark, is_new=False) for position, mark in settled.items()}
+    pending = {position: Mark(token, DRAFTED) for position, token in drafts}
+    return Frame(calls, len(old) + len(new), {**old, **new, **pending})
+
+
+def _committed(own: Round, method: str) -> dict[int, Mark]:
+    """What a round made final, by position."""
+    kinds = {
+        position: ACCEPTED if stands else REPLACED
+        for (position, _), stands in zip(own.drafted, own.accepted, strict=True)
+    }
+    if method == "parallel":  # whose draws nobody verifies
+        kinds = {}
+    return {p: Mark(token, kinds.get(p, DRAWN)) for p, token in own.committed}
+
+
+def shown(text: str, width: int) -> str:
+    """A token's text without blanks around it, in `width` characters or fewer."""
+    word = printable(text).strip()
+    if not word:
+        return next((sign for space, sign in WHITESPACE.items() if space in text), "")
+    return word if len(word) <= width else word[: width - 1] + "…"
