@@ -9,21 +9,57 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from asarm.density import log_prob as log_prob
+    from asarm.distribution import Allowed as Allowed
+    from asarm.drafting.drafters import Drafter as Drafter
+    from asarm.drafting.drafters import Drafts as Drafts
+    from asarm.drafting.drafters import Request as Request
     from asarm.infilling import infill as infill
     from asarm.infilling import score as score
+    from asarm.infilling.fill import Candidate as Candidate
+    from asarm.infilling.fill import Fill as Fill
+    from asarm.infilling.fill import Infilling as Infilling
+    from asarm.infilling.scoring import Score as Score
     from asarm.loading import load as load
     from asarm.model import AnySubsetTransformer as AnySubsetTransformer
     from asarm.order import Order as Order
+    from asarm.rows import Backbone as Backbone
+    from asarm.sampling import ASSD as ASSD
+    from asarm.sampling import Costs as Costs
+    from asarm.sampling import NGram as NGram
+    from asarm.sampling import OnePass as OnePass
+    from asarm.sampling import Parallel as Parallel
+    from asarm.sampling import Round as Round
+    from asarm.sampling import Sampler as Sampler
     from asarm.sampling import SampleResult as SampleResult
+    from asarm.sampling import Sequential as Sequential
     from asarm.sampling import sample as sample
     from asarm.sampling.calibration import calibrate as calibrate
+    from asarm.training.config import TrainingConfig as TrainingConfig
 
 __version__ = "0.1.0"  # pyproject.toml reads it here
 
 _HOMES = {
+    "ASSD": "asarm.sampling",
+    "Allowed": "asarm.distribution",
     "AnySubsetTransformer": "asarm.model",
+    "Backbone": "asarm.rows",
+    "Candidate": "asarm.infilling.fill",
+    "Costs": "asarm.sampling",
+    "Drafter": "asarm.drafting.drafters",
+    "Drafts": "asarm.drafting.drafters",
+    "Fill": "asarm.infilling.fill",
+    "Infilling": "asarm.infilling.fill",
+    "NGram": "asarm.sampling",
+    "OnePass": "asarm.sampling",
     "Order": "asarm.order",
+    "Parallel": "asarm.sampling",
+    "Request": "asarm.drafting.drafters",
+    "Round": "asarm.sampling",
     "SampleResult": "asarm.sampling",
+    "Sampler": "asarm.sampling",
+    "Score": "asarm.infilling.scoring",
+    "Sequential": "asarm.sampling",
+    "TrainingConfig": "asarm.training.config",
     "calibrate": "asarm.sampling.calibration",
     "infill": "asarm.infilling",
     "load": "asarm.loading",

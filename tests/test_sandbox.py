@@ -15,8 +15,9 @@ from pathlib import Path
 import hostile
 import pytest
 
-from asarm.evaluation.programs import isolation as isolating
-from asarm.evaluation.programs import namespaces, sandbox
+from asarm.sandbox import execution as sandbox
+from asarm.sandbox import isolation as isolating
+from asarm.sandbox import namespaces
 from asarm.sandbox.execution import Limits, Outcome, Program, run_programs
 from asarm.sandbox.inside.wire import Broken, Channel
 from asarm.sandbox.isolation import (

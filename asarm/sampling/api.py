@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -127,8 +127,8 @@ def sample(
         rounds=state.rounds,
         drafted=state.drafted,
         accepted=state.accepted,
-        k=getattr(sampler, "k", None),
-        costs=_costs(sampler, model) if getattr(sampler, "k", None) == "auto" else None,
+        k=_k(sampler),
+        costs=_costs(sampler, model) if _k(sampler) == "auto" else None,
         lossless=sampler.is_lossless,
         trace=watch.trace,
     )
@@ -255,6 +255,12 @@ def _lengths(sampler: Sampler, model: Backbone, num_targets: int) -> DraftLength
     if sampler.k == "auto":
         return AutoLength(sampler.cost_by_length(), _costs(sampler, model), model.device)
     return FixedLength(min(int(sampler.k), num_targets))
+
+
+def _k(sampler: Sampler) -> int | Literal["auto"] | None:
+    """Drafts of a round, where a sampler drafts."""
+    k = getattr(sampler, "k", None)
+    return int(k) if k is not None and k != "auto" else k
 
 
 def _costs(sampler: Sampler, model: Backbone) -> Any:

@@ -180,6 +180,7 @@ class NGram(Speculative):
 
     def round(self, net: Net, state: State) -> Outcome:
         start, count = state.known, state.left.minimum(net.lengths(state))
+        count = torch.where(start > 0, count, 0)  # nothing is known to draft from
         size = net.size(count, net.lengths.max_drafts)
         nothing = state.tokens[:, :0, None]
         drafts = net.drafts(state, nothing, start=start, limit=start, count=count, size=size)

@@ -154,7 +154,7 @@ class State:
         for name, value in part.items():
             whole = getattr(self, name)
             if isinstance(value, Tensor) and value.ndim and name != "sequences":
-                whole[part.sequences] = value
+                setattr(self, name, whole.index_copy(0, part.sequences, value))
             elif not isinstance(value, Drafts) and name != "sequences":
                 setattr(self, name, value)
 
