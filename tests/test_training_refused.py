@@ -116,3 +116,17 @@ def test_a_requeued_job_goes_on_although_it_was_told_to_overwrite(config, monkey
     assert (result.step, steps(folder)) == (3, [1, 2, 3])
     assert len((folder / STARTS).read_text().splitlines()) == 2
     assert "max_steps: 3" in (folder / CONFIG).read_text()
+
+
+def test_the_same_text_at_another_place_goes_on_and_another_text_does_not(tmp_path):
+    """Another copy, checkout or mount: what a file holds decides, not what it is called."""
+    text = Path(other_text(tmp_path))
+    (tmp_path / "run").mkdir()
+    config = tiny(tmp_path / "run", dataset=str(text), max_steps=2)
+    assert train(config).is_finished
+    (tmp_path / "elsewhere").mkdir()
+    copy = shutil.copy(text, tmp_path / "elsewhere" / text.name)
+    assert train(replace(config, dataset=str(copy), max_steps=3)).step == 3
+    Path(copy).write_text(Path(copy).read_text().replace("paragraph", "part"))
+    with pytest.raises(ValueError, match="trained on packed data.*other.txt changed"):
+        train(replace(config, dataset=str(copy), max_steps=4))

@@ -6,6 +6,7 @@ them in order. So any of them may be killed, and the rest taken up by another nu
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ class Share:
 
         # left to itself, it takes each process of a machine without a GPU for the only one
         state = PartialState(cpu=not torch.cuda.is_available())
+        # or threads of the group that are still there may abort the process while it ends
+        atexit.register(state.destroy_process_group)
         return cls(task, tasks, state.process_index, state.num_processes)
 
     @property

@@ -367,9 +367,10 @@ class Trainer:
 
 def may_change(config: TrainingConfig) -> tuple[str, ...]:
     """The settings that a run which is taken up again may change."""
-    of_streams = ("workers",) if is_finite(config.dataset) else ()
+    # of packed data the content is compared, wherever it lies
+    of_packed = ("dataset", "workers") if is_finite(config.dataset) else ()
     unknown = ("bf16",) if knows_no_precision(config) else ()
-    return (*MAY_CHANGE, *NOT_RESULTS, *of_streams, *unknown)
+    return (*MAY_CHANGE, *NOT_RESULTS, *of_packed, *unknown)
 
 
 def new_accelerator(config: TrainingConfig) -> Accelerator:
