@@ -9,7 +9,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [
+    ROOT / "README.md",
+    *(page for page in sorted((ROOT / "asarm").rglob("README.md")) if page.parent.name != "demo"),
+]
+README = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
 COMMANDS = sorted(
     {
         line.split("  #")[0].strip()
@@ -55,5 +59,7 @@ def test_the_notebook_example_runs():
 
 
 def test_pictures_are_there():
-    for path in re.findall(r"!\[[^]]*\]\(([^)]+)\)", README):
-        assert (ROOT / path).exists(), path
+    """And whatever else the pages link to."""
+    for page in PAGES:
+        for path in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / path).exists(), f"{page}: {path}"
