@@ -22,10 +22,11 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from asarm.backbones.pretrained import XLNET_VOCAB_SIZE, without_progress_bar
+from asarm.backbones.xlnet import AnySubsetTransformer
 from asarm.drafting.head import CONFIG as CONFIG_OF_HEAD
 from asarm.drafting.head import WEIGHTS as WEIGHTS_OF_HEAD
 from asarm.drafting.head import load_draft_head
-from asarm.model import XLNET_VOCAB_SIZE, AnySubsetTransformer, without_progress_bar
 
 DEMO = Path(__file__).parent / "demo"
 XLNET_TOKENIZER = "xlnet/xlnet-base-cased"  # of the released models, which may lack a tokenizer

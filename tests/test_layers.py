@@ -28,7 +28,7 @@ LAYERS = {
     "asarm.distribution": 1,
     "asarm.drafting.head": 1,
     "asarm.inputs": 2,
-    "asarm.model": 2,
+    "asarm.backbones": 2,
     "asarm.drafting.drafters": 2,
     "asarm.loading": 3,
     "asarm.drafting.checked": 3,

@@ -10,10 +10,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from asarm.backbones.xlnet import AnySubsetTransformer
 from asarm.density import joint_rows
 from asarm.distribution import Distribution
 from asarm.drafting.head import DraftHead, neighbours_of
-from asarm.model import AnySubsetTransformer
 from asarm.objective import joint_loss
 from asarm.order import Order
 from asarm.rows import QueryRows

@@ -9,81 +9,23 @@ L length, P = 2L - 1 distances, H heads, D head width, C model width, V vocabula
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from copy import copy
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import PreTrainedModel, XLNetConfig
+from transformers import XLNetConfig
 from transformers import initialization as init
 from transformers.activations import ACT2FN
-from transformers.utils import logging
 
-from asarm.drafting.head import DraftHead, fingerprint, remove_draft_head, save_draft_head
+from asarm.backbones.cache import KeyValueCache
+from asarm.backbones.pretrained import PretrainedXLNet
 from asarm.kernels.attention import ROWS_AT_ONCE, Dropout, Geometry, Sight, attend, round_share
-from asarm.kernels.products import linear, linear_after, pack, pack_again
+from asarm.kernels.products import linear, linear_after
 from asarm.rows import ContentRows, QueryRows
 
-XLNET_VOCAB_SIZE, XLNET_PAD_TOKEN_ID, XLNET_MASK_TOKEN_ID = 32000, 5, 6
 ENTRIES_AT_ONCE = 2**20  # rows times slots that a call of decoding looks over in one block
-NO_TOKEN = -1  # stands for a mask token where a vocabulary has none
-
-
-class KeyValueCache:
-    """Keys and values of every layer, kept at slot = rank.
-
-    A content row depends on lower ranks alone, so what is kept stays valid; the slot of a
-    rejected token is overwritten by the token that replaces it. The last slot is spare: padded
-    rows write there, and no limit reaches it.
-    """
-
-    def __init__(self, keys: Tensor, values: Tensor, positions: Tensor, tables: list[Tensor]):
-        self.keys = keys  # (layers, B, H, S, D)
-        self.values = values  # (layers, B, H, S, D)
-        self.positions = positions  # (B, S) the position whose token each slot holds
-        self.tables = tables  # (H, D, P) per layer: every distance as a key
-        self.sequences = torch.arange(len(positions), device=positions.device)[:, None]  # (B, 1)
-        self.is_static = False
-
-    def select(self, sequences: Tensor) -> KeyValueCache:
-        """That of some sequences (n,) of the batch alone."""
-        found = copy(self)
-        found.keys, found.values = self.keys[:, sequences], self.values[:, sequences]
-        found.positions = self.positions[sequences]
-        found.sequences = self.sequences[: len(sequences)]
-        return found
-
-    def fix_shapes(self) -> None:
-        """From now on, have rows look over all slots, whatever their limits."""
-        self.is_static = True
-
-    def num_slots(self, limits: Tensor) -> int:
-        """How many slots rows with these limits look over; none looks beyond its limit."""
-        return self.positions.shape[1] - 1 if self.is_static else int(limits.max())
-
-    def write_positions(self, slots: Tensor, positions: Tensor) -> None:
-        self.positions.scatter_(1, slots, positions)
-
-    def update(
-        self, layer: int, slots: Tensor, num_slots: int, keys: Tensor, values: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Keep keys and values (B, H, R, D) of one layer at slots (B, R); those of the first slots.
-
-        What is given back is (B, H, num_slots, D) each.
-        """
-        # on a CPU, scatter_ takes ten times as long in bfloat16
-        at = self.sequences, slots
-        self.keys[layer].transpose(1, 2)[at] = keys.transpose(1, 2)
-        self.values[layer].transpose(1, 2)[at] = values.transpose(1, 2)
-        return self.read(layer, num_slots)
-
-    def read(self, layer: int, num_slots: int) -> tuple[Tensor, Tensor]:
-        """Keys and values (B, H, S, D) of the first slots of one layer."""
-        return self.keys[layer, :, :, :num_slots], self.values[layer, :, :, :num_slots]
 
 
 class RelativeAttention(nn.Module):
@@ -125,11 +67,6 @@ class RelativeAttention(nn.Module):
         seen = self.dropout(linear(seen, self.o))
         return self.layer_norm(rows + seen)
 
-    def pack(self) -> None:
-        for weight in (self.q, self.k, self.v):
-            pack(weight, transposed=True)
-        pack(self.o)
-
 
 class FeedForward(nn.Module):
     def __init__(self, config: XLNetConfig):
@@ -148,10 +85,6 @@ class FeedForward(nn.Module):
 
     def _activate(self, inner: Tensor, is_kept: Tensor | None) -> Tensor:
         return self.dropout.keep(self.activation(inner), is_kept)
-
-    def pack(self) -> None:
-        pack(self.layer_1.weight)
-        pack(self.layer_2.weight)
 
 
 class Layer(nn.Module):
@@ -270,7 +203,7 @@ class Stack(nn.Module):
         return where, slot_positions.shape[1], tables
 
 
-class AnySubsetTransformer(PreTrainedModel):
+class AnySubsetTransformer(PretrainedXLNet):
     """An any-subset autoregressive model with XLNet's weights: the backbone of `asarm`.
 
     Loads every XLNet language-model checkpoint and saves what `XLNetLMHeadModel` loads. The
@@ -281,25 +214,13 @@ class AnySubsetTransformer(PreTrainedModel):
         ValueError: `bi_data` or `attn_type="uni"`, which no any-subset model can have.
     """
 
-    config_class = XLNetConfig
-    config: XLNetConfig
-    base_model_prefix = "transformer"
-    supports_gradient_checkpointing = True
-    _tied_weights_keys = {"lm_loss.weight": "transformer.word_embedding.weight"}
+    transformer: Stack
 
     def __init__(self, config: XLNetConfig):
-        if config.bi_data:
-            raise ValueError("bi_data is True; expected False: its rows read two half batches")
-        if config.attn_type != "bi":
-            raise ValueError(
-                f"attn_type is {config.attn_type!r}; expected 'bi': rows must see both sides"
-            )
-        name_special_tokens(config)
         super().__init__(config)
         self.transformer = Stack(config)
         self.lm_loss = nn.Linear(config.d_model, config.vocab_size)
         self.post_init()
-        self._draft_head: tuple[DraftHead, ...] = ()  # in a tuple: not one of the model's weights
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -307,76 +228,6 @@ class AnySubsetTransformer(PreTrainedModel):
         if isinstance(module, RelativeAttention | Stack):
             for parameter in module.parameters(recurse=False):
                 init.normal_(parameter, mean=0.0, std=self.config.initializer_range)
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.transformer.word_embedding
-
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
-        self.transformer.word_embedding = value
-
-    def get_output_embeddings(self) -> nn.Module:
-        return self.lm_loss
-
-    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
-        self.lm_loss = new_embeddings
-
-    @property
-    def vocab_size(self) -> int:
-        return self.config.vocab_size
-
-    @vocab_size.setter
-    def vocab_size(self, value: int) -> None:
-        """`resize_token_embeddings` of transformers sets it."""
-        self.config.vocab_size = value
-
-    @property
-    def mask_token_id(self) -> int:
-        """The token that is never predicted; `NO_TOKEN` where there is none."""
-        found = self.config.mask_token_id
-        return NO_TOKEN if found is None else found
-
-    @property
-    def pad_token_id(self) -> int | None:
-        """The token that fills up a batch, if it is known."""
-        return self.config.pad_token_id
-
-    @property
-    def trained_length(self) -> int | None:
-        """How many tokens the texts had that it was trained on, if it is known."""
-        return getattr(self.config, "trained_length", None)
-
-    @classmethod
-    def from_pretrained(cls, *args, **kwargs):
-        """As transformers has it; what is never used stays frozen, which it does not."""
-        loaded = super().from_pretrained(*args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
-        for layer in model.transformer.layers():
-            layer.rel_attn.r_s_bias.requires_grad_(False)
-            layer.rel_attn.seg_embed.requires_grad_(False)
-        return loaded
-
-    @property
-    def draft_head(self) -> DraftHead | None:
-        """The head that drafts for this model, if it has one."""
-        return self._draft_head[0] if self._draft_head else None
-
-    def set_draft_head(self, head: DraftHead | None) -> None:
-        """Have a head draft for this model; it is saved beside the weights, not among them."""
-        self._draft_head = () if head is None else (head,)
-
-    def _apply(self, fn, recurse=True):
-        """Whatever moves or casts the weights does so to the head's."""
-        super()._apply(fn, recurse)
-        if self.draft_head is not None:
-            self.draft_head._apply(fn, recurse)
-        return self
-
-    def set_dropout(self, share: float) -> None:
-        """Drop another share of the activations in training."""
-        self.config.dropout = share
-        for module in self.modules():
-            if isinstance(module, Dropout):
-                module.share = round_share(share)
 
     @torch.no_grad()
     def new_cache(self, batch: int, length: int) -> KeyValueCache:
@@ -404,51 +255,12 @@ class AnySubsetTransformer(PreTrainedModel):
         """Scores (..., V) from hidden states (..., C) of query rows."""
         return linear(hidden, self.lm_loss.weight, self.lm_loss.bias)
 
-    def pack(self) -> AnySubsetTransformer:
-        """Have a CPU read weights in bfloat16 faster where nothing is learned; no change elsewhere.
-
-        Packed copies take as much memory as the weights. They are made anew where the weights have
-        changed, by whatever means, when a cache is made or a call has none.
-        """
-        for layer in self.transformer.layers():
-            layer.rel_attn.pack()
-            layer.ff.pack()
-        pack(self.lm_loss.weight)
-        return self
-
-    def _pack_again(self) -> None:
-        if self.dtype == torch.bfloat16 and not torch.compiler.is_compiling():
-            for weight in self.parameters():
-                pack_again(weight)
-
-    def save_pretrained(self, save_directory: str | Path, **kwargs) -> None:
-        """Write an ordinary XLNet folder: safetensors, and the mask token in the config.
-
-        The draft head goes beside the weights; one that lies there already and is not this model's
-        is removed.
-        """
-        with without_progress_bar():
-            super().save_pretrained(save_directory, **kwargs)
-        self.config.architectures = ["XLNetLMHeadModel"]  # what others shall load it as
-        self.config.save_pretrained(save_directory)
-        if self.draft_head is None:
-            remove_draft_head(save_directory)
-        else:
-            self.draft_head.config.backbone = fingerprint(self)
-            save_draft_head(self.draft_head, save_directory)
-
-
-def name_special_tokens(config: XLNetConfig) -> None:
-    """Complete a config that says nothing of a mask token: <mask> of XLNet's vocabulary, or none.
-
-    XLNetConfig names XLNet's <pad> for every vocabulary; in another one it is a token like any.
-    """
-    if hasattr(config, "mask_token_id"):
-        return
-    is_xlnet = config.vocab_size == XLNET_VOCAB_SIZE
-    config.mask_token_id = XLNET_MASK_TOKEN_ID if is_xlnet else None
-    if not is_xlnet and config.pad_token_id == XLNET_PAD_TOKEN_ID:
-        config.pad_token_id = None
+    def set_dropout(self, share: float) -> None:
+        """Drop another share of the activations in training."""
+        self.config.dropout = share
+        for module in self.modules():
+            if isinstance(module, Dropout):
+                module.share = round_share(share)
 
 
 def distance_encoding(length: int, width: int, clamp_len: int = -1) -> Tensor:
@@ -464,15 +276,3 @@ def distance_encoding(length: int, width: int, clamp_len: int = -1) -> Tensor:
 def project(rows: Tensor, weight: Tensor) -> Tensor:
     """Rows (..., C) times a weight (C, H, D): (..., H, D)."""
     return linear(rows, weight, transposed=True).unflatten(-1, weight.shape[1:])
-
-
-@contextmanager
-def without_progress_bar() -> Iterator[None]:
-    """Have transformers read and write weights without a bar of its own."""
-    was_enabled = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            logging.enable_progress_bar()

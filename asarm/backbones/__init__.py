@@ -1,0 +1,1 @@
+"""The networks that read rows with limits: `asarm.rows.Backbone` says what one has to offer."""
