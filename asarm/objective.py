@@ -9,13 +9,12 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from asarm.density import chunks, joint_rows, target_ranks
 from asarm.distribution import Distribution
-from asarm.kernels.products import columns, linear
+from asarm.kernels.cross_entropy import HeadCrossEntropy
 from asarm.order import Order
-from asarm.rows import ContentRows, QueryRows
+from asarm.rows import ContentRows, QueryRows, TrainableBackbone
 
 LOSS_SCALES: dict[str, Callable[[Tensor], Tensor]] = {
     "none": torch.ones_like,
@@ -41,7 +40,7 @@ class Objective(nn.Module):
     """
 
     def __init__(
-        self, model: PreTrainedModel, *, loss_scale: str = "none", prompt_attention: str = "full"
+        self, model: TrainableBackbone, *, loss_scale: str = "none", prompt_attention: str = "full"
     ):
         super().__init__()
         self.model, self.loss_scale, self.prompt_attention = model, loss_scale, prompt_attention
@@ -56,7 +55,7 @@ class Objective(nn.Module):
 
 
 def joint_loss(
-    model: PreTrainedModel, input_ids: Tensor, order: Order, *, loss_scale: str = "none"
+    model: TrainableBackbone, input_ids: Tensor, order: Order, *, loss_scale: str = "none"
 ) -> Tensor:
     """Mean over sequences of the scaled mean over their targets of -log p(x_r | x_<r), in nats.
 
@@ -73,7 +72,7 @@ def joint_loss(
 
 
 def parallel_loss(
-    model: PreTrainedModel,
+    model: TrainableBackbone,
     input_ids: Tensor,
     order: Order,
     num_visible: Tensor,
@@ -113,7 +112,7 @@ def parallel_rows(
 
 
 def _loss_of_rows(
-    model: PreTrainedModel,
+    model: TrainableBackbone,
     input_ids: Tensor,
     content: ContentRows,
     query: QueryRows,
@@ -126,54 +125,13 @@ def _loss_of_rows(
     _, is_row = target_ranks(order)
     tokens = input_ids.gather(1, query.positions)[is_row]  # (rows,)
     weights = (scale / (order.num_targets * len(order)))[:, None].expand_as(is_row)[is_row]
-    head = model.get_output_embeddings()
+    weight, bias = model.output_weights()
     return HeadCrossEntropy.apply(
-        hidden[is_row], head.weight, head.bias, tokens, weights, Distribution(model.mask_token_id)
+        hidden[is_row],
+        weight,
+        bias,
+        tokens,
+        weights,
+        Distribution(model.mask_token_id).filter,
+        chunks(len(tokens), len(weight)),
     )
-
-
-class HeadCrossEntropy(torch.autograd.Function):
-    """Weighted sum of -log p(token) over rows, from hidden states: logits exist a chunk at a time.
-
-    The gradient of the logits, p - onehot, is known as soon as they are, so each chunk goes
-    through the head, forward and backward, before the next one.
-    """
-
-    @staticmethod
-    def forward(
-        ctx,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        tokens: Tensor,
-        weights: Tensor,
-        target: Distribution,
-    ) -> Tensor:
-        device = hidden.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-        rows, matrix = hidden.to(dtype), weight.to(dtype)  # (rows, C), (V, C)
-        loss = hidden.new_zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32))
-        grad_hidden, grad_weight = torch.empty_like(hidden), torch.zeros_like(weight)
-        grad_bias = torch.zeros_like(bias)
-        with torch.autocast(device, enabled=False):
-            for chunk in chunks(len(rows), len(weight)):
-                logits = target.filter(linear(rows[chunk], matrix, bias.to(rows.dtype)))
-                logits -= logits.amax(1, keepdim=True)
-                picked, weight_of = tokens[chunk, None], weights[chunk, None]
-                log_mass = logits.gather(1, picked)
-                probs = logits.exp_()
-                total = probs.sum(1, keepdim=True)
-                loss -= ((log_mass - total.log()) * weight_of).sum()
-                grad = probs.mul_(weight_of / total)
-                grad.scatter_add_(1, picked, -weight_of.to(grad.dtype))
-                grad_bias += grad.sum(0)
-                grad = grad.to(rows.dtype)
-                grad_hidden[chunk] = linear(grad, matrix, transposed=True)
-                grad_weight += linear(columns(grad), columns(rows[chunk]))
-        ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
-        return loss
-
-    @staticmethod
-    def backward(ctx, grad_loss: Tensor):
-        scaled = (grad_loss * grad for grad in ctx.saved_tensors)
-        return *scaled, None, None, None

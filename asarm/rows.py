@@ -74,3 +74,13 @@ class Backbone(Protocol):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores (..., V) of the next token from hidden states (..., C)."""
+
+
+class TrainableBackbone(Backbone, Protocol):
+    """A backbone that learns, or that a draft head stands on: its output layer and embeddings."""
+
+    def output_weights(self) -> tuple[Tensor, Tensor]:
+        """Weight (V, C) and bias (V,) of `logits`: hidden @ weight.T + bias."""
+
+    def embedding_weights(self) -> Tensor:
+        """Embeddings (V, C) of the tokens."""

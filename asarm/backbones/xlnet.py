@@ -21,7 +21,9 @@ from transformers.activations import ACT2FN
 
 from asarm.backbones.cache import KeyValueCache
 from asarm.backbones.pretrained import PretrainedXLNet
-from asarm.kernels.attention import ROWS_AT_ONCE, Dropout, Geometry, Sight, attend, round_share
+from asarm.kernels.attention import ROWS_AT_ONCE, Geometry, attend
+from asarm.kernels.dropout import Dropout, round_rate
+from asarm.kernels.plain import Sight
 from asarm.kernels.products import linear, linear_after
 from asarm.rows import ContentRows, QueryRows
 
@@ -255,12 +257,20 @@ class AnySubsetTransformer(PretrainedXLNet):
         """Scores (..., V) from hidden states (..., C) of query rows."""
         return linear(hidden, self.lm_loss.weight, self.lm_loss.bias)
 
-    def set_dropout(self, share: float) -> None:
-        """Drop another share of the activations in training."""
-        self.config.dropout = share
+    def output_weights(self) -> tuple[Tensor, Tensor]:
+        """Weight (V, C) and bias (V,) of `logits`."""
+        return self.lm_loss.weight, self.lm_loss.bias
+
+    def embedding_weights(self) -> Tensor:
+        """Embeddings (V, C) of the tokens."""
+        return self.transformer.word_embedding.weight
+
+    def set_dropout(self, rate: float) -> None:
+        """Drop activations at another rate in training."""
+        self.config.dropout = rate
         for module in self.modules():
             if isinstance(module, Dropout):
-                module.share = round_share(share)
+                module.rate = round_rate(rate)
 
 
 def distance_encoding(length: int, width: int, clamp_len: int = -1) -> Tensor:

@@ -1,4 +1,4 @@
-"""Attention of rows to content slots by content and by distance, and cheap dropout.
+"""Attention of rows to content slots by content and by distance: `plain.attend`, tuned.
 
 The forward and backward passes are written out, a block of rows at a time: a block meets only the
 slots and the distances that its rows can see, its scores fit a core's cache, and training keeps
@@ -14,9 +14,11 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-LEVELS = 2**16  # dropout compares 16 random bits with its share
+from asarm.kernels.dropout import Dropout
+from asarm.kernels.plain import Sight
+
 ROWS_AT_ONCE = {"cpu": 64, "cuda": 512}  # of a block, where rows are cut; elsewhere all
 ENTRIES_KEPT = 2**22  # rows times slots: with more, the tensors of blocks are made in their turn
 
@@ -39,36 +41,6 @@ class Block(NamedTuple):
     bias: Tensor  # (B, 1, n, s) of the scores: -inf where a slot is hidden, 0 where it is seen
 
 
-class Sight(NamedTuple):
-    """Where rows and slots are, and how many ranks each row sees."""
-
-    positions: Tensor  # (B, N)
-    limits: Tensor  # (B, N)
-    slot_positions: Tensor  # (B, S)
-    slot_ranks: Tensor  # (B, S), or (1, S) where they are the same in all sequences
-    num_distances: int  # of the table
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """How many rows and slots there are."""
-        return self.positions.shape[1], self.slot_positions.shape[1]
-
-    def distance(self, rows: slice, slots: slice) -> Tensor:
-        """Index into the table, (B, n, s)."""
-        zero = self.num_distances // 2  # where the table has distance 0
-        return self.positions[:, rows, None] - self.slot_positions[:, None, slots] + zero
-
-    def is_hidden(self, rows: slice, slots: slice) -> Tensor:
-        """Which slots a row may not see, (B, n, s) bool."""
-        return self.slot_ranks[:, None, slots] >= self.limits[:, rows, None]
-
-    def block(self, place: Place, sees_any: Tensor) -> Block:
-        """The tensors of a block; `sees_any` is (B, N, 1), see `Geometry`."""
-        rows, slots, distances = place
-        index = self.distance(rows, slots) - distances.start
-        return Block(*place, index[:, None], _bias(self.is_hidden(rows, slots), sees_any[:, rows]))
-
-
 @dataclass(frozen=True)
 class LateBlocks:
     """Blocks whose tensors are made in their turn: all of them grow with rows times slots."""
@@ -83,7 +55,7 @@ class LateBlocks:
 
     def __iter__(self) -> Iterator[Block]:
         for place in self.places:
-            block = self.sight.block(place, self.sees_any)
+            block = _block(self.sight, place, self.sees_any)
             yield _later(block, self.first) if self.first else block
 
 
@@ -143,6 +115,13 @@ def _parts(size: int, at_once: int | None) -> Iterator[slice]:
     return (slice(start, min(start + step, size)) for start in range(0, size, step))
 
 
+def _block(sight: Sight, place: Place, sees_any: Tensor) -> Block:
+    """The tensors of a block; `sees_any` is (B, N, 1), see `Geometry`."""
+    rows, slots, distances = place
+    index = sight.distance(rows, slots) - distances.start  # a block holds a part of the table
+    return Block(*place, index[:, None], _bias(sight.is_hidden(rows, slots), sees_any[:, rows]))
+
+
 def _bias(is_hidden: Tensor, sees_any: Tensor) -> Tensor:
     """Of scores (B, 1, n, s); none in a row that sees nothing, which would get NaN."""
     bias = torch.zeros(is_hidden.shape, device=is_hidden.device, dtype=torch.float32)
@@ -157,50 +136,6 @@ def _later(block: Block, first: int) -> Block:
         distance=block.distance[:, :, skip:],
         bias=block.bias[:, :, skip:],
     )
-
-
-class Dropout(nn.Module):
-    """Zero a share of the entries and scale the others up, in training.
-
-    `nn.Dropout` with a third of its time on a CPU: one random number serves four entries. The
-    share is rounded to a multiple of 2**-16.
-    """
-
-    def __init__(self, share: float):
-        super().__init__()
-        self.share = round_share(share)
-
-    def extra_repr(self) -> str:
-        return f"share={self.share:.4g}"
-
-    def forward(self, entries: Tensor) -> Tensor:
-        return self.keep(entries, self.draw(entries) if self.is_on else None)
-
-    def keep(self, entries: Tensor, is_kept: Tensor | None) -> Tensor:
-        """Drop what is not kept, of what was drawn; nothing if None."""
-        # a product with bool takes half of masked_fill's time on a CPU
-        return entries if is_kept is None else entries * is_kept * self.scale
-
-    @property
-    def is_on(self) -> bool:
-        return self.training and self.share > 0
-
-    @property
-    def scale(self) -> float:
-        """Of the entries that are kept."""
-        return 1 / (1 - self.share)
-
-    def draw(self, like: Tensor) -> Tensor:
-        """Which entries are kept, bool of the shape of `like`."""
-        words = torch.empty(-(-like.numel() // 4), dtype=torch.int64, device=like.device)
-        words.random_(-(2**63), None)  # all 64 bits
-        bits = words.view(torch.int16)[: like.numel()]
-        return (bits >= round(self.share * LEVELS) - LEVELS // 2).view(like.shape)
-
-
-def round_share(share: float) -> float:
-    """The share that is dropped when `share` is asked for."""
-    return round(share * LEVELS) / LEVELS
 
 
 def attend(
