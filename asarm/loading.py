@@ -24,9 +24,9 @@ from transformers.utils import logging
 
 from asarm.backbones.pretrained import XLNET_VOCAB_SIZE, without_progress_bar
 from asarm.backbones.xlnet import AnySubsetTransformer
-from asarm.drafting.head import CONFIG as CONFIG_OF_HEAD
-from asarm.drafting.head import WEIGHTS as WEIGHTS_OF_HEAD
-from asarm.drafting.head import load_draft_head
+from asarm.drafting.files import CONFIG as CONFIG_OF_HEAD
+from asarm.drafting.files import WEIGHTS as WEIGHTS_OF_HEAD
+from asarm.drafting.files import load_draft_head
 
 DEMO = Path(__file__).parent / "demo"
 XLNET_TOKENIZER = "xlnet/xlnet-base-cased"  # of the released models, which may lack a tokenizer

@@ -16,14 +16,15 @@ from torch import nn
 from transformers import PreTrainedModel, XLNetConfig
 from transformers.utils import logging
 
-from asarm.drafting.head import DraftHead, fingerprint, remove_draft_head, save_draft_head
+from asarm.drafting.files import save_draft_head_of
+from asarm.drafting.head import HasDraftHead
 from asarm.kernels.products import pack, pack_again
 
 XLNET_VOCAB_SIZE, XLNET_PAD_TOKEN_ID, XLNET_MASK_TOKEN_ID = 32000, 5, 6
 NO_TOKEN = -1  # stands for a mask token where a vocabulary has none
 
 
-class PretrainedXLNet(PreTrainedModel):
+class PretrainedXLNet(HasDraftHead, PreTrainedModel):
     """A network with the weights of `XLNetLMHeadModel`, as transformers loads and saves it.
 
     A subclass makes `transformer`, whose `layers` have the weights of XLNet's, and `lm_loss`.
@@ -41,7 +42,6 @@ class PretrainedXLNet(PreTrainedModel):
         check_attention(config)
         name_special_tokens(config)
         super().__init__(config)
-        self._draft_head: tuple[DraftHead, ...] = ()  # in a tuple: not one of the model's weights
 
     # --- tokens ---
 
@@ -83,24 +83,6 @@ class PretrainedXLNet(PreTrainedModel):
     def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
         self.lm_loss = new_embeddings
 
-    # --- the draft head ---
-
-    @property
-    def draft_head(self) -> DraftHead | None:
-        """The head that drafts for this model, if it has one."""
-        return self._draft_head[0] if self._draft_head else None
-
-    def set_draft_head(self, head: DraftHead | None) -> None:
-        """Have a head draft for this model; it is saved beside the weights, not among them."""
-        self._draft_head = () if head is None else (head,)
-
-    def _apply(self, fn, recurse=True):
-        """Whatever moves or casts the weights does so to the head's."""
-        super()._apply(fn, recurse)
-        if self.draft_head is not None:
-            self.draft_head._apply(fn, recurse)
-        return self
-
     # --- folders ---
 
     @classmethod
@@ -116,18 +98,13 @@ class PretrainedXLNet(PreTrainedModel):
     def save_pretrained(self, save_directory: str | Path, **kwargs) -> None:
         """Write an ordinary XLNet folder: safetensors, and the mask token in the config.
 
-        The draft head goes beside the weights; one that lies there already and is not this model's
-        is removed.
+        The draft head goes beside the weights; another model's, which lies there, goes.
         """
         with without_progress_bar():
             super().save_pretrained(save_directory, **kwargs)
         self.config.architectures = ["XLNetLMHeadModel"]  # what others shall load it as
         self.config.save_pretrained(save_directory)
-        if self.draft_head is None:
-            remove_draft_head(save_directory)
-        else:
-            self.draft_head.config.backbone = fingerprint(self)
-            save_draft_head(self.draft_head, save_directory)
+        save_draft_head_of(self, self.draft_head, save_directory)
 
     # --- packed weights ---
 

@@ -11,20 +11,15 @@ Shapes: R rows, N neighbours, C model width, K rank, V vocabulary.
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import IntEnum
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from asarm.kernels.products import linear, pack
 
-WEIGHTS, CONFIG = "draft_head.safetensors", "draft_head.json"
 OFFSETS = (-1, -2, 1)
 
 
@@ -45,7 +40,7 @@ class DraftHeadConfig:
         hidden: width of the head.
         rank: of the change that it makes to a hidden state.
         offsets: positions, from that of the row, whose tokens it sees.
-        backbone: `fingerprint` of the weights that it was trained behind.
+        backbone: `fingerprint` of the weights that it was trained on top of.
     """
 
     d_model: int
@@ -121,61 +116,26 @@ def neighbours_of(
     return found, torch.where(is_inside & (found < ranks[..., None]), seen, Seen.NOT)
 
 
-@torch.no_grad()
-def fingerprint(backbone: nn.Module) -> list[float]:
-    """The middle entry of each of a backbone's weights: no two models have the same."""
-    entries = [weight.flatten()[weight.numel() // 2] for _, weight in _weights(backbone)]
-    return [float(f"{float(entry):.3g}") for entry in entries]
+class HasDraftHead:
+    """What an `nn.Module` inherits from so that a draft head may stand on top of it.
 
-
-def fits(head: DraftHead, backbone: nn.Module) -> bool:
-    """Whether a head was trained behind these weights, as far as bfloat16 can tell."""
-    ours, theirs = (
-        torch.tensor(entries, dtype=torch.float32)
-        for entries in (fingerprint(backbone), head.config.backbone)
-    )
-    return ours.shape == theirs.shape and torch.allclose(ours, theirs, rtol=0.01, atol=1e-4)
-
-
-def _weights(backbone: nn.Module) -> list[tuple[str, Tensor]]:
-    return sorted(backbone.named_parameters())
-
-
-def save_draft_head(head: DraftHead, folder: str | Path) -> None:
-    """Write a head into its backbone's folder: its weights, and what it is made of."""
-    weights = {name: weight.contiguous() for name, weight in head.state_dict().items()}
-    save_file(weights, str(Path(folder, WEIGHTS)))
-    Path(folder, CONFIG).write_text(json.dumps(asdict(head.config), indent=2) + "\n")
-
-
-def remove_draft_head(folder: str | Path) -> None:
-    """Leave a folder without a head."""
-    for name in (WEIGHTS, CONFIG):
-        Path(folder, name).unlink(missing_ok=True)
-
-
-def load_draft_head(folder: str | Path, backbone: nn.Module) -> DraftHead:
-    """The head in a model's folder.
-
-    Raises:
-        ValueError: it was trained behind other weights, or its files do not fit one another.
+    The head goes where the model goes, and is cast to what the model is cast to. It is none of the
+    model's modules: the parameters and the state of a model are the same with a head and without.
     """
-    try:
-        config = DraftHeadConfig(**json.loads(Path(folder, CONFIG).read_text(encoding="utf-8")))
-        head = DraftHead(config).to(torch.float32)
-        head.load_state_dict(load_file(str(Path(folder, WEIGHTS))))
-    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(
-            f"the draft head in {folder} cannot be read ({reason}); train it anew, or remove "
-            f"{WEIGHTS} and {CONFIG}"
-        ) from None
-    for name, weight in head.named_parameters():
-        if not weight.isfinite().all():
-            raise ValueError(f"weight {name} of the draft head in {folder} holds NaN or infinity")
-    if not fits(head, backbone):
-        raise ValueError(
-            f"the draft head in {folder} was trained behind other weights than those beside it; "
-            f"train it anew, or remove {WEIGHTS}"
-        )
-    return head
+
+    draft_head: DraftHead | None = None
+
+    def set_draft_head(self, head: DraftHead | None) -> None:
+        """Have a head draft for this model, or none."""
+        # past nn.Module, which would count the head's weights among the model's
+        object.__setattr__(self, "draft_head", head)
+
+    def _apply(self, fn, recurse=True):
+        """Do to the head's weights what is done to the model's: `to`, `half`, `cuda`, ... end here.
+
+        torch knows no other place that all of them pass; its recurrent layers extend this one too.
+        """
+        super()._apply(fn, recurse)  # type: ignore[misc]  # that of nn.Module
+        if self.draft_head is not None:
+            self.draft_head._apply(fn, recurse)
+        return self

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, load_model, save_file
 from transformers import PreTrainedTokenizerBase
 
 from asarm.backbones.xlnet import AnySubsetTransformer
-from asarm.drafting.head import WEIGHTS
+from asarm.drafting.files import WEIGHTS
 
 STATE, OPTIMIZER, CHECKSUMS = "state.json", "optimizer.safetensors", "checksums.json"
 

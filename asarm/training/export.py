@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from asarm.backbones.xlnet import AnySubsetTransformer
 from asarm.data.retry import first_line, is_network_trouble
-from asarm.drafting.head import CONFIG as CONFIG_OF_HEAD
+from asarm.drafting.files import CONFIG as CONFIG_OF_HEAD
 from asarm.run import Run
 from asarm.training.card import card
 from asarm.training.config import TrainingConfig
