@@ -1,6 +1,6 @@
 """The training objectives: the exact joint, and the conditionally independent ("parallel") one.
 
-Shapes: B batch, L length, T most targets of a sequence, C model width, V vocabulary.
+Shapes: B batch, L length, T targets of a sequence, at most, C model width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ LOSS_SCALES: dict[str, Callable[[Tensor], Tensor]] = {
     "mask_rate": lambda rate: rate,
     "snr": lambda rate: rate / (1 - rate),
 }
-# how many ranks the visible token at rank r may see: (r, num_prompt, num_visible) -> limit
+# How many ranks the visible token at rank r may see: (r, num_prompt, num_visible) -> limit.
+# Limit r + 1 is the token itself and all before it; limit num_prompt is the whole prompt.
 PROMPT_ATTENTION: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "full": lambda rank, num_prompt, num_visible: num_visible.expand_as(rank),
     "prompt": lambda rank, num_prompt, num_visible: torch.maximum(num_prompt, rank + 1),
@@ -46,7 +47,7 @@ class Objective(nn.Module):
         self.model, self.loss_scale, self.prompt_attention = model, loss_scale, prompt_attention
 
     def forward(self, input_ids: Tensor, order: Order, num_visible: Tensor | None = None) -> Tensor:
-        """The joint loss; with `num_visible` (B,), the parallel one. Both are scalars, in nats."""
+        """Compute the joint loss; with `num_visible` (B,), the parallel one. Both are in nats."""
         if num_visible is None:
             return joint_loss(self.model, input_ids, order, loss_scale=self.loss_scale)
         return parallel_loss(
@@ -98,10 +99,11 @@ def parallel_loss(
 def parallel_rows(
     input_ids: Tensor, order: Order, num_visible: Tensor, prompt_attention: str
 ) -> tuple[ContentRows, QueryRows, Order]:
-    """Visible tokens as content rows, the others as query rows, and an order with those targets."""
+    """Make content rows of visible tokens, query rows of the others, and their order."""
     targets = Order(order.order, num_visible, order.length)
     visible = num_visible[:, None]
     ranks = torch.arange(int(num_visible.max()), device=input_ids.device).expand(len(order), -1)
+    # column r is rank r; a sequence with fewer visible ranks has padding there, which has limit 0
     limits = PROMPT_ATTENTION[prompt_attention](ranks, order.num_prompt[:, None], visible)
     positions = order.order[:, : ranks.shape[1]]
     tokens = input_ids.gather(1, positions).masked_fill(ranks >= visible, 0)
@@ -119,11 +121,13 @@ def _loss_of_rows(
     order: Order,
     loss_scale: str,
 ) -> Tensor:
+    """Compute the mean over sequences of their scaled losses, of the rows that are no padding."""
     hidden = model(content, query)  # (B, T, C)
     exact = torch.promote_types(hidden.dtype, torch.float32)
     scale = LOSS_SCALES[loss_scale](order.num_targets.to(exact) / order.length)
     _, is_row = target_ranks(order)
     tokens = input_ids.gather(1, query.positions)[is_row]  # (rows,)
+    # a mean over a sequence's targets, then a mean over the sequences
     weights = (scale / (order.num_targets * len(order)))[:, None].expand_as(is_row)[is_row]
     weight, bias = model.output_weights()
     return HeadCrossEntropy.apply(

@@ -28,7 +28,7 @@ class KeyValueCache:
         self.is_static = False
 
     def select(self, sequences: Tensor) -> KeyValueCache:
-        """That of some sequences (n,) of the batch alone."""
+        """Give the cache of some sequences (n,) of the batch alone."""
         found = copy(self)
         found.keys, found.values = self.keys[:, sequences], self.values[:, sequences]
         found.positions = self.positions[sequences]
@@ -36,29 +36,32 @@ class KeyValueCache:
         return found
 
     def fix_shapes(self) -> None:
-        """From now on, have rows look over all slots, whatever their limits."""
+        """Have rows look over all slots from now on, whatever their limits."""
         self.is_static = True
 
     def num_slots(self, limits: Tensor) -> int:
         """How many slots rows with these limits look over; none looks beyond its limit."""
+        # a row with limit n sees ranks 0 .. n - 1, in the first n slots; the last slot is spare
         return self.positions.shape[1] - 1 if self.is_static else int(limits.max())
 
     def write_positions(self, slots: Tensor, positions: Tensor) -> None:
+        """Note at which positions (B, R) the tokens are that come to slots (B, R)."""
         self.positions.scatter_(1, slots, positions)
 
     def update(
         self, layer: int, slots: Tensor, num_slots: int, keys: Tensor, values: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Keep keys and values (B, H, R, D) of one layer at slots (B, R); those of the first slots.
+        """Keep keys and values (B, H, R, D) of one layer at slots (B, R), and give all that it has.
 
-        What is given back is (B, H, num_slots, D) each.
+        What is given back is that of the first `num_slots` slots, (B, H, num_slots, D) each.
         """
-        # on a CPU, scatter_ takes ten times as long in bfloat16
+        # (B, 1) and (B, R) together pick (b, slots[b, r]) from (B, S, H, D); on a CPU, scatter_
+        # takes ten times as long in bfloat16
         at = self.sequences, slots
         self.keys[layer].transpose(1, 2)[at] = keys.transpose(1, 2)
         self.values[layer].transpose(1, 2)[at] = values.transpose(1, 2)
         return self.read(layer, num_slots)
 
     def read(self, layer: int, num_slots: int) -> tuple[Tensor, Tensor]:
-        """Keys and values (B, H, S, D) of the first slots of one layer."""
+        """Give keys and values (B, H, num_slots, D) of the first slots of one layer."""
         return self.keys[layer, :, :, :num_slots], self.values[layer, :, :, :num_slots]

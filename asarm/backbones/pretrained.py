@@ -52,7 +52,7 @@ class PretrainedXLNet(HasDraftHead, PreTrainedModel):
 
     @vocab_size.setter
     def vocab_size(self, value: int) -> None:
-        """`resize_token_embeddings` of transformers sets it."""
+        """Set the size; `resize_token_embeddings` of transformers does."""
         self.config.vocab_size = value
 
     @property
@@ -72,15 +72,19 @@ class PretrainedXLNet(HasDraftHead, PreTrainedModel):
         return getattr(self.config, "trained_length", None)
 
     def get_input_embeddings(self) -> nn.Module:
+        """Give the module that embeds tokens; transformers ties and resizes it."""
         return self.transformer.word_embedding
 
     def set_input_embeddings(self, value: nn.Embedding) -> None:
+        """Replace the module that embeds tokens."""
         self.transformer.word_embedding = value
 
     def get_output_embeddings(self) -> nn.Module:
+        """Give the module that makes logits; transformers ties and resizes it."""
         return self.lm_loss
 
     def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
+        """Replace the module that makes logits."""
         self.lm_loss = new_embeddings
 
     # --- folders ---
@@ -98,7 +102,7 @@ class PretrainedXLNet(HasDraftHead, PreTrainedModel):
     def save_pretrained(self, save_directory: str | Path, **kwargs) -> None:
         """Write an ordinary XLNet folder: safetensors, and the mask token in the config.
 
-        The draft head goes beside the weights; another model's, which lies there, goes.
+        The draft head is put beside the weights; one of another model, left there, is removed.
         """
         with without_progress_bar():
             super().save_pretrained(save_directory, **kwargs)

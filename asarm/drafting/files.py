@@ -22,7 +22,7 @@ WEIGHTS, CONFIG = "draft_head.safetensors", "draft_head.json"
 
 @torch.no_grad()
 def fingerprint(backbone: nn.Module) -> list[float]:
-    """The middle entry of each of a backbone's weights: no two models have the same."""
+    """Give the middle entry of each of a backbone's weights: no two models have the same ones."""
     entries = [weight.flatten()[weight.numel() // 2] for _, weight in _weights(backbone)]
     return [float(f"{float(entry):.3g}") for entry in entries]
 
@@ -37,6 +37,7 @@ def fits(head: DraftHead, backbone: nn.Module) -> bool:
 
 
 def _weights(backbone: nn.Module) -> list[tuple[str, Tensor]]:
+    """List a backbone's weights by their names."""
     return sorted(backbone.named_parameters())
 
 
@@ -61,7 +62,7 @@ def save_draft_head(head: DraftHead, folder: str | Path) -> None:
 
 
 def load_draft_head(folder: str | Path, backbone: nn.Module) -> DraftHead:
-    """The head in a model's folder.
+    """Load the head in a model's folder.
 
     Raises:
         ValueError: it was trained on top of other weights, or its files do not fit one another.

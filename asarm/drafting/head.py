@@ -33,7 +33,7 @@ class Seen(IntEnum):
 
 @dataclass
 class DraftHeadConfig:
-    """What a head is made of.
+    """The sizes that a head is made of, and the backbone that it belongs to.
 
     Args:
         d_model: width of the backbone.
@@ -51,7 +51,7 @@ class DraftHeadConfig:
 
 
 class DraftHead(nn.Module):
-    """From a row's hidden state and its neighbours to the change of that hidden state."""
+    """Changes a row's hidden state by what is known of the neighbours of its position."""
 
     def __init__(self, config: DraftHeadConfig):
         super().__init__()
@@ -65,36 +65,39 @@ class DraftHead(nn.Module):
         nn.init.normal_(self.neighbours.weight, std=width**-0.5)
 
     def forward(self, hidden: Tensor, embedded: Tensor, seen: Tensor) -> Tensor:
-        """The change (R, C) of hidden states (R, C).
+        """Give the change (R, C) of hidden states (R, C).
 
         Args:
             hidden: of the rows, as the network gave them.
             embedded: (R, N, C) embeddings of the neighbours.
             seen: (R, N) what is known of each, see `Seen`.
         """
+        # of the tokens, only those that the row did not see are news; `known` marks the other cases
         beside = (embedded * (seen == Seen.BY_HEAD)[..., None]).flatten(-2)
         places = torch.arange(seen.shape[-1], device=seen.device)
         by_neighbours = linear(beside, self.neighbours.weight) + self.known[seen, places].sum(-2)
         return self.code(self.inner(hidden) + by_neighbours) @ self.up.T
 
     def inner(self, hidden: Tensor) -> Tensor:
-        """The inner layer (..., H) of hidden states (..., C), before the neighbours are added."""
+        """Give the inner layer (..., H) of hidden states (..., C), without the neighbours."""
         return linear(hidden, self.row.weight, self.row.bias)
 
     def code(self, inner: Tensor) -> Tensor:
-        """The low-rank code (R, K) of the change, from the whole inner layer (R, H)."""
+        """Give the low-rank code (R, K) of the change, from the whole inner layer (R, H)."""
         return linear(F.gelu(inner), self.down.weight, self.down.bias)
 
     def by_neighbour(self, embedding: Tensor) -> Tensor:
-        """What a neighbour adds to the inner layer, (N, V + 2, H): where the head alone saw it,
-        by its token (V, C); then where nothing did, and where the row did.
+        """Tabulate what a neighbour adds to the inner layer, (N, V + 2, H).
+
+        The first V entries are for a token that the head alone saw, by its embedding (V, C); the
+        last two are for one that nothing saw, and for one that the row saw.
         """
         weights = self.neighbours.weight.unflatten(1, (-1, embedding.shape[1]))  # (H, N, C)
         of_tokens = embedding @ weights.permute(1, 2, 0) + self.known[Seen.BY_HEAD][:, None]
         return torch.cat([of_tokens, self.known[[Seen.NOT, Seen.BY_ROW]].transpose(0, 1)], dim=1)
 
     def pack(self) -> None:
-        """Those of its weights that drafting multiplies by."""
+        """Pack the weights that drafting multiplies by."""
         pack(self.row.weight)
         pack(self.down.weight)
 
@@ -102,16 +105,18 @@ class DraftHead(nn.Module):
 def neighbours_of(
     positions: Tensor, ranks: Tensor, limits: Tensor, rank_of: Tensor, offsets: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The ranks (B, K, N) at offsets (N,) from positions (B, K) of ranks (B, K), and what is known
-    of them once it is the ranks' turn.
+    """Find the ranks (B, K, N) of the neighbours of rows, and what is known of each, see `Seen`.
 
-    Below `limits` (B, K or 1) the network's rows saw them; below their own, they are committed or
-    drafted. `rank_of` (B, L) is the rank of each position.
+    The rows have positions (B, K) and ranks (B, K), and their neighbours are at offsets (N,) from
+    them. Known is what is known once it is the turn of the row's rank: below `limits` (B, K or 1)
+    the network's rows saw it, and below the rank it is committed or drafted. `rank_of` (B, L) is
+    the rank of each position.
     """
     beside = positions[..., None] + offsets
     size = rank_of.shape[1]
     is_inside = (beside >= 0) & (beside < size)
     found = rank_of.gather(1, beside.clamp(0, size - 1).flatten(1)).view(beside.shape)
+    # the rows saw ranks below their limit; what is below the rank, but not the limit, came since
     seen = torch.where(found < limits[..., None], Seen.BY_ROW, Seen.BY_HEAD)
     return found, torch.where(is_inside & (found < ranks[..., None]), seen, Seen.NOT)
 

@@ -86,6 +86,7 @@ class Geometry(NamedTuple):
             is_seen = ~sight.is_hidden(rows, slice(0, num_slots))
             sees_any.append(is_seen.any(2, keepdim=True))
             seen = is_seen.any(1).any(0).nonzero()
+            # up to the last slot that any of the rows sees, and the distances that occur up to it
             slots = slice(0, int(seen[-1]) + 1 if len(seen) else 0)
             index = sight.distance(rows, slots)
             low, high = (int(end) for end in index.aminmax()) if index.numel() else (0, 0)
@@ -100,7 +101,7 @@ class Geometry(NamedTuple):
         return cls(tuple(blocks) if is_small else blocks, blocks.sees_any)
 
     def of_queries(self, num_content: int) -> Geometry:
-        """Of the rows that follow the content rows."""
+        """Give the geometry of the rows that follow the content rows."""
         sees_any = self.sees_any[:, num_content:]
         if isinstance(self.blocks, LateBlocks):
             places = tuple(p for p in self.blocks.places if p.rows.stop > num_content)
@@ -123,13 +124,14 @@ def _block(sight: Sight, place: Place, sees_any: Tensor) -> Block:
 
 
 def _bias(is_hidden: Tensor, sees_any: Tensor) -> Tensor:
-    """Of scores (B, 1, n, s); none in a row that sees nothing, which would get NaN."""
+    """Make a bias of scores, (B, 1, n, s); 0 in a row that sees nothing, which would get NaN."""
     bias = torch.zeros(is_hidden.shape, device=is_hidden.device, dtype=torch.float32)
     return bias.masked_fill_(is_hidden & sees_any, -torch.inf)[:, None]
 
 
 def _later(block: Block, first: int) -> Block:
-    """The rows of a block from row `first` on, which is row 0 then."""
+    """Cut a block to its rows from row `first` on, which is row 0 then."""
+    # rows of the block that come before `first`: none of them where it begins later
     skip = max(first - block.rows.start, 0)
     return block._replace(
         rows=slice(block.rows.start + skip - first, block.rows.stop - first),
@@ -196,6 +198,7 @@ class _Attend(torch.autograd.Function):
             grad = grad_seen[:, rows].transpose(1, 2)  # (B, H, n, D)
             kept = signed.clamp(min=0)
             to_values[:, :, slots] += kept.mT @ grad
+            # the gradient of a softmax p: p g - p (sum of p g); the sign is of dropout alone
             weighed = (grad @ values[:, :, slots].mT).mul_(kept)
             total = weighed.sum(3, keepdim=True)
             to_scores = weighed.addcmul_(signed.abs(), total, value=-1)
@@ -241,6 +244,7 @@ def _attend(
         )
         probs = scores.add_(bias).softmax(3)  # masked_fill takes twenty times as long
         if dropout.is_on:
+            # what is dropped gets a minus sign: 2 x kept - 1 is 1 or -1
             probs = probs * dropout.draw(probs).to(probs.dtype).mul_(2).sub_(1)
         if keep is not None:
             keep.append(probs)
@@ -258,9 +262,10 @@ def _scores(
     index: Tensor,
     scale: float,
 ) -> Tensor:
-    """Scores (B, H, n, s) of the rows of a block."""
+    """Compute the scores (B, H, n, s) of the rows of a block."""
     batch, num_rows, heads, _ = by_content.shape
     by_table = (_by_head(by_distance) @ table).view(heads, batch, num_rows, -1).transpose(0, 1)
+    # of all distances (B, H, n, p), row n takes the one to slot s; it is the same in all heads
     scores = by_table.gather(3, index.expand(-1, heads, -1, -1))
     scores.flatten(0, 1).baddbmm_(
         by_content.transpose(1, 2).flatten(0, 1), keys.mT.flatten(0, 1), beta=scale, alpha=scale
@@ -269,10 +274,10 @@ def _scores(
 
 
 def _spread(to_scores: Tensor, index: Tensor, num_distances: int) -> Tensor:
-    """Gradients (B, H, n, s) at the distances they belong to, (H, Bn, p)."""
+    """Put gradients (B, H, n, s) at the distances that they belong to, (H, Bn, p)."""
     batch, heads, num_rows, _ = to_scores.shape
     spread = to_scores.new_zeros(heads, batch, num_rows, num_distances)
-    # a row meets a distance once: no need to add
+    # the transpose of the gather in `_scores`; a row meets a distance once: no need to add
     spread.transpose(0, 1).scatter_(3, index.expand(-1, heads, -1, -1), to_scores)
     return spread.flatten(1, 2)
 

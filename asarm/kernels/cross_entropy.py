@@ -50,6 +50,7 @@ class HeadCrossEntropy(torch.autograd.Function):
                 probs = logits.exp_()
                 total = probs.sum(1, keepdim=True)
                 loss -= ((log_mass - total.log()) * weight_of).sum()
+                # p - onehot, times the row's weight: p first, then 1 less at the token itself
                 grad = probs.mul_(weight_of / total)
                 grad.scatter_add_(1, picked, -weight_of.to(grad.dtype))
                 grad_bias += grad.sum(0)

@@ -20,33 +20,38 @@ class Dropout(nn.Module):
         self.rate = round_rate(rate)
 
     def extra_repr(self) -> str:
+        """Show the rate where a model is printed."""
         return f"rate={self.rate:.4g}"
 
     def forward(self, entries: Tensor) -> Tensor:
+        """Drop entries of any shape."""
         return self.keep(entries, self.draw(entries) if self.is_on else None)
 
     def keep(self, entries: Tensor, is_kept: Tensor | None) -> Tensor:
-        """Drop what is not kept, of what was drawn; nothing if None."""
+        """Drop the entries that a draw does not keep; none if it is None."""
         # a product with bool takes half of masked_fill's time on a CPU
         return entries if is_kept is None else entries * is_kept * self.scale
 
     @property
     def is_on(self) -> bool:
+        """Whether anything is dropped: in training, at a rate above 0."""
         return self.training and self.rate > 0
 
     @property
     def scale(self) -> float:
-        """Of the entries that are kept."""
+        """What kept entries are multiplied by, so that the mean stays."""
         return 1 / (1 - self.rate)
 
     def draw(self, like: Tensor) -> Tensor:
-        """Which entries are kept, bool of the shape of `like`."""
+        """Draw which entries are kept, as bool of the shape of `like`."""
+        # an entry takes 16 bits, so one random int64 serves four: a quarter of them, rounded up
         words = torch.empty(-(-like.numel() // 4), dtype=torch.int64, device=like.device)
         words.random_(-(2**63), None)  # all 64 bits
         bits = words.view(torch.int16)[: like.numel()]
+        # the 2**16 values of int16 begin at -2**15: the lowest `rate` of them drop their entry
         return (bits >= round(self.rate * LEVELS) - LEVELS // 2).view(like.shape)
 
 
 def round_rate(rate: float) -> float:
-    """The rate that is dropped when `rate` is asked for."""
+    """Give the rate at which entries are dropped when `rate` is asked for."""
     return round(rate * LEVELS) / LEVELS

@@ -30,16 +30,16 @@ class Sight(NamedTuple):
 
     @property
     def size(self) -> tuple[int, int]:
-        """How many rows and slots there are."""
+        """How many rows and slots there are, (N, S)."""
         return self.positions.shape[1], self.slot_positions.shape[1]
 
     def distance(self, rows: slice = ALL, slots: slice = ALL) -> Tensor:
-        """How far each row is to the right of each slot, as an index into the table, (B, N, S)."""
+        """Tell how far rows are to the right of slots, as an index of the table, (B, N, S)."""
         zero = self.num_distances // 2  # the table begins at -(L - 1): distance 0 is at L - 1
         return self.positions[:, rows, None] - self.slot_positions[:, None, slots] + zero
 
     def is_hidden(self, rows: slice = ALL, slots: slice = ALL) -> Tensor:
-        """Which slots a row may not see, (B, N, S) bool: those of ranks from its limit on."""
+        """Tell which slots a row may not see, (B, N, S) bool: those of ranks from its limit on."""
         return self.slot_ranks[:, None, slots] >= self.limits[:, rows, None]
 
 
