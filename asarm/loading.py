@@ -28,6 +28,7 @@ from asarm.drafting.files import CONFIG as CONFIG_OF_HEAD
 from asarm.drafting.files import WEIGHTS as WEIGHTS_OF_HEAD
 from asarm.drafting.files import load_draft_head
 
+BACKBONES = {"xlnet": AnySubsetTransformer}  # by the model_type of config.json
 DEMO = Path(__file__).parent / "demo"
 XLNET_TOKENIZER = "xlnet/xlnet-base-cased"  # of the released models, which may lack a tokenizer
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
@@ -274,9 +275,10 @@ def _load_config(name_or_path: str | Path, source: str, where: dict[str, str]) -
     except UNREADABLE as error:
         reason = reason_of(error)
         raise ValueError(f"config.json of {name_or_path} cannot be read: {reason}") from None
-    if config.model_type != "xlnet":
+    if config.model_type not in BACKBONES:
         raise ValueError(
-            f"{name_or_path} holds a model of type {config.model_type}; expected xlnet"
+            f"{name_or_path} holds a model of type {config.model_type}; "
+            f"expected {' or '.join(BACKBONES)}"
         )
     return config
 
@@ -297,7 +299,7 @@ def _load_weights(
         )
     try:
         with without_report():
-            model, report = AnySubsetTransformer.from_pretrained(
+            model, report = BACKBONES[config.model_type].from_pretrained(
                 source,
                 config=config,
                 dtype=dtype,
