@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from asarm.backbones.xlnet import AnySubsetTransformer as AnySubsetTransformer
     from asarm.density import log_prob as log_prob
     from asarm.distribution import Allowed as Allowed
     from asarm.drafting.drafters import Drafter as Drafter
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from asarm.infilling.fill import Infilling as Infilling
     from asarm.infilling.scoring import Score as Score
     from asarm.loading import load as load
-    from asarm.model import AnySubsetTransformer as AnySubsetTransformer
     from asarm.order import Order as Order
     from asarm.rows import Backbone as Backbone
     from asarm.sampling import ASSD as ASSD
@@ -41,7 +41,7 @@ __version__ = "0.1.0"  # pyproject.toml reads it here
 _HOMES = {
     "ASSD": "asarm.sampling",
     "Allowed": "asarm.distribution",
-    "AnySubsetTransformer": "asarm.model",
+    "AnySubsetTransformer": "asarm.backbones.xlnet",
     "Backbone": "asarm.rows",
     "Candidate": "asarm.infilling.fill",
     "Costs": "asarm.sampling",

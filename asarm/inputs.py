@@ -40,6 +40,7 @@ def answering(model: Backbone) -> Iterator[None]:
 
 
 def _enter(model: Backbone) -> None:
+    """Count one more answer, and put modules that train into eval mode before the first."""
     if isinstance(model, nn.Module):
         with _lock:
             number, training = _answering.get(model, (0, []))
@@ -50,6 +51,7 @@ def _enter(model: Backbone) -> None:
 
 
 def _leave(model: Backbone) -> None:
+    """Count one answer less, and put modules back into train mode after the last."""
     if isinstance(model, nn.Module):
         with _lock:
             number, training = _answering.pop(model)
@@ -97,7 +99,7 @@ def check_tokenizer(model: Backbone, tokenizer: Any) -> None:
 
 
 def token_ids(input_ids: Tensor | Sequence[Sequence[int]] | Any) -> Tensor:
-    """Token ids of any integers as int64: a tensor, an array of numpy or nested lists.
+    """Make token ids (int64) of any integers: a tensor, an array of numpy or nested lists.
 
     Raises:
         ValueError: something else, or rows of different lengths.
@@ -122,7 +124,7 @@ def checked_inputs(
     reads_targets: bool,
     allowed: Allowed | None = None,
 ) -> tuple[Tensor, Order]:
-    """Ids (B, L) and their order on the model's device, if the model can read them.
+    """Give ids (B, L) and their order on the model's device, if the model can read them.
 
     Args:
         model: the backbone.

@@ -22,11 +22,13 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from asarm.drafting.head import CONFIG as CONFIG_OF_HEAD
-from asarm.drafting.head import WEIGHTS as WEIGHTS_OF_HEAD
-from asarm.drafting.head import load_draft_head
-from asarm.model import XLNET_VOCAB_SIZE, AnySubsetTransformer, without_progress_bar
+from asarm.backbones.pretrained import XLNET_VOCAB_SIZE, without_progress_bar
+from asarm.backbones.xlnet import AnySubsetTransformer
+from asarm.drafting.files import CONFIG as CONFIG_OF_HEAD
+from asarm.drafting.files import WEIGHTS as WEIGHTS_OF_HEAD
+from asarm.drafting.files import load_draft_head
 
+BACKBONES = {"xlnet": AnySubsetTransformer}  # by the model_type of config.json
 DEMO = Path(__file__).parent / "demo"
 XLNET_TOKENIZER = "xlnet/xlnet-base-cased"  # of the released models, which may lack a tokenizer
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
@@ -56,7 +58,7 @@ def load(
     dtype: str | torch.dtype | None = None,
     packed: bool = True,
 ) -> tuple[AnySubsetTransformer, PreTrainedTokenizerBase]:
-    """A model, ready to sample from, and its tokenizer, which pads on the right.
+    """Load a model, ready to sample from, and its tokenizer, which pads on the right.
 
     Args:
         name_or_path: "demo" for the bundled model, a local folder, or a hub name such as
@@ -91,7 +93,7 @@ def load(
 def load_tokenizer(
     name_or_path: str | Path = "demo", *, vocab_size: int | None = None, **where: str
 ) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model, padding on the right; checked against `vocab_size` if given."""
+    """Load the tokenizer of a model, padding on the right; `vocab_size` is checked if given."""
     source = _source(name_or_path)
     if _find(source, "tokenizer.json", where) is None:
         if _find(source, "spiece.model", where) is not None:
@@ -121,13 +123,17 @@ def load_tokenizer(
 
 
 def name_and_revision(model: str) -> tuple[str, str | None]:
-    """What "name@revision" says; a folder may have such a name itself."""
+    """Split "name@revision" in two; a folder may have such a name itself."""
     name, at, revision = model.rpartition("@")
     return (name, revision) if at and not Path(model).exists() else (model, None)
 
 
 def resolve_device(device: str | torch.device | None = None) -> torch.device:
-    """The device asked for, or the GPU if there is one; ValueError where there is none."""
+    """Find the device asked for, or the GPU if there is one.
+
+    Raises:
+        ValueError: there is no such device, or it has no float64.
+    """
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if str(device).partition(":")[0] == "mps":
@@ -146,7 +152,11 @@ def resolve_device(device: str | torch.device | None = None) -> torch.device:
 
 
 def resolve_dtype(dtype: str | torch.dtype | None = None) -> torch.dtype:
-    """float32 if None; ValueError where it names no dtype of weights."""
+    """Find the dtype asked for, float32 if None.
+
+    Raises:
+        ValueError: it names no dtype of weights.
+    """
     known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
     if dtype is None:
         return torch.float32
@@ -158,7 +168,7 @@ def resolve_dtype(dtype: str | torch.dtype | None = None) -> torch.dtype:
 
 
 def _source(name_or_path: str | Path) -> str:
-    """What transformers is to look for: a folder or a hub name."""
+    """Say what transformers is to look for: a folder or a hub name."""
     name = str(name_or_path)
     if name == "demo":
         return str(DEMO)
@@ -176,7 +186,7 @@ def _source(name_or_path: str | Path) -> str:
 
 
 def _find(source: str, file: str, where: dict[str, str]) -> str | None:
-    """Path of a model's file, fetched from the hub if need be; None if the model has none."""
+    """Find the path of a model's file, fetched from the hub if need be; None if it has none."""
     if Path(source).is_dir():
         path = Path(source, where.get("subfolder", ""), file)
         return str(path) if path.is_file() else None
@@ -201,11 +211,11 @@ def _find(source: str, file: str, where: dict[str, str]) -> str | None:
 
 
 def reason_of(error: BaseException) -> str:
-    """What an error of another library says, in a line of no great length."""
+    """Repeat what an error of another library says, in a line of no great length."""
     said = " ".join(str(error).split()).rstrip(".")
     short = said if len(said) <= MAX_REASON else said[:MAX_REASON] + "..."
-    is_told = isinstance(error, OSError) or type(error) is ValueError
-    return short if is_told and short else f"{type(error).__name__}: {short}"
+    is_clear = isinstance(error, OSError) or type(error) is ValueError
+    return short if is_clear and short else f"{type(error).__name__}: {short}"
 
 
 @contextmanager
@@ -252,6 +262,7 @@ def check_loaded(name: str | Path, model: torch.nn.Module, report: Mapping[str, 
 
 
 def _load_config(name_or_path: str | Path, source: str, where: dict[str, str]) -> Any:
+    """Read what a model's config.json says of its network."""
     path = _find(source, "config.json", where)
     if path is None:
         what = "expected a folder of an XLNet model"
@@ -264,9 +275,10 @@ def _load_config(name_or_path: str | Path, source: str, where: dict[str, str]) -
     except UNREADABLE as error:
         reason = reason_of(error)
         raise ValueError(f"config.json of {name_or_path} cannot be read: {reason}") from None
-    if config.model_type != "xlnet":
+    if config.model_type not in BACKBONES:
         raise ValueError(
-            f"{name_or_path} holds a model of type {config.model_type}; expected xlnet"
+            f"{name_or_path} holds a model of type {config.model_type}; "
+            f"expected {' or '.join(BACKBONES)}"
         )
     return config
 
@@ -278,6 +290,7 @@ def _load_weights(
     config: Any,
     dtype: torch.dtype,
 ) -> AnySubsetTransformer:
+    """Make the network of a config and read its weights, all of which must be there and finite."""
     if all(_find(source, file, where) is None for file in WEIGHTS):
         if _find(source, "pytorch_model.bin", where) is None:
             raise ValueError(f"{name_or_path} has no {WEIGHTS[0]}; expected an XLNet checkpoint")
@@ -286,7 +299,7 @@ def _load_weights(
         )
     try:
         with without_report():
-            model, report = AnySubsetTransformer.from_pretrained(
+            model, report = BACKBONES[config.model_type].from_pretrained(
                 source,
                 config=config,
                 dtype=dtype,

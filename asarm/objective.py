@@ -1,6 +1,6 @@
 """The training objectives: the exact joint, and the conditionally independent ("parallel") one.
 
-Shapes: B batch, L length, T most targets of a sequence, C model width, V vocabulary.
+Shapes: B batch, L length, T targets of a sequence, at most, C model width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -9,20 +9,20 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from asarm.density import chunks, joint_rows, target_ranks
 from asarm.distribution import Distribution
-from asarm.kernels.products import columns, linear
+from asarm.kernels.cross_entropy import HeadCrossEntropy
 from asarm.order import Order
-from asarm.rows import ContentRows, QueryRows
+from asarm.rows import ContentRows, QueryRows, TrainableBackbone
 
 LOSS_SCALES: dict[str, Callable[[Tensor], Tensor]] = {
     "none": torch.ones_like,
     "mask_rate": lambda rate: rate,
     "snr": lambda rate: rate / (1 - rate),
 }
-# how many ranks the visible token at rank r may see: (r, num_prompt, num_visible) -> limit
+# How many ranks the visible token at rank r may see: (r, num_prompt, num_visible) -> limit.
+# Limit r + 1 is the token itself and all before it; limit num_prompt is the whole prompt.
 PROMPT_ATTENTION: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "full": lambda rank, num_prompt, num_visible: num_visible.expand_as(rank),
     "prompt": lambda rank, num_prompt, num_visible: torch.maximum(num_prompt, rank + 1),
@@ -41,13 +41,13 @@ class Objective(nn.Module):
     """
 
     def __init__(
-        self, model: PreTrainedModel, *, loss_scale: str = "none", prompt_attention: str = "full"
+        self, model: TrainableBackbone, *, loss_scale: str = "none", prompt_attention: str = "full"
     ):
         super().__init__()
         self.model, self.loss_scale, self.prompt_attention = model, loss_scale, prompt_attention
 
     def forward(self, input_ids: Tensor, order: Order, num_visible: Tensor | None = None) -> Tensor:
-        """The joint loss; with `num_visible` (B,), the parallel one. Both are scalars, in nats."""
+        """Compute the joint loss; with `num_visible` (B,), the parallel one. Both are in nats."""
         if num_visible is None:
             return joint_loss(self.model, input_ids, order, loss_scale=self.loss_scale)
         return parallel_loss(
@@ -56,7 +56,7 @@ class Objective(nn.Module):
 
 
 def joint_loss(
-    model: PreTrainedModel, input_ids: Tensor, order: Order, *, loss_scale: str = "none"
+    model: TrainableBackbone, input_ids: Tensor, order: Order, *, loss_scale: str = "none"
 ) -> Tensor:
     """Mean over sequences of the scaled mean over their targets of -log p(x_r | x_<r), in nats.
 
@@ -73,7 +73,7 @@ def joint_loss(
 
 
 def parallel_loss(
-    model: PreTrainedModel,
+    model: TrainableBackbone,
     input_ids: Tensor,
     order: Order,
     num_visible: Tensor,
@@ -99,10 +99,11 @@ def parallel_loss(
 def parallel_rows(
     input_ids: Tensor, order: Order, num_visible: Tensor, prompt_attention: str
 ) -> tuple[ContentRows, QueryRows, Order]:
-    """Visible tokens as content rows, the others as query rows, and an order with those targets."""
+    """Make content rows of visible tokens, query rows of the others, and their order."""
     targets = Order(order.order, num_visible, order.length)
     visible = num_visible[:, None]
     ranks = torch.arange(int(num_visible.max()), device=input_ids.device).expand(len(order), -1)
+    # column r is rank r; a sequence with fewer visible ranks has padding there, which has limit 0
     limits = PROMPT_ATTENTION[prompt_attention](ranks, order.num_prompt[:, None], visible)
     positions = order.order[:, : ranks.shape[1]]
     tokens = input_ids.gather(1, positions).masked_fill(ranks >= visible, 0)
@@ -113,67 +114,28 @@ def parallel_rows(
 
 
 def _loss_of_rows(
-    model: PreTrainedModel,
+    model: TrainableBackbone,
     input_ids: Tensor,
     content: ContentRows,
     query: QueryRows,
     order: Order,
     loss_scale: str,
 ) -> Tensor:
+    """Compute the mean over sequences of their scaled losses, of the rows that are no padding."""
     hidden = model(content, query)  # (B, T, C)
     exact = torch.promote_types(hidden.dtype, torch.float32)
     scale = LOSS_SCALES[loss_scale](order.num_targets.to(exact) / order.length)
     _, is_row = target_ranks(order)
     tokens = input_ids.gather(1, query.positions)[is_row]  # (rows,)
+    # a mean over a sequence's targets, then a mean over the sequences
     weights = (scale / (order.num_targets * len(order)))[:, None].expand_as(is_row)[is_row]
-    head = model.get_output_embeddings()
+    weight, bias = model.output_weights()
     return HeadCrossEntropy.apply(
-        hidden[is_row], head.weight, head.bias, tokens, weights, Distribution(model.mask_token_id)
+        hidden[is_row],
+        weight,
+        bias,
+        tokens,
+        weights,
+        Distribution(model.mask_token_id).filter,
+        chunks(len(tokens), len(weight)),
     )
-
-
-class HeadCrossEntropy(torch.autograd.Function):
-    """Weighted sum of -log p(token) over rows, from hidden states: logits exist a chunk at a time.
-
-    The gradient of the logits, p - onehot, is known as soon as they are, so each chunk goes
-    through the head, forward and backward, before the next one.
-    """
-
-    @staticmethod
-    def forward(
-        ctx,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        tokens: Tensor,
-        weights: Tensor,
-        target: Distribution,
-    ) -> Tensor:
-        device = hidden.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-        rows, matrix = hidden.to(dtype), weight.to(dtype)  # (rows, C), (V, C)
-        loss = hidden.new_zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32))
-        grad_hidden, grad_weight = torch.empty_like(hidden), torch.zeros_like(weight)
-        grad_bias = torch.zeros_like(bias)
-        with torch.autocast(device, enabled=False):
-            for chunk in chunks(len(rows), len(weight)):
-                logits = target.filter(linear(rows[chunk], matrix, bias.to(rows.dtype)))
-                logits -= logits.amax(1, keepdim=True)
-                picked, weight_of = tokens[chunk, None], weights[chunk, None]
-                log_mass = logits.gather(1, picked)
-                probs = logits.exp_()
-                total = probs.sum(1, keepdim=True)
-                loss -= ((log_mass - total.log()) * weight_of).sum()
-                grad = probs.mul_(weight_of / total)
-                grad.scatter_add_(1, picked, -weight_of.to(grad.dtype))
-                grad_bias += grad.sum(0)
-                grad = grad.to(rows.dtype)
-                grad_hidden[chunk] = linear(grad, matrix, transposed=True)
-                grad_weight += linear(columns(grad), columns(rows[chunk]))
-        ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
-        return loss
-
-    @staticmethod
-    def backward(ctx, grad_loss: Tensor):
-        scaled = (grad_loss * grad for grad in ctx.saved_tensors)
-        return *scaled, None, None, None

@@ -1,6 +1,6 @@
 """The rows of a network call, and what a backbone must offer to be sampled and trained.
 
-A row is a token (content row) or a blank (query row) at a position, with a limit: it attends to
+A row is a token (content row) or a target (query row) at a position, with a limit: it attends to
 the content at ranks below its limit. Samplers, density and objective speak this language only;
 what a network does with rows is its own affair.
 
@@ -35,10 +35,10 @@ class ContentCache(Protocol):
     """Whatever a backbone keeps of the content rows it has computed, by slot."""
 
     def select(self, sequences: Tensor) -> ContentCache:
-        """That of some sequences (n,) of the batch alone."""
+        """Give the cache of some sequences (n,) of the batch alone."""
 
     def fix_shapes(self) -> None:
-        """From now on, have shapes depend on a call's rows alone, and never wait for the device."""
+        """Have shapes depend on a call's rows alone from now on, and never wait for the device."""
 
 
 class Backbone(Protocol):
@@ -54,23 +54,33 @@ class Backbone(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device that the weights are on."""
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights, and so of hidden states and logits."""
+        """The dtype of the weights, and so of hidden states and logits."""
 
     def new_cache(self, batch: int, length: int) -> ContentCache:
-        """An empty cache for `batch` sequences of at most `length` positions."""
+        """Make an empty cache for `batch` sequences of at most `length` positions."""
 
     def __call__(
         self, content: ContentRows, query: QueryRows, cache: ContentCache | None = None
     ) -> Tensor:
-        """One network call: hidden states (B, Q, C) of the query rows.
+        """Make one network call, which gives hidden states (B, Q, C) of the query rows.
 
         With a cache, rows see the content kept there, that of this call included; without one,
         the content of this call alone.
         """
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Scores (..., V) of the next token from hidden states (..., C)."""
+        """Give the scores (..., V) of the next token from hidden states (..., C)."""
+
+
+class TrainableBackbone(Backbone, Protocol):
+    """A backbone that learns, or that a draft head stands on: its output layer and embeddings."""
+
+    def output_weights(self) -> tuple[Tensor, Tensor]:
+        """Give the weight (V, C) and the bias (V,) of `logits`: hidden @ weight.T + bias."""
+
+    def embedding_weights(self) -> Tensor:
+        """Give the embeddings (V, C) of the tokens."""

@@ -17,7 +17,7 @@ HEADING = "## Draft head"
 HEAD = """
 {heading}
 
-`draft_head.safetensors`, {size:,} parameters in float8, was trained behind these weights by \
+`draft_head.safetensors`, {size:,} parameters in float8, was trained on top of these weights by \
 `configs/train/draft_head.yaml`. Of held-out drafts, 1 to 12 ranks ahead and at 15, 50 and 95% \
 blank, it expects {last:.1%} to be rejected; of the network's own, {first:.1%} are.
 """
@@ -61,7 +61,7 @@ def bundle_head(model: Any, evaluations: Any, folder: Path) -> None:
     """The head of a model that is in the folder already, and a paragraph of its card."""
     import torch
 
-    from asarm.drafting.head import save_draft_head
+    from asarm.drafting.files import save_draft_head
 
     head = model.draft_head
     size = sum(weight.numel() for weight in head.parameters())

@@ -341,7 +341,7 @@ def sample_static(*arguments):
 @pytest.mark.parametrize("action", [sample, sample_static, log_prob])
 def test_memory_grows_with_the_length_of_a_text_and_not_with_its_square(monkeypatch, action):
     monkeypatch.setattr("asarm.kernels.attention.ENTRIES_KEPT", 2**15)
-    monkeypatch.setattr("asarm.model.ENTRIES_AT_ONCE", 2**15)
+    monkeypatch.setattr("asarm.backbones.xlnet.ENTRIES_AT_ONCE", 2**15)
     model, largest = small_model(vocab_size=20, dtype=torch.float32), []
     for length in (1024, 2048):
         ids = torch.randint(7, 20, (1, length), generator=torch.Generator().manual_seed(0))
@@ -358,7 +358,7 @@ def test_long_prompts_in_blocks_give_the_same(monkeypatch):
     order = Order.random_split(300, 0.9, batch=2, seed=3)
     expected = sample(model, ids, order), log_prob(model, ids, order)
     monkeypatch.setattr("asarm.kernels.attention.ENTRIES_KEPT", 0)
-    monkeypatch.setattr("asarm.model.ENTRIES_AT_ONCE", 2**12)
+    monkeypatch.setattr("asarm.backbones.xlnet.ENTRIES_AT_ONCE", 2**12)
     for execution in ("eager", "static"):
         found = sample(model, ids, order, execution=execution)
         assert torch.equal(found.tokens, expected[0].tokens)

@@ -13,15 +13,8 @@ from transformers import XLNetLMHeadModel
 
 from asarm import Order, load, sample
 from asarm.drafting.drafters import HeadDrafter, neighbours, self_drafter
-from asarm.drafting.head import (
-    CONFIG,
-    WEIGHTS,
-    DraftHead,
-    DraftHeadConfig,
-    Seen,
-    fits,
-    save_draft_head,
-)
+from asarm.drafting.files import CONFIG, WEIGHTS, fits, save_draft_head
+from asarm.drafting.head import DraftHead, DraftHeadConfig, Seen
 from asarm.loading import load_tokenizer
 from asarm.sampling import Sequential
 from asarm.sampling.api import prepare
@@ -353,7 +346,7 @@ def test_a_head_of_other_weights_is_refused_by_name(copied, what):
     for name, content in files.items():
         (copied / name).write_bytes(content)
     said = message_of(lambda: load(copied))
-    assert said.startswith(f"the draft head in {copied} was trained behind other weights")
+    assert said.startswith(f"the draft head in {copied} was trained on top of other weights")
     assert WEIGHTS in said
 
 

@@ -14,10 +14,11 @@ from asarm import density, log_prob
 from asarm.benchmark.reference import RecomputingXLNet
 from asarm.density import joint_rows, target_ranks
 from asarm.distribution import Distribution
+from asarm.kernels import plain
+from asarm.kernels.cross_entropy import HeadCrossEntropy
 from asarm.objective import (
     LOSS_SCALES,
     PROMPT_ATTENTION,
-    HeadCrossEntropy,
     Objective,
     joint_loss,
     parallel_loss,
@@ -338,13 +339,30 @@ def random_head(num_rows, width, vocab_size):
     return *(matrix.requires_grad_() for matrix in matrices), tokens, weights
 
 
+WITHOUT_MASK = Distribution(4).filter
+
+
+def head_cross_entropy(hidden, weight, bias, tokens, weights, rows_at_once=1000):
+    chunks = [slice(i, i + rows_at_once) for i in range(0, len(hidden), rows_at_once)]
+    return HeadCrossEntropy.apply(hidden, weight, bias, tokens, weights, WITHOUT_MASK, chunks)
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 2, 5, 1000])
+def test_head_cross_entropy_and_its_gradients_are_those_of_the_plain_one(rows_at_once):
+    *matrices, tokens, weights = random_head(5, 3, 7)
+    found = head_cross_entropy(*matrices, tokens, weights, rows_at_once)
+    expected = plain.head_cross_entropy(*matrices, tokens, weights, WITHOUT_MASK)
+    torch.testing.assert_close(found, expected, **EXACT)
+    mine, wanted = (torch.autograd.grad(3 * loss, matrices) for loss in (found, expected))
+    torch.testing.assert_close(mine, wanted, **EXACT)
+
+
 @pytest.mark.parametrize("rows_at_once", [2, 1000])
-def test_head_cross_entropy_passes_gradcheck(monkeypatch, rows_at_once):
-    monkeypatch.setattr(density, "LOGITS_AT_ONCE", 7 * rows_at_once)
+def test_head_cross_entropy_passes_gradcheck(rows_at_once):
     *matrices, tokens, weights = random_head(5, 3, 7)
 
     def loss(hidden, weight, bias):
-        return HeadCrossEntropy.apply(hidden, weight, bias, tokens, weights, Distribution(4))
+        return head_cross_entropy(hidden, weight, bias, tokens, weights, rows_at_once)
 
     assert gradcheck(loss, matrices)
 
@@ -352,16 +370,16 @@ def test_head_cross_entropy_passes_gradcheck(monkeypatch, rows_at_once):
 @pytest.mark.parametrize("shift", [-5000.0, 5000.0])
 def test_head_cross_entropy_is_finite_for_large_logits(shift):
     hidden, weight, bias, tokens, weights = (x.detach() for x in random_head(5, 3, 7))
-    plain = HeadCrossEntropy.apply(hidden, weight, bias, tokens, weights, Distribution(4))
-    shifted = HeadCrossEntropy.apply(hidden, weight, bias + shift, tokens, weights, Distribution(4))
-    torch.testing.assert_close(shifted, plain)
+    unshifted = head_cross_entropy(hidden, weight, bias, tokens, weights)
+    shifted = head_cross_entropy(hidden, weight, bias + shift, tokens, weights)
+    torch.testing.assert_close(shifted, unshifted)
 
 
 def test_head_cross_entropy_keeps_no_logits():
     *matrices, tokens, weights = random_head(500, 4, 60)
     kept = []
     with saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
-        HeadCrossEntropy.apply(*matrices, tokens, weights, Distribution(4))
+        head_cross_entropy(*matrices, tokens, weights)
     assert kept and max(t.numel() for t in kept) < 500 * 60 / 10
 
 

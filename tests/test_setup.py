@@ -9,7 +9,7 @@ from fakes import small_model
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asarm.kernels.attention import Dropout
+from asarm.kernels.dropout import Dropout
 from asarm.loading import load_tokenizer
 from asarm.training import setup
 from asarm.training.config import TrainingConfig
@@ -208,7 +208,7 @@ def test_a_global_batch_that_does_not_come_out_even_is_refused_with_the_config()
 
 
 def shares(model):
-    return {module.share for module in model.modules() if isinstance(module, Dropout)}
+    return {module.rate for module in model.modules() if isinstance(module, Dropout)}
 
 
 def test_a_new_model_is_what_the_config_asks_for():
@@ -228,7 +228,7 @@ def test_a_new_model_is_what_the_config_asks_for():
 @pytest.mark.parametrize(("asked", "share"), [(None, 0.1), (0.0, 0.0), (0.25, 0.25)])
 def test_dropout_of_a_new_model(asked, share):
     model = new_model(load_tokenizer(), TrainingConfig(**TINY, dropout=asked))
-    assert shares(model) == {Dropout(share).share}
+    assert shares(model) == {Dropout(share).rate}
     assert model.config.dropout == share
 
 

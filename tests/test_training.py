@@ -218,7 +218,7 @@ def test_going_on_from_a_model_starts_with_its_weights(finished, tmp_path):
     before, _ = load(finished.output_dir)
     assert torch.equal(model.lm_loss.weight, before.lm_loss.weight)
     assert model.config.dropout == 0.1 and model.training
-    assert setup.start_model(replace(config, dropout=0.3))[0].transformer.dropout.share > 0.29
+    assert setup.start_model(replace(config, dropout=0.3))[0].transformer.dropout.rate > 0.29
 
 
 # --- steps ---

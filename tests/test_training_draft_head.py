@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from asarm import Order, load, log_prob, sample
 from asarm.data import Batch
 from asarm.drafting.drafters import HeadDrafter
-from asarm.drafting.head import CONFIG, WEIGHTS, DraftHead, DraftHeadConfig, fits
+from asarm.drafting.files import CONFIG, WEIGHTS, fits
+from asarm.drafting.head import DraftHead, DraftHeadConfig
 from asarm.drafting.objective import (
     LAGS,
     DraftDistributions,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from asarm.model import AnySubsetTransformer
+from asarm.backbones.xlnet import AnySubsetTransformer
 
 NUM_READS = 4  # of the buffer, in a row
 # what a call reads nothing of: distances were projected before, segments are never used

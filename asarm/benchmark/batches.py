@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import partial
 from statistics import median
 
+from asarm.backbones.xlnet import AnySubsetTransformer
 from asarm.benchmark.config import BenchmarkConfig
 from asarm.benchmark.measured import Figure
 from asarm.benchmark.methods import PROMPT_SHARES
@@ -20,7 +21,6 @@ from asarm.benchmark.replayed import (
     replay_acceptance,
 )
 from asarm.benchmark.timing import alternate, ratio
-from asarm.model import AnySubsetTransformer
 from asarm.sampling import sampler_of
 from asarm.sampling.calibration import calibrate
 

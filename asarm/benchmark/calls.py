@@ -11,9 +11,10 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from asarm.backbones.cache import KeyValueCache
+from asarm.backbones.xlnet import AnySubsetTransformer, Layer
 from asarm.benchmark.measured import PAPER_K
 from asarm.kernels.products import linear
-from asarm.model import AnySubsetTransformer, KeyValueCache, Layer
 from asarm.order import Order
 from asarm.rows import Backbone
 from asarm.sampling import ASSD, Sampler

@@ -12,11 +12,11 @@ from itertools import product
 import torch
 from torch import Tensor
 
+from asarm.backbones.xlnet import AnySubsetTransformer
 from asarm.benchmark.config import BenchmarkConfig
 from asarm.benchmark.measured import PAPER_K, LagAcceptance, PartCost
 from asarm.drafting.drafters import Drafter, HeadDrafter
 from asarm.drafting.head import DraftHead
-from asarm.model import AnySubsetTransformer
 from asarm.order import Order
 from asarm.sampling import OnePass, SampleResult, sample
 from asarm.sampling.result import Round

@@ -8,13 +8,13 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
+from asarm.backbones.xlnet import AnySubsetTransformer
 from asarm.benchmark.calls import first_rounds
 from asarm.benchmark.config import BenchmarkConfig
 from asarm.benchmark.measured import PAPER_K, Figure
 from asarm.benchmark.models import random_head, random_ids, random_network
 from asarm.drafting.drafters import Drafter, Drafts, HeadDrafter, Request, self_drafter
 from asarm.loading import resolve_dtype
-from asarm.model import AnySubsetTransformer
 from asarm.order import Order
 from asarm.sampling import OnePass
 

@@ -10,6 +10,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from asarm.backbones.cache import KeyValueCache
+from asarm.backbones.xlnet import AnySubsetTransformer
 from asarm.benchmark.config import BenchmarkConfig
 from asarm.benchmark.measured import NUM_LAYERS, Figure, LengthCost
 from asarm.benchmark.midway import Midway
@@ -17,7 +19,6 @@ from asarm.benchmark.models import network_config, random_ids
 from asarm.benchmark.report import Report
 from asarm.benchmark.timing import alternate
 from asarm.loading import resolve_dtype
-from asarm.model import AnySubsetTransformer, KeyValueCache
 from asarm.order import Order
 from asarm.sampling import Sequential
 

@@ -11,13 +11,13 @@ from typing import TypeVarTuple
 import torch
 from transformers import XLNetLMHeadModel
 
+from asarm.backbones.xlnet import AnySubsetTransformer
 from asarm.benchmark.calls import PAPERS_SAMPLER, first_rounds
 from asarm.benchmark.config import BenchmarkConfig
 from asarm.benchmark.measured import PAPER_K, Figure
 from asarm.benchmark.models import network_config, random_ids
 from asarm.benchmark.reference import RecomputingXLNet
 from asarm.loading import resolve_dtype
-from asarm.model import AnySubsetTransformer
 from asarm.order import Order
 from asarm.rows import Backbone
 

@@ -9,6 +9,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from asarm.backbones.xlnet import AnySubsetTransformer
 from asarm.benchmark.config import BenchmarkConfig
 from asarm.benchmark.drafts import measure_parts
 from asarm.benchmark.measured import Figure, MethodCost
@@ -17,7 +18,6 @@ from asarm.benchmark.report import Report
 from asarm.benchmark.speed import held_out_blocks, warm_up
 from asarm.benchmark.timing import alternate, ratio
 from asarm.drafting.drafters import has_head
-from asarm.model import AnySubsetTransformer
 from asarm.order import Order
 from asarm.sampling import SampleResult, has_option, sample, sampler_of
 

@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 from transformers import XLNetConfig
 
+from asarm.backbones.pretrained import XLNET_MASK_TOKEN_ID
+from asarm.backbones.xlnet import AnySubsetTransformer
 from asarm.benchmark.config import BenchmarkConfig
 from asarm.benchmark.reference import RecomputingXLNet
 from asarm.drafting.head import DraftHead, DraftHeadConfig
 from asarm.loading import DEMO, load, resolve_device, resolve_dtype
-from asarm.model import XLNET_MASK_TOKEN_ID, AnySubsetTransformer
 from asarm.order import Order
 from asarm.rows import Backbone
 from asarm.sampling import sample, sampler_of

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import XLNetLMHeadModel
 
-from asarm.model import XLNET_MASK_TOKEN_ID, AnySubsetTransformer
+from asarm.backbones.pretrained import XLNET_MASK_TOKEN_ID
+from asarm.backbones.xlnet import AnySubsetTransformer
 from asarm.rows import ContentRows, QueryRows
 
 

@@ -13,6 +13,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
+from asarm.backbones.xlnet import AnySubsetTransformer
 from asarm.benchmark.config import BenchmarkConfig
 from asarm.benchmark.measured import Figure
 from asarm.benchmark.methods import SLOWER
@@ -20,7 +21,6 @@ from asarm.benchmark.midway import Midway
 from asarm.benchmark.speed import held_out_blocks
 from asarm.benchmark.timing import alternate, ratio
 from asarm.drafting.drafters import Drafts
-from asarm.model import AnySubsetTransformer
 from asarm.order import Order
 from asarm.sampling import Costs, OnePass, sample
 from asarm.sampling.cost import MAX_DRAFTS

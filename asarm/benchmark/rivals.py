@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from asarm.backbones.xlnet import AnySubsetTransformer
 from asarm.benchmark.calls import PAPERS_SAMPLER, first_rounds
 from asarm.benchmark.config import BenchmarkConfig
 from asarm.benchmark.measured import PAPER_K, Rival
@@ -19,7 +20,6 @@ from asarm.benchmark.report import Report
 from asarm.benchmark.speed import warm_up
 from asarm.benchmark.timing import alternate
 from asarm.loading import resolve_device, resolve_dtype
-from asarm.model import AnySubsetTransformer
 from asarm.order import Order
 from asarm.sampling import Parallel, sample, sampler_of
 from asarm.sampling.network import Net

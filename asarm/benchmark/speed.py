@@ -9,6 +9,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
+from asarm.backbones.xlnet import AnySubsetTransformer
 from asarm.benchmark.bandwidth import Reading, weights_of_a_call
 from asarm.benchmark.calls import (
     PAPERS_SAMPLER,
@@ -25,7 +26,6 @@ from asarm.benchmark.reference import RecomputingXLNet
 from asarm.benchmark.timing import alternate, ratio
 from asarm.evaluation.blocks import load_blocks
 from asarm.loading import load_tokenizer
-from asarm.model import AnySubsetTransformer
 from asarm.order import Order
 from asarm.rows import Backbone
 from asarm.sampling import sample, sampler_of

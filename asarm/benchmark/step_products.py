@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from asarm.backbones.xlnet import AnySubsetTransformer, Layer
 from asarm.density import chunks
 from asarm.kernels.attention import Block, Geometry
 from asarm.kernels.products import linear
-from asarm.model import AnySubsetTransformer, Layer
 from asarm.rows import ContentRows, QueryRows
 
 

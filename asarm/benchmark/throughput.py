@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from statistics import median
 
+from asarm.backbones.xlnet import AnySubsetTransformer
 from asarm.benchmark.config import BenchmarkConfig
 from asarm.benchmark.measured import PAPER_K, Figure
 from asarm.benchmark.memory import current_memory, peak_memory
@@ -13,7 +14,6 @@ from asarm.benchmark.midway import orders_along
 from asarm.benchmark.models import random_head, random_ids, with_reference
 from asarm.benchmark.rivals import calls_of_original
 from asarm.benchmark.timing import alternate
-from asarm.model import AnySubsetTransformer
 from asarm.order import Order
 from asarm.sampling import ASSD, sample
 

@@ -21,6 +21,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, XLNetLMHeadModel
 
+from asarm.backbones.pretrained import XLNET_MASK_TOKEN_ID
+from asarm.backbones.xlnet import AnySubsetTransformer
 from asarm.benchmark.config import BenchmarkConfig
 from asarm.benchmark.measured import Figure
 from asarm.benchmark.memory import (
@@ -34,7 +36,6 @@ from asarm.benchmark.step_products import StepProducts
 from asarm.benchmark.timing import alternate, ratio
 from asarm.density import joint_rows
 from asarm.loading import load_tokenizer
-from asarm.model import XLNET_MASK_TOKEN_ID, AnySubsetTransformer
 from asarm.objective import joint_loss
 from asarm.order import Order
 from asarm.schedule import ascending_orders

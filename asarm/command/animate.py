@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from asarm.backbones.xlnet import AnySubsetTransformer
 from asarm.codec import Codec
 from asarm.command.config import AnimateSettings
 from asarm.command.reading import parse_length, without_surrogates
@@ -28,7 +29,6 @@ from asarm.infilling.healing import Healing
 from asarm.infilling.template import collate, has_blank
 from asarm.infilling.unwritten import warn_of_unwritten
 from asarm.loading import load, name_and_revision
-from asarm.model import AnySubsetTransformer
 from asarm.order import Order
 from asarm.run import Record, Run, read_settings
 from asarm.sampling import sample, sampler_of

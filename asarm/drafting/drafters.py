@@ -176,8 +176,7 @@ class HeadDrafter:
     def of(cls, model: Any) -> HeadDrafter:
         """That of a model that has a head; it is made once for the same weights."""
         head = model.draft_head
-        embedding = model.get_input_embeddings().weight
-        output = model.get_output_embeddings().weight
+        embedding, (output, _) = model.embedding_weights(), model.output_weights()
         weights = {id(weight): weight for weight in (embedding, output, *head.parameters())}
         state = [(weight.device, weight.dtype, *content_of(weight)) for weight in weights.values()]
         made = getattr(head, "made", None)

@@ -11,20 +11,15 @@ Shapes: R rows, N neighbours, C model width, K rank, V vocabulary.
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import IntEnum
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from asarm.kernels.products import linear, pack
 
-WEIGHTS, CONFIG = "draft_head.safetensors", "draft_head.json"
 OFFSETS = (-1, -2, 1)
 
 
@@ -38,14 +33,14 @@ class Seen(IntEnum):
 
 @dataclass
 class DraftHeadConfig:
-    """What a head is made of.
+    """The sizes that a head is made of, and the backbone that it belongs to.
 
     Args:
         d_model: width of the backbone.
         hidden: width of the head.
         rank: of the change that it makes to a hidden state.
         offsets: positions, from that of the row, whose tokens it sees.
-        backbone: `fingerprint` of the weights that it was trained behind.
+        backbone: `fingerprint` of the weights that it was trained on top of.
     """
 
     d_model: int
@@ -56,7 +51,7 @@ class DraftHeadConfig:
 
 
 class DraftHead(nn.Module):
-    """From a row's hidden state and its neighbours to the change of that hidden state."""
+    """Changes a row's hidden state by what is known of the neighbours of its position."""
 
     def __init__(self, config: DraftHeadConfig):
         super().__init__()
@@ -70,36 +65,39 @@ class DraftHead(nn.Module):
         nn.init.normal_(self.neighbours.weight, std=width**-0.5)
 
     def forward(self, hidden: Tensor, embedded: Tensor, seen: Tensor) -> Tensor:
-        """The change (R, C) of hidden states (R, C).
+        """Give the change (R, C) of hidden states (R, C).
 
         Args:
             hidden: of the rows, as the network gave them.
             embedded: (R, N, C) embeddings of the neighbours.
             seen: (R, N) what is known of each, see `Seen`.
         """
+        # of the tokens, only those that the row did not see are news; `known` marks the other cases
         beside = (embedded * (seen == Seen.BY_HEAD)[..., None]).flatten(-2)
         places = torch.arange(seen.shape[-1], device=seen.device)
         by_neighbours = linear(beside, self.neighbours.weight) + self.known[seen, places].sum(-2)
         return self.code(self.inner(hidden) + by_neighbours) @ self.up.T
 
     def inner(self, hidden: Tensor) -> Tensor:
-        """The inner layer (..., H) of hidden states (..., C), before the neighbours are added."""
+        """Give the inner layer (..., H) of hidden states (..., C), without the neighbours."""
         return linear(hidden, self.row.weight, self.row.bias)
 
     def code(self, inner: Tensor) -> Tensor:
-        """The low-rank code (R, K) of the change, from the whole inner layer (R, H)."""
+        """Give the low-rank code (R, K) of the change, from the whole inner layer (R, H)."""
         return linear(F.gelu(inner), self.down.weight, self.down.bias)
 
     def by_neighbour(self, embedding: Tensor) -> Tensor:
-        """What a neighbour adds to the inner layer, (N, V + 2, H): where the head alone saw it,
-        by its token (V, C); then where nothing did, and where the row did.
+        """Tabulate what a neighbour adds to the inner layer, (N, V + 2, H).
+
+        The first V entries are for a token that the head alone saw, by its embedding (V, C); the
+        last two are for one that nothing saw, and for one that the row saw.
         """
         weights = self.neighbours.weight.unflatten(1, (-1, embedding.shape[1]))  # (H, N, C)
         of_tokens = embedding @ weights.permute(1, 2, 0) + self.known[Seen.BY_HEAD][:, None]
         return torch.cat([of_tokens, self.known[[Seen.NOT, Seen.BY_ROW]].transpose(0, 1)], dim=1)
 
     def pack(self) -> None:
-        """Those of its weights that drafting multiplies by."""
+        """Pack the weights that drafting multiplies by."""
         pack(self.row.weight)
         pack(self.down.weight)
 
@@ -107,75 +105,42 @@ class DraftHead(nn.Module):
 def neighbours_of(
     positions: Tensor, ranks: Tensor, limits: Tensor, rank_of: Tensor, offsets: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The ranks (B, K, N) at offsets (N,) from positions (B, K) of ranks (B, K), and what is known
-    of them once it is the ranks' turn.
+    """Find the ranks (B, K, N) of the neighbours of rows, and what is known of each, see `Seen`.
 
-    Below `limits` (B, K or 1) the network's rows saw them; below their own, they are committed or
-    drafted. `rank_of` (B, L) is the rank of each position.
+    The rows have positions (B, K) and ranks (B, K), and their neighbours are at offsets (N,) from
+    them. Known is what is known once it is the turn of the row's rank: below `limits` (B, K or 1)
+    the network's rows saw it, and below the rank it is committed or drafted. `rank_of` (B, L) is
+    the rank of each position.
     """
     beside = positions[..., None] + offsets
     size = rank_of.shape[1]
     is_inside = (beside >= 0) & (beside < size)
     found = rank_of.gather(1, beside.clamp(0, size - 1).flatten(1)).view(beside.shape)
+    # the rows saw ranks below their limit; what is below the rank, but not the limit, came since
     seen = torch.where(found < limits[..., None], Seen.BY_ROW, Seen.BY_HEAD)
     return found, torch.where(is_inside & (found < ranks[..., None]), seen, Seen.NOT)
 
 
-@torch.no_grad()
-def fingerprint(backbone: nn.Module) -> list[float]:
-    """The middle entry of each of a backbone's weights: no two models have the same."""
-    entries = [weight.flatten()[weight.numel() // 2] for _, weight in _weights(backbone)]
-    return [float(f"{float(entry):.3g}") for entry in entries]
+class HasDraftHead:
+    """What an `nn.Module` inherits from so that a draft head may stand on top of it.
 
-
-def fits(head: DraftHead, backbone: nn.Module) -> bool:
-    """Whether a head was trained behind these weights, as far as bfloat16 can tell."""
-    ours, theirs = (
-        torch.tensor(entries, dtype=torch.float32)
-        for entries in (fingerprint(backbone), head.config.backbone)
-    )
-    return ours.shape == theirs.shape and torch.allclose(ours, theirs, rtol=0.01, atol=1e-4)
-
-
-def _weights(backbone: nn.Module) -> list[tuple[str, Tensor]]:
-    return sorted(backbone.named_parameters())
-
-
-def save_draft_head(head: DraftHead, folder: str | Path) -> None:
-    """Write a head into its backbone's folder: its weights, and what it is made of."""
-    weights = {name: weight.contiguous() for name, weight in head.state_dict().items()}
-    save_file(weights, str(Path(folder, WEIGHTS)))
-    Path(folder, CONFIG).write_text(json.dumps(asdict(head.config), indent=2) + "\n")
-
-
-def remove_draft_head(folder: str | Path) -> None:
-    """Leave a folder without a head."""
-    for name in (WEIGHTS, CONFIG):
-        Path(folder, name).unlink(missing_ok=True)
-
-
-def load_draft_head(folder: str | Path, backbone: nn.Module) -> DraftHead:
-    """The head in a model's folder.
-
-    Raises:
-        ValueError: it was trained behind other weights, or its files do not fit one another.
+    The head goes where the model goes, and is cast to what the model is cast to. It is none of the
+    model's modules: the parameters and the state of a model are the same with a head and without.
     """
-    try:
-        config = DraftHeadConfig(**json.loads(Path(folder, CONFIG).read_text(encoding="utf-8")))
-        head = DraftHead(config).to(torch.float32)
-        head.load_state_dict(load_file(str(Path(folder, WEIGHTS))))
-    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(
-            f"the draft head in {folder} cannot be read ({reason}); train it anew, or remove "
-            f"{WEIGHTS} and {CONFIG}"
-        ) from None
-    for name, weight in head.named_parameters():
-        if not weight.isfinite().all():
-            raise ValueError(f"weight {name} of the draft head in {folder} holds NaN or infinity")
-    if not fits(head, backbone):
-        raise ValueError(
-            f"the draft head in {folder} was trained behind other weights than those beside it; "
-            f"train it anew, or remove {WEIGHTS}"
-        )
-    return head
+
+    draft_head: DraftHead | None = None
+
+    def set_draft_head(self, head: DraftHead | None) -> None:
+        """Have a head draft for this model, or none."""
+        # past nn.Module, which would count the head's weights among the model's
+        object.__setattr__(self, "draft_head", head)
+
+    def _apply(self, fn, recurse=True):
+        """Do to the head's weights what is done to the model's: `to`, `half`, `cuda`, ... end here.
+
+        torch knows no other place that all of them pass; its recurrent layers extend this one too.
+        """
+        super()._apply(fn, recurse)  # type: ignore[misc]  # that of nn.Module
+        if self.draft_head is not None:
+            self.draft_head._apply(fn, recurse)
+        return self

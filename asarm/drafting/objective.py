@@ -8,15 +8,15 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from asarm.density import joint_rows
 from asarm.distribution import Distribution
 from asarm.drafting.head import DraftHead, neighbours_of
-from asarm.model import AnySubsetTransformer
 from asarm.objective import joint_loss
 from asarm.order import Order
-from asarm.rows import QueryRows
+from asarm.rows import QueryRows, TrainableBackbone
 from asarm.schedule import keyed_generator
 
 LAGS = 12  # ranks ahead, of the rows that a head learns from
@@ -48,9 +48,7 @@ class DraftObjective(nn.Module):
         loss_scale: where the backbone learns too, that of its joint loss; None where it is frozen.
     """
 
-    def __init__(
-        self, model: AnySubsetTransformer, head: DraftHead, *, loss_scale: str | None = None
-    ):
+    def __init__(self, model: TrainableBackbone, head: DraftHead, *, loss_scale: str | None = None):
         super().__init__()
         self.model, self.head, self.loss_scale = model, head, loss_scale
 
@@ -79,7 +77,7 @@ def draw_starts(order: Order, count: int, *, seed: int, step: int, indices: list
 
 
 def draft_distributions(
-    model: AnySubsetTransformer, head: DraftHead, input_ids: Tensor, order: Order, starts: Tensor
+    model: TrainableBackbone, head: DraftHead, input_ids: Tensor, order: Order, starts: Tensor
 ) -> DraftDistributions:
     """Distributions of tokens 1 to `LAGS` ranks after each start: by the head, and the target's.
 
@@ -112,7 +110,7 @@ def draft_distributions(
     offsets = torch.tensor(head.config.offsets, device=positions.device)
     beside, seen = neighbours_of(positions, ranks, limits, order.rank, offsets)
     tokens = content.tokens.gather(1, beside.flatten(1)).view(beside.shape)
-    embedded = model.get_input_embeddings()(tokens[is_row])
+    embedded = F.embedding(tokens[is_row], model.embedding_weights())
     changed = hidden + head(hidden, embedded, seen[is_row])
     distribution = Distribution(model.mask_token_id)
     with torch.no_grad():

@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from asarm.backbones.xlnet import AnySubsetTransformer
 from asarm.evaluation import figures, report, trials
 from asarm.evaluation.blocks import load_blocks
 from asarm.evaluation.config import DecodingConfig
@@ -23,7 +24,6 @@ from asarm.evaluation.study import decode_trials
 from asarm.fingerprint import of_blocks, of_model
 from asarm.loading import load, name_and_revision
 from asarm.metrics import judge
-from asarm.model import AnySubsetTransformer
 from asarm.run import Record, Run
 
 SAMPLES, SCORES = "samples.jsonl", "judge.jsonl"

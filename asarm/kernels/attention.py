@@ -1,4 +1,4 @@
-"""Attention of rows to content slots by content and by distance, and cheap dropout.
+"""Attention of rows to content slots by content and by distance: `plain.attend`, tuned.
 
 The forward and backward passes are written out, a block of rows at a time: a block meets only the
 slots and the distances that its rows can see, its scores fit a core's cache, and training keeps
@@ -14,9 +14,11 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-LEVELS = 2**16  # dropout compares 16 random bits with its share
+from asarm.kernels.dropout import Dropout
+from asarm.kernels.plain import Sight
+
 ROWS_AT_ONCE = {"cpu": 64, "cuda": 512}  # of a block, where rows are cut; elsewhere all
 ENTRIES_KEPT = 2**22  # rows times slots: with more, the tensors of blocks are made in their turn
 
@@ -39,36 +41,6 @@ class Block(NamedTuple):
     bias: Tensor  # (B, 1, n, s) of the scores: -inf where a slot is hidden, 0 where it is seen
 
 
-class Sight(NamedTuple):
-    """Where rows and slots are, and how many ranks each row sees."""
-
-    positions: Tensor  # (B, N)
-    limits: Tensor  # (B, N)
-    slot_positions: Tensor  # (B, S)
-    slot_ranks: Tensor  # (B, S), or (1, S) where they are the same in all sequences
-    num_distances: int  # of the table
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """How many rows and slots there are."""
-        return self.positions.shape[1], self.slot_positions.shape[1]
-
-    def distance(self, rows: slice, slots: slice) -> Tensor:
-        """Index into the table, (B, n, s)."""
-        zero = self.num_distances // 2  # where the table has distance 0
-        return self.positions[:, rows, None] - self.slot_positions[:, None, slots] + zero
-
-    def is_hidden(self, rows: slice, slots: slice) -> Tensor:
-        """Which slots a row may not see, (B, n, s) bool."""
-        return self.slot_ranks[:, None, slots] >= self.limits[:, rows, None]
-
-    def block(self, place: Place, sees_any: Tensor) -> Block:
-        """The tensors of a block; `sees_any` is (B, N, 1), see `Geometry`."""
-        rows, slots, distances = place
-        index = self.distance(rows, slots) - distances.start
-        return Block(*place, index[:, None], _bias(self.is_hidden(rows, slots), sees_any[:, rows]))
-
-
 @dataclass(frozen=True)
 class LateBlocks:
     """Blocks whose tensors are made in their turn: all of them grow with rows times slots."""
@@ -83,7 +55,7 @@ class LateBlocks:
 
     def __iter__(self) -> Iterator[Block]:
         for place in self.places:
-            block = self.sight.block(place, self.sees_any)
+            block = _block(self.sight, place, self.sees_any)
             yield _later(block, self.first) if self.first else block
 
 
@@ -114,6 +86,7 @@ class Geometry(NamedTuple):
             is_seen = ~sight.is_hidden(rows, slice(0, num_slots))
             sees_any.append(is_seen.any(2, keepdim=True))
             seen = is_seen.any(1).any(0).nonzero()
+            # up to the last slot that any of the rows sees, and the distances that occur up to it
             slots = slice(0, int(seen[-1]) + 1 if len(seen) else 0)
             index = sight.distance(rows, slots)
             low, high = (int(end) for end in index.aminmax()) if index.numel() else (0, 0)
@@ -128,7 +101,7 @@ class Geometry(NamedTuple):
         return cls(tuple(blocks) if is_small else blocks, blocks.sees_any)
 
     def of_queries(self, num_content: int) -> Geometry:
-        """Of the rows that follow the content rows."""
+        """Give the geometry of the rows that follow the content rows."""
         sees_any = self.sees_any[:, num_content:]
         if isinstance(self.blocks, LateBlocks):
             places = tuple(p for p in self.blocks.places if p.rows.stop > num_content)
@@ -143,64 +116,28 @@ def _parts(size: int, at_once: int | None) -> Iterator[slice]:
     return (slice(start, min(start + step, size)) for start in range(0, size, step))
 
 
+def _block(sight: Sight, place: Place, sees_any: Tensor) -> Block:
+    """The tensors of a block; `sees_any` is (B, N, 1), see `Geometry`."""
+    rows, slots, distances = place
+    index = sight.distance(rows, slots) - distances.start  # a block holds a part of the table
+    return Block(*place, index[:, None], _bias(sight.is_hidden(rows, slots), sees_any[:, rows]))
+
+
 def _bias(is_hidden: Tensor, sees_any: Tensor) -> Tensor:
-    """Of scores (B, 1, n, s); none in a row that sees nothing, which would get NaN."""
+    """Make a bias of scores, (B, 1, n, s); 0 in a row that sees nothing, which would get NaN."""
     bias = torch.zeros(is_hidden.shape, device=is_hidden.device, dtype=torch.float32)
     return bias.masked_fill_(is_hidden & sees_any, -torch.inf)[:, None]
 
 
 def _later(block: Block, first: int) -> Block:
-    """The rows of a block from row `first` on, which is row 0 then."""
+    """Cut a block to its rows from row `first` on, which is row 0 then."""
+    # rows of the block that come before `first`: none of them where it begins later
     skip = max(first - block.rows.start, 0)
     return block._replace(
         rows=slice(block.rows.start + skip - first, block.rows.stop - first),
         distance=block.distance[:, :, skip:],
         bias=block.bias[:, :, skip:],
     )
-
-
-class Dropout(nn.Module):
-    """Zero a share of the entries and scale the others up, in training.
-
-    `nn.Dropout` with a third of its time on a CPU: one random number serves four entries. The
-    share is rounded to a multiple of 2**-16.
-    """
-
-    def __init__(self, share: float):
-        super().__init__()
-        self.share = round_share(share)
-
-    def extra_repr(self) -> str:
-        return f"share={self.share:.4g}"
-
-    def forward(self, entries: Tensor) -> Tensor:
-        return self.keep(entries, self.draw(entries) if self.is_on else None)
-
-    def keep(self, entries: Tensor, is_kept: Tensor | None) -> Tensor:
-        """Drop what is not kept, of what was drawn; nothing if None."""
-        # a product with bool takes half of masked_fill's time on a CPU
-        return entries if is_kept is None else entries * is_kept * self.scale
-
-    @property
-    def is_on(self) -> bool:
-        return self.training and self.share > 0
-
-    @property
-    def scale(self) -> float:
-        """Of the entries that are kept."""
-        return 1 / (1 - self.share)
-
-    def draw(self, like: Tensor) -> Tensor:
-        """Which entries are kept, bool of the shape of `like`."""
-        words = torch.empty(-(-like.numel() // 4), dtype=torch.int64, device=like.device)
-        words.random_(-(2**63), None)  # all 64 bits
-        bits = words.view(torch.int16)[: like.numel()]
-        return (bits >= round(self.share * LEVELS) - LEVELS // 2).view(like.shape)
-
-
-def round_share(share: float) -> float:
-    """The share that is dropped when `share` is asked for."""
-    return round(share * LEVELS) / LEVELS
 
 
 def attend(
@@ -261,6 +198,7 @@ class _Attend(torch.autograd.Function):
             grad = grad_seen[:, rows].transpose(1, 2)  # (B, H, n, D)
             kept = signed.clamp(min=0)
             to_values[:, :, slots] += kept.mT @ grad
+            # the gradient of a softmax p: p g - p (sum of p g); the sign is of dropout alone
             weighed = (grad @ values[:, :, slots].mT).mul_(kept)
             total = weighed.sum(3, keepdim=True)
             to_scores = weighed.addcmul_(signed.abs(), total, value=-1)
@@ -306,6 +244,7 @@ def _attend(
         )
         probs = scores.add_(bias).softmax(3)  # masked_fill takes twenty times as long
         if dropout.is_on:
+            # what is dropped gets a minus sign: 2 x kept - 1 is 1 or -1
             probs = probs * dropout.draw(probs).to(probs.dtype).mul_(2).sub_(1)
         if keep is not None:
             keep.append(probs)
@@ -323,9 +262,10 @@ def _scores(
     index: Tensor,
     scale: float,
 ) -> Tensor:
-    """Scores (B, H, n, s) of the rows of a block."""
+    """Compute the scores (B, H, n, s) of the rows of a block."""
     batch, num_rows, heads, _ = by_content.shape
     by_table = (_by_head(by_distance) @ table).view(heads, batch, num_rows, -1).transpose(0, 1)
+    # of all distances (B, H, n, p), row n takes the one to slot s; it is the same in all heads
     scores = by_table.gather(3, index.expand(-1, heads, -1, -1))
     scores.flatten(0, 1).baddbmm_(
         by_content.transpose(1, 2).flatten(0, 1), keys.mT.flatten(0, 1), beta=scale, alpha=scale
@@ -334,10 +274,10 @@ def _scores(
 
 
 def _spread(to_scores: Tensor, index: Tensor, num_distances: int) -> Tensor:
-    """Gradients (B, H, n, s) at the distances they belong to, (H, Bn, p)."""
+    """Put gradients (B, H, n, s) at the distances that they belong to, (H, Bn, p)."""
     batch, heads, num_rows, _ = to_scores.shape
     spread = to_scores.new_zeros(heads, batch, num_rows, num_distances)
-    # a row meets a distance once: no need to add
+    # the transpose of the gather in `_scores`; a row meets a distance once: no need to add
     spread.transpose(0, 1).scatter_(3, index.expand(-1, heads, -1, -1), to_scores)
     return spread.flatten(1, 2)
 

@@ -1,4 +1,4 @@
-"""Products of rows with weights, by oneDNN on a CPU.
+"""Products of rows with weights, by oneDNN on a CPU: `plain.linear`, tuned.
 
 torch multiplies in float32 by MKL, which is two to three times slower on some processors. And the
 time of a network call of few rows is that of reading the weights: in bfloat16 they are read faster
@@ -72,6 +72,7 @@ def content_of(weight: Tensor) -> tuple[int, int]:
 
 
 def _weighed(sums: Tensor) -> Tensor:
+    """Add up sums, each times its place from 1 on, so that two that change places are noticed."""
     return (sums * torch.arange(1, len(sums) + 1, device=sums.device)).sum()
 
 
@@ -187,15 +188,17 @@ def _is_for_onednn(rows: Tensor, weight: Tensor) -> bool:
 
 
 def _packed_copy(weight: Tensor) -> Tensor | None:
+    """Find the packed copy of a weight, unless the weight was written since."""
     packed = _packed.get(weight) if weight.dtype == torch.bfloat16 else None
     return packed.copy if packed is not None and packed.is_of(weight) else None
 
 
 def _multiply(rows: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Multiply by oneDNN: rows (..., I) with a matrix (O, I), or with a packed copy of one."""
     return torch.ops.mkldnn._linear_pointwise(rows, matrix, bias, "none", [], "")
 
 
 def _matrix(weight: Tensor, transposed: bool) -> Tensor:
-    """(O, I), a view."""
+    """View a weight as a matrix (O, I)."""
     flat = weight.flatten(1)
     return flat.t() if transposed else flat

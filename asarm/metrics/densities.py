@@ -11,11 +11,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from asarm.backbones.xlnet import AnySubsetTransformer
 from asarm.data import Batch
 from asarm.density import log_prob
 from asarm.drafting.head import DraftHead
 from asarm.drafting.objective import draft_distributions, draw_starts
-from asarm.model import AnySubsetTransformer
 from asarm.rows import Backbone
 from asarm.schedule import ascending_orders
 

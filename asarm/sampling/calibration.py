@@ -7,7 +7,7 @@ from time import perf_counter
 
 import torch
 
-from asarm.model import AnySubsetTransformer
+from asarm.backbones.xlnet import AnySubsetTransformer
 from asarm.order import Order
 from asarm.sampling.api import sample
 from asarm.sampling.cost import Costs

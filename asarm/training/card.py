@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
+from asarm.backbones.xlnet import AnySubsetTransformer
 from asarm.metrics.densities import RATES
-from asarm.model import AnySubsetTransformer
 from asarm.training.config import TrainingConfig
 
 TEMPLATE = """\

@@ -22,8 +22,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model, save_file
 from transformers import PreTrainedTokenizerBase
 
-from asarm.drafting.head import WEIGHTS
-from asarm.model import AnySubsetTransformer
+from asarm.backbones.xlnet import AnySubsetTransformer
+from asarm.drafting.files import WEIGHTS
 
 STATE, OPTIMIZER, CHECKSUMS = "state.json", "optimizer.safetensors", "checksums.json"
 

@@ -11,9 +11,9 @@ from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 
+from asarm.backbones.xlnet import AnySubsetTransformer
 from asarm.data.retry import first_line, is_network_trouble
-from asarm.drafting.head import CONFIG as CONFIG_OF_HEAD
-from asarm.model import AnySubsetTransformer
+from asarm.drafting.files import CONFIG as CONFIG_OF_HEAD
 from asarm.run import Run
 from asarm.training.card import card
 from asarm.training.config import TrainingConfig

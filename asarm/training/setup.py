@@ -8,11 +8,11 @@ from importlib.util import find_spec
 import torch
 from transformers import PreTrainedTokenizerBase, XLNetConfig
 
+from asarm.backbones.xlnet import AnySubsetTransformer
 from asarm.data.config import check_data_config
 from asarm.drafting.head import DraftHead, DraftHeadConfig
 from asarm.drafting.objective import DraftObjective
 from asarm.loading import load, load_tokenizer
-from asarm.model import AnySubsetTransformer
 from asarm.objective import LOSS_SCALES, PROMPT_ATTENTION, Objective
 from asarm.schedule import check_kinds
 from asarm.training.checks import DEFAULTS, SIZES, check_all_count, check_own, check_types

@@ -14,12 +14,12 @@ from accelerate import Accelerator
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from asarm.backbones.xlnet import AnySubsetTransformer
 from asarm.data import HeldOut
 from asarm.display.spans import BLANK, printable, segments_of
 from asarm.drafting.head import DraftHead
 from asarm.metrics.densities import RATES, bits_per_token, block_bits, draft_rejections
 from asarm.metrics.judge import Judge, load_judge
-from asarm.model import AnySubsetTransformer
 from asarm.run import Run
 from asarm.sampling import sample
 from asarm.schedule import ascending_orders
