@@ -21,10 +21,10 @@ from asarm.distribution import Allowed
 from asarm.evaluation.config import DecodingConfig
 from asarm.evaluation.example import choose
 from asarm.evaluation.trials import Variant, key, trial_order
-from asarm.infilling.ask import asked_lengths, templates_of
-from asarm.infilling.choice import choose_lengths
+from asarm.infilling.cut_words import Healing
 from asarm.infilling.fill import check_sampling
-from asarm.infilling.healing import Healing
+from asarm.infilling.posterior import choose_lengths
+from asarm.infilling.request import requested_lengths, templates_of
 from asarm.infilling.template import collate, has_blank
 from asarm.infilling.unwritten import warn_of_unwritten
 from asarm.loading import load, name_and_revision
@@ -164,10 +164,10 @@ def with_blanks(
     (template,) = templates_of(codec, [text], blank=settings.blank, spans=None, closed=True)
     warn_of_unwritten(codec, template.texts)
     check_size(sum(len(part.ids) for part in template.parts))
-    (asked,) = asked_lengths([parse_length(settings.length)], [template])
+    (ranges,) = requested_lengths([parse_length(settings.length)], [template])
     check_sampling(model, **sampling_of(options))
-    choice = choose_lengths(model, template, asked)
-    ((lengths, _),) = choice.draw(1, settings.seed)
+    posterior = choose_lengths(model, template, ranges)
+    ((lengths, _),) = posterior.draw(1, settings.seed)
     if settings.token_healing:
         template, _ = Healing(model, template, **sampling_of(options))(lengths, settings.seed)
     ids, allowed, order = collate([template.with_gaps(template.sizes(lengths))], template.moves)
