@@ -146,6 +146,5 @@ def left_to_right(order: Order, num_prompt: int) -> Order:
 
 
 def posterior(log_prior: Tensor, evidence: Tensor, power: float) -> Tensor:
-    """Compute log P(m | text), (C,), from log P(m) and log p(what follows | what comes before,
-    m)."""
+    """Compute log P(m | text), (C,), from log P(m) and log p(what follows | before, m)."""
     return (log_prior + power * evidence.to(log_prior.dtype)).log_softmax(0)

@@ -16,7 +16,7 @@ def requested_texts(texts: object) -> list[str]:
     """Return the texts of a request, which has one or several.
 
     Raises:
-        ValueError: one of them is no text.
+        ValueError: one of them is not text.
     """
     if isinstance(texts, str):
         return [checked_text(texts)]
@@ -54,7 +54,7 @@ def templates_of(
     """Return the texts with their gaps, which markers show, or spans for each text.
 
     Raises:
-        ValueError: a text without a blank, blanks that touch, or a marker that is no text.
+        ValueError: a text without a blank, blanks that touch, or a marker that is not text.
     """
     if spans is None:
         if not isinstance(blank, str):
@@ -113,10 +113,10 @@ def _range(length: Any) -> Range:
 
 
 def check_batch_size(batch_size: int) -> None:
-    """Refuse a batch size that is no whole number from 1 on.
+    """Refuse a batch size that is not a whole number from 1 on.
 
     Raises:
-        ValueError: it is no whole number from 1 on.
+        ValueError: it is not a whole number from 1 on.
     """
     if not (is_whole(batch_size) and batch_size >= 1):
         raise ValueError(f"batch_size is {batch_size!r}; expected at least 1")

@@ -99,7 +99,7 @@ def requested_fillings(candidates: Sequence[Filling]) -> list[list[str]]:
     """Return the fillings of the blanks of each candidate.
 
     Raises:
-        ValueError: one text instead of a list of candidates, or a candidate that is no text.
+        ValueError: one text instead of a list of candidates, or a candidate that is not text.
     """
     if isinstance(candidates, str):
         raise ValueError(

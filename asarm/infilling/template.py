@@ -33,7 +33,8 @@ PARAGRAPH_END = re.compile(r"[ \t]*(\Z|\r?\n[ \t]*(\r?\n|\Z))")
 def split_at_marker(text: str, blank: str) -> list[str]:
     """Return what comes before, between and after the markers; a backslash makes one plain text.
 
-    A part of a longer run of a marker's character is no marker: `____` and `____init____` are text.
+    A part of a longer run of a marker's character is not a marker: `____` and `____init____` are
+    text.
 
     Raises:
         ValueError: the marker is empty, is not in the text, two of them touch, or it is unclear
@@ -65,7 +66,7 @@ def _markers(text: str, blank: str) -> list[re.Match[str]]:
 
 
 def _marker(blank: str) -> str:
-    """Return the pattern of a marker; one that repeats a character is no part of a longer run."""
+    """Return the pattern of a marker; one that repeats a character is not part of a longer run."""
     character, marker = re.escape(blank[0]), re.escape(blank)
     is_run = len(set(blank)) == 1
     return f"(?<!{character}){marker}(?!{character})" if is_run else marker

@@ -76,8 +76,8 @@ def within(template: Template, sizes: Sequence[int], limit: int | None) -> Templ
 
 
 def _inside(template: Template, ranges: Sequence[Range], gaps: slice, bound: int) -> int:
-    """Count the tokens from the first of some gaps to the last one, at their shortest (0) or
-    longest (1)."""
+    """Count tokens from the first of some gaps to the last, at their shortest (0) or longest
+    (1)."""
     inner = part_of(template, gaps)
     lengths = [bounds[bound] for bounds in ranges[gaps]]
     places = inner.places(inner.sizes(lengths))

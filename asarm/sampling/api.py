@@ -148,8 +148,8 @@ def make_sampler(sampler: str | Sampler, options: Mapping[str, Any]) -> Sampler:
             )
         if options:
             raise ValueError(
-                f"{next(iter(options))} is given together with the sampler {sampler!r}; expected its "
-                "options within it"
+                f"{next(iter(options))} is given together with the sampler {sampler!r}; expected "
+                "its options within it"
             )
         return sampler
     one_of("sampler", sampler, tuple(SAMPLERS))

@@ -129,8 +129,7 @@ class Net:
         return self.target.probs(logits, self.allowed_at(state, ranks, state.tokens))
 
     def allowed_at(self, state: State, ranks: Tensor, tokens: Tensor) -> Tensor | None:
-        """Return which tokens the ranks (B, K) may hold, (B, K, V); ranks past the end are
-        padding."""
+        """Return which tokens the ranks (B, K) may hold, (B, K, V); some may be padding."""
         if self.allowed is None:
             return None
         positions = state.positions.gather(1, ranks.clamp(max=state.spare))

@@ -122,8 +122,8 @@ class State:
         return self.rank.shape[1]
 
     def ranks(self, start: Tensor, count: Tensor, size: int) -> tuple[Tensor, Tensor]:
-        """Return ranks (B, size), `count` (B,) of them from `start` (B,) on, then spare; and which
-        are real."""
+        """Return `count` (B,) ranks from `start` (B,) on, then spare, (B, size); and which
+        count."""
         steps = torch.arange(size, device=start.device)
         is_rank = steps < count[:, None]
         return torch.where(is_rank, start[:, None] + steps, self.spare), is_rank

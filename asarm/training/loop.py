@@ -27,7 +27,7 @@ from transformers import PreTrainedTokenizerBase
 from asarm.data import Batch, BlockSource, DataUnavailable, is_finite, open_blocks, prepare_blocks
 from asarm.model import AnySubsetTransformer
 from asarm.run import NOT_RESULTS, Run, shown
-from asarm.schedule import warm_up_then_fall
+from asarm.schedule import warm_up_then_decay
 from asarm.training.anew import refuse_loss
 from asarm.training.checkpoint import Checkpoints, Progress
 from asarm.training.config import TrainingConfig
@@ -330,7 +330,7 @@ class Trainer:
         config, last = self.config, self.progress.step - 1
         rate_before, rate_now = (
             config.learning_rate
-            * warm_up_then_fall(step, warmup_steps=config.warmup_steps, max_steps=end)
+            * warm_up_then_decay(step, warmup_steps=config.warmup_steps, max_steps=end)
             for step, end in ((last, before), (last + 1, now))
         )
         print(

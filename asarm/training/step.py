@@ -20,7 +20,7 @@ from asarm.schedule import (
     micro_batches,
     parallel_orders,
     stratified_rates,
-    warm_up_then_fall,
+    warm_up_then_decay,
 )
 from asarm.training.config import TrainingConfig
 
@@ -53,7 +53,7 @@ def plan_step(step: int, config: TrainingConfig, num_processes: int) -> Plan:
     )
     size, seed = config.global_batch_size, config.seed
     rates = stratified_rates(*window, size, seed=seed, step=step)
-    share = warm_up_then_fall(step, warmup_steps=config.warmup_steps, max_steps=config.max_steps)
+    share = warm_up_then_decay(step, warmup_steps=config.warmup_steps, max_steps=config.max_steps)
     return Plan(
         step,
         config.learning_rate * share,
