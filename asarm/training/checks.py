@@ -80,8 +80,7 @@ def check_own(name: str, config: TrainingConfig, own: int) -> None:
 
 
 def without_idle(config: TrainingConfig, flags: Collection[str]) -> TrainingConfig:
-    """Return the config without settings of a file that a flag, such as another --dataset, makes
-    idle.
+    """Drop settings of a file that a flag makes idle, such as those of another --dataset.
 
     Args:
         config: of files and flags together.
