@@ -78,7 +78,7 @@ class WindowReader:
         self.start = self.dataset.state_dict()
         self.packer = Packer(self.config.length, token_dtype(len(tokenizer)))
         self.stream: dict[str, Any] = self.start
-        self.row = 0  # records of this epoch that lie after, other readers' too
+        self.row = 0  # records of this epoch already passed, other readers' too
         self.epoch_tokens = 0  # of this epoch
         self.window = 0
         self.counts = no_counts() | {"held_out": 0}

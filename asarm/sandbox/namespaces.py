@@ -148,7 +148,7 @@ def set_mount(where: str, attributes: int, *, whole_tree: bool) -> None:
 
 
 def first_process(plan: dict[str, Any], command: list[str], spare: bool, begin: int) -> None:
-    """Start the command without privileges and await it; the kernel ends what it leaves after."""
+    """Start the command without privileges and await it; the kernel ends what it leaves behind."""
     system_call("prctl", END_WITH_PARENT, signal.SIGKILL, 0, 0, 0)
     if not os.read(begin, 1):
         return  # the parent has gone before its end could be heard of
