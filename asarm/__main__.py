@@ -32,7 +32,7 @@ COMMANDS: dict[str, tuple[Callable[[Any], None], type]] = {
 
 
 def new_parser() -> Parser:
-    """A parser with a command for each of `COMMANDS`, its help from the settings' docstrings."""
+    """Make a parser with a command for each of `COMMANDS`; docstrings of settings are its help."""
     parser = Parser(
         prog="python -m asarm",
         description="Any-subset autoregressive language models on the command line.",
@@ -51,16 +51,16 @@ def new_parser() -> Parser:
 
 
 def parse(arguments: Sequence[str]) -> tuple[str, Any]:
-    """The command, and its settings."""
+    """Return the command, and its settings."""
     found = new_parser().parse_args(arranged(arguments)).as_dict()
     name = found["subcommand"]
     return name, COMMANDS[name][1](**found[name])
 
 
 def arranged(arguments: Sequence[str]) -> list[str]:
-    """The arguments with texts first, wherever they stood, and every flag in one with its value.
+    """Move texts to the front, wherever they were, and join every flag with its value.
 
-    A switch that stands alone is `true`. All that follows `--` are texts.
+    A switch that is alone is `true`. All that follows `--` are texts.
     """
     kinds = {f"--{f.name}": f.type for _, s in COMMANDS.values() for f in fields(s)}
     texts: list[str] = []

@@ -1,4 +1,4 @@
-"""Questions that are asked of arguments at the door."""
+"""Checks of the arguments that users pass."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def is_whole(value: object) -> bool:
-    """Whether a value is a whole number, of Python's or numpy's, and no bool."""
+    """Return whether a value is a whole number, of Python's or numpy's, and no bool."""
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def is_real(value: object) -> bool:
-    """Whether a value is a number, of Python's or numpy's, and no bool."""
+    """Return whether a value is a number, of Python's or numpy's, and no bool."""
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def described(value: object) -> str:
-    """What a wrong argument is, in a few words."""
+    """Describe a wrong argument in a few words."""
     if value is None or isinstance(value, int | float | str):
         return repr(value)
     shape = getattr(value, "shape", None)
@@ -27,10 +27,10 @@ def described(value: object) -> str:
 
 
 def checked_text(text: object, name: str = "the text") -> str:
-    """A text that tokenizers can read.
+    """Return a text, once it is known that tokenizers can read it.
 
     Raises:
-        ValueError: it is no str, or holds half a surrogate pair, which no encoding can write.
+        ValueError: it is not a str, or holds half a surrogate pair, which no encoding can write.
     """
     if not isinstance(text, str):
         raise ValueError(f"{name} is {described(text)}; expected a str")

@@ -21,11 +21,11 @@ from asarm.presets import found_preset
 Config = TypeVar("Config")
 USER_ERROR, INTERRUPTED, UNREAD = 2, 130, 141  # the last two as shells say SIGINT and SIGPIPE
 STDOUT = 1  # its file descriptor
-PATIENCE = 5  # seconds that the first of several processes has to speak for all
+PATIENCE = 5  # seconds that the first of several processes has to report for all
 
 
 class Parser(ArgumentParser):
-    """A parser that refuses in one line."""
+    """A parser that reports what it refuses in one line."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         refuse(f"{brief(message)} (--help explains every setting)")
@@ -40,7 +40,7 @@ def launch(
 ) -> None:
     """Run a script's `main` on the settings of the command line and of --config files.
 
-    A flag wins over a file wherever it stands. The settings of `default_preset` hold unless
+    A flag wins over a file wherever it is. The settings of `default_preset` hold unless
     --config, or a flag of `instead`, is given.
 
     What the user can put right (ValueError, OSError) ends in one line and exit code 2, Ctrl-C in
@@ -59,7 +59,7 @@ def launch(
 
 
 def split_files(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The files that --config names, and all other arguments."""
+    """Split the arguments into the files that --config names, and all others."""
     files, others = [], []
     rest = iter(arguments)
     for argument in rest:
@@ -74,7 +74,7 @@ def split_files(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def given_flags(arguments: Sequence[str]) -> set[str]:
-    """The settings that have a flag among the arguments, by their names."""
+    """Return the settings that have a flag among the arguments, by their names."""
     return {re.split(r"[=.+]", a.removeprefix("--"))[0] for a in arguments if a.startswith("--")}
 
 
@@ -104,15 +104,15 @@ def run_to_end(
 
 
 def print_everything() -> None:
-    """Have no character end the work at its print, whatever the encoding of the terminal is."""
+    """Print characters as escapes where the terminal's encoding lacks them."""
     if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def nobody_reads() -> bool:
-    """Whether standard output is a pipe whose reader has gone."""
+    """Return whether standard output is a pipe whose reader has gone."""
     poll = select.poll()
-    poll.register(STDOUT, 0)  # errors are told whatever is asked for
+    poll.register(STDOUT, 0)  # errors are reported whatever is registered
     return bool(poll.poll(0))
 
 
@@ -124,7 +124,7 @@ def refuse(message: str) -> NoReturn:
 
 
 def let_first_process_speak(exit_code: int) -> None:
-    """Where a run has several processes, have all but the first wait before they say why it ends.
+    """Make all processes but the first wait before they say why the run ends.
 
     The first one mostly ends for the same reason: then their launcher ends the others (SIGTERM),
     which go without a word.
@@ -140,7 +140,7 @@ def wait_to_be_ended(exit_code: int, patience: float) -> None:
 
 
 def friendly(arguments: Sequence[str], config_class: type) -> list[str]:
-    """Arguments as jsonargparse wants them.
+    """Return arguments as jsonargparse wants them.
 
     Lists may be written `--methods assd,onepass` or `--methods assd onepass`, a switch without its
     `true`, and a number below zero as any other.
@@ -171,7 +171,7 @@ def friendly(arguments: Sequence[str], config_class: type) -> list[str]:
 
 
 def brief(message: str) -> str:
-    """jsonargparse's message in one line."""
+    """Put jsonargparse's message into one line."""
     message = message.removeprefix('Parser key "config": ')
     key = re.search(r'Parser key "([^"]+)"', message)
     value = re.search(r"(?:Given value|Got value): *(.*)", message)

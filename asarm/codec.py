@@ -1,4 +1,4 @@
-"""Text to ids and back in parts: what stands before, in, and after a blank of a text.
+"""Text to ids and back in parts: what comes before, in, and after a blank of a text.
 
 A tokenizer reads whole texts. Cut a text at a blank, and two questions come up that a whole text
 never asks: whether a part begins a word or goes on with one, and which side of the cut a blank
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 BYTES_MARK = "Ġ"  # a blank in the alphabet of byte-level pieces, where blanks are text like any
 METASPACE_MARK = "▁"
 BYTES = {character: byte for byte, character in bytes_to_unicode().items()}
-LETTER = "x"  # stands for whatever word may follow
+LETTER = "x"  # in place of whatever word may follow
 
 
 class Codec:
@@ -81,11 +81,11 @@ class Codec:
 
     @staticmethod
     def of(tokenizer: PreTrainedTokenizerBase, whitespace_map: bool = False) -> Codec:
-        """The codec of a tokenizer, which is made once."""
+        """Return the codec of a tokenizer, which is made once."""
         return _codec_of(private(tokenizer), whitespace_map)
 
     def needs_word(self, before: str) -> bool:
-        """Whether the first piece behind `before` has to begin a word, its blank being no new text.
+        """Return whether the piece after `before` has to begin a word whose blank is not new text.
 
         Byte-level pieces: `before` ends with a blank that its tokenizer would write in one piece
         with a word that followed. Word marks: `before` is empty or ends with whitespace.
@@ -93,7 +93,7 @@ class Codec:
         return self._is_bare(before) or self._owed(before) == " "
 
     def last_word(self, text: str) -> str:
-        """The end of a text that its tokenizer writes by itself: the word that more may go on with.
+        """Return the end of a text that its tokenizer writes by itself: a word that may go on.
 
         With word marks it begins with no blank: its first piece has the mark.
         """
@@ -103,20 +103,20 @@ class Codec:
         return text[words[-1][1][0] :] if words else ""
 
     def first_word(self, text: str) -> str:
-        """The beginning of a text that its tokenizer writes by itself."""
+        """Return the beginning of a text that its tokenizer writes by itself."""
         if not self.is_exact:
             return re.split(r"\s", text, maxsplit=1)[0]
         words = self._words(text)
         return text[: words[0][1][1]] if words else ""
 
     def encode_word(self, word: str, *, goes_on: bool = False) -> list[int]:
-        """The ids of a word, or of its beginning or end; `goes_on` where it has no word mark."""
+        """Encode a word, or its beginning or end; `goes_on` where it has no word mark."""
         if self.is_exact or not word:
             return encode(self.tokenizer, word)
         return encode(self._inside_word if goes_on else self.tokenizer, word)
 
     def encode(self, text: str, *, after: str = "") -> list[int]:
-        """The ids of `text` where it follows the text `after`; "" is the start of a document.
+        """Encode `text` where it follows the text `after`; "" is the start of a document.
 
         The last blank of `after` is written with the first piece where `needs_word` says so.
         Nothing becomes a special token, but whitespace under `whitespace_map`. At the start of a
@@ -126,15 +126,15 @@ class Codec:
         return self._encode(self._owed(after) + text, bare=self._is_bare(after), exact=after != "")
 
     def encode_before(self, text: str) -> list[int]:
-        """The ids of the text before a blank, less the end that the fill's first piece has."""
+        """Encode the text before a blank, less the end that the fill's first piece has."""
         return self._less_owed(text, bare=True)
 
     def encode_between(self, text: str, *, before: str) -> list[int]:
-        """The ids of the text between two blanks: after one as `encode_after`, before another."""
+        """Encode the text between two blanks: it begins as in `encode_after`."""
         return self._less_owed(text, bare=before.endswith("\n"))
 
     def encode_after(self, text: str, *, before: str) -> list[int]:
-        """The ids of the text after a blank, whose end nobody knows.
+        """Encode the text after a blank, whose end nobody knows.
 
         Args:
             before: the text before the blank. Where it ends with a line end, the blank is taken to
@@ -144,10 +144,10 @@ class Codec:
         return self._encode(text, bare=before.endswith("\n"), exact=False)
 
     def decode(self, ids: Sequence[int], *, after: str = "") -> str:
-        """The characters that `ids` add behind the text `after`.
+        """Return the characters that `ids` add after the text `after`.
 
-        A blank that `needs_word(after)` asks for is no new text; neither is a word mark directly
-        behind a whitespace piece. Special tokens appear by their names.
+        A blank that `needs_word(after)` requires is not new text; neither is a word mark directly
+        after a whitespace piece. Special tokens appear by their names.
         """
         bare, text = self._is_bare(after), ""
         for is_space, run in groupby(ids, self._spaces.__contains__):
@@ -160,11 +160,11 @@ class Codec:
         return text.removeprefix(self._owed(after))
 
     def _is_bare(self, before: str) -> bool:
-        """Whether a word mark behind `before` stands for no blank at all."""
+        """Return whether a word mark after `before` means no blank at all."""
         return not self.is_exact and self._unmapped(before) == ""
 
     def _owed(self, before: str) -> str:
-        """The end of `before` that is written with what follows: a blank, or ""."""
+        """Return the end of `before` that is written with what follows: a blank, or ""."""
         tail = self._unmapped(before)
         if not self.is_exact:
             return " " if tail[-1:].isspace() else ""
@@ -174,7 +174,7 @@ class Codec:
         return " " if words[-1][0] == BYTES_MARK + LETTER else ""
 
     def _words(self, text: str) -> list[tuple[str, tuple[int, int]]]:
-        """The words that the tokenizer cuts a text into, and where they begin and end."""
+        """Return the words that the tokenizer cuts a text into, and where they begin and end."""
         return self.tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str(text)
 
     def _bytes_of(self, i: int) -> bytes:
@@ -186,7 +186,7 @@ class Codec:
         return piece.replace(METASPACE_MARK, " ").encode()
 
     def _less_owed(self, text: str, *, bare: bool) -> list[int]:
-        """The ids of `text` without the end that is written with what follows."""
+        """Return the ids of `text` without the end that is written with what follows."""
         # pieces with word marks leave a last blank out anyway
         owed = self._owed(text) if self.is_exact else ""
         if owed != " ":
@@ -196,15 +196,15 @@ class Codec:
         return self._encode(text + LETTER, bare=bare, exact=False)[: -len(word)]
 
     def _unmapped(self, text: str) -> str:
-        """What follows the last whitespace that is a piece of its own."""
+        """Return what follows the last whitespace that is a piece of its own."""
         return WHITESPACE.split(text)[-1] if self.whitespace_map else text
 
     def _encode(self, text: str, *, bare: bool, exact: bool) -> list[int]:
-        """The ids of `text`.
+        """Encode `text`.
 
         Args:
             bare: a first word has its mark, and no blank before it.
-            exact: single blanks before the first word and behind the last one are kept.
+            exact: single blanks before the first word and after the last one are kept.
         """
         parts = [p for p in (WHITESPACE.split(text) if self.whitespace_map else [text]) if p]
         words = [n for n, part in enumerate(parts) if not part.isspace()] or [0]
@@ -219,7 +219,7 @@ class Codec:
         return ids
 
     def _encode_words(self, text: str, *, bare: bool, keep: tuple[bool, bool]) -> list[int]:
-        """The ids of words; of the blanks before and behind them where `keep` says so."""
+        """Encode words, and the blanks before and after them where `keep` says so."""
         if self.is_exact:
             return encode(self.tokenizer, text)
         if text.isspace():
@@ -241,7 +241,7 @@ def _codec_of(tokenizer: PreTrainedTokenizerBase, whitespace_map: bool) -> Codec
 
 
 def _word_mark(tokenizer: PreTrainedTokenizerBase) -> str:
-    """By which character the pieces show a blank; the tokenizer's decoder tells."""
+    """Return the character by which the pieces show a blank; the tokenizer's decoder has it."""
     decoder = getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", None)
     if isinstance(decoder, decoders.ByteLevel):
         return BYTES_MARK
@@ -254,7 +254,7 @@ def _word_mark(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _without_first_mark(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """A copy that puts a mark before every word of a text but its first, which goes on with one."""
+    """Return a copy that puts a mark before every word of a text but its first one."""
     inside = copy.deepcopy(tokenizer)
     backend = inside.backend_tokenizer
     steps = [normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip(left=False, right=True)]

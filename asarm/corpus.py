@@ -39,7 +39,8 @@ LONG_LINE = 60  # characters from which a line counts as a fingerprint of its do
 
 @dataclass(frozen=True)
 class Document:
-    """One text: a module's source, a module's docstrings, or a topic of Python's reference."""
+    """A text that comes with Python: a module's source or docstrings, or a topic of its
+    reference."""
 
     name: str
     kind: Kind
@@ -52,7 +53,7 @@ class Document:
 
 
 def training_documents() -> list[Document]:
-    """Prose and code of the running Python, in a fixed order, without anything that is held out.
+    """Return prose and code of the running Python, in a fixed order, nothing of it held out.
 
     The held-out modules, their tests and the held-out topics are left out by name, and so is every
     paragraph elsewhere that repeats one of the shipped held-out lines of 60 or more characters.
@@ -65,20 +66,20 @@ def training_documents() -> list[Document]:
 
 
 def held_out_documents(kind: Kind | None = None) -> list[Document]:
-    """The held-out documents that lie in the package, the same bytes for everyone."""
+    """Return the held-out documents that lie in the package, the same bytes for everyone."""
     kinds = KINDS if kind is None else (kind,)
     return [d for k in kinds for d in read_documents(HELD_OUT_DIR / f"{k}.jsonl.xz")]
 
 
 def collect_held_out_documents(kind: Kind) -> list[Document]:
-    """The held-out documents as the running Python has them: what the shipped files are made of."""
+    """Return the held-out documents of the running Python: the shipped files hold these."""
     if kind == "code":
         return list(_code(_is_held_out_source))
     return list(_prose(_is_held_out_source, HELD_OUT_TOPICS.__contains__))
 
 
 def read_documents(path: Path) -> list[Document]:
-    """The documents of a file that `write_documents` wrote."""
+    """Return the documents of a file that `write_documents` wrote."""
     with lzma.open(path, "rt", encoding="utf-8", newline="\n") as file:
         return [Document(**json.loads(line)) for line in file]
 
@@ -90,7 +91,7 @@ def write_documents(path: Path, documents: Iterable[Document]) -> None:
 
 
 def long_lines(documents: Iterable[Document]) -> set[str]:
-    """The stripped lines of 60 or more characters."""
+    """Return the stripped lines of 60 or more characters."""
     lines = (line.strip() for d in documents for line in d.text.split("\n"))
     return {line for line in lines if len(line) >= LONG_LINE}
 
@@ -105,10 +106,10 @@ def drop_paragraphs(text: str, lines: set[str]) -> str:
 
 
 def docstrings(source: str) -> str:
-    """The docstrings of a module, its classes and functions, in source order, a blank line between.
+    """Join the docstrings of a module, its classes and functions, in source order.
 
-    Indentation is removed, titles below 60 characters are skipped. Source with a syntax error has
-    none.
+    A blank line separates them. Indentation is removed, titles below 60 characters are skipped.
+    Source with a syntax error has none.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # invalid escape sequences in old modules

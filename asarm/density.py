@@ -1,6 +1,6 @@
 """Exact joint log-densities, in one network call.
 
-Shapes: B batch, L length, T most targets of a sequence, C model width, V vocabulary.
+Shapes: B batch, L length, T largest number of targets of a sequence, C model width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LOGITS_AT_ONCE = 2**23  # entries of the logits held at a time: 32 MiB in float3
 
 
 def joint_rows(input_ids: Tensor, order: Order) -> tuple[ContentRows, QueryRows]:
-    """Every token as a content row, in rank order, and a query row (B, T) for every target."""
+    """Make a content row of every token, in rank order, and a query row (B, T) of every target."""
     batch, size = input_ids.shape
     ranks = torch.arange(size, device=input_ids.device).expand(batch, size)
     tokens = input_ids.gather(1, order.order).masked_fill(ranks >= order.length[:, None], 0)
@@ -30,7 +30,7 @@ def joint_rows(input_ids: Tensor, order: Order) -> tuple[ContentRows, QueryRows]
 
 
 def target_ranks(order: Order) -> tuple[Tensor, Tensor]:
-    """The ranks (B, T) of the targets, and which of them (B, T) are no padding."""
+    """Return the ranks (B, T) of the targets, and which of them (B, T) are not padding."""
     steps = torch.arange(int(order.num_targets.max()), device=order.order.device)
     is_row = steps < order.num_targets[:, None]
     return torch.where(is_row, order.num_prompt[:, None] + steps, 0), is_row
@@ -50,7 +50,7 @@ def log_prob(
     temperature: float = 1.0,
     allowed: Allowed | None = None,
 ) -> Tensor:
-    """Log-probability of each target given the prompt and the targets of lower rank.
+    """Return the log-probability of each target given the prompt and the targets of lower rank.
 
     One network call gives them all (section 3 of arXiv 2504.20456); their sum over positions is
     the exact joint log-density of the targets given the prompt.
@@ -84,7 +84,7 @@ def joint_log_probs(
     target: Distribution,
     allowed: Allowed | None = None,
 ) -> Tensor:
-    """`log_prob` of checked input under any distribution, (B, L)."""
+    """Compute `log_prob` of checked input under any distribution, (B, L)."""
     content, query = joint_rows(input_ids, order)
     hidden = model(content, query)
     _, is_row = target_ranks(order)

@@ -16,7 +16,7 @@ from asarm.checks import is_real, is_whole
 
 @dataclass(frozen=True)
 class Allowed:
-    """Which tokens a position may hold: its distribution loses all others, as it loses `<mask>`.
+    """Says which tokens a position may hold: its distribution loses all others, and `<mask>`.
 
     Args:
         tables: (K, V) bool, the tokens of each kind of position; at least one of each.
@@ -24,7 +24,7 @@ class Allowed:
         moves: (S + 2, V) where the tokens to the left of a position matter: the state after each
             token, from each of S states, from S (no state) and from S + 1 (an unknown one). A
             position of kind n in state s has table n + s. Tokens to its left must have lower
-            ranks, and any three of them tell the state.
+            ranks, and any three of them determine the state.
 
     Raises:
         ValueError: a kind without tokens, or a kind that has no table.
@@ -55,7 +55,7 @@ class Allowed:
         return 1 if self.moves is None else len(self.moves) - 2
 
     def at(self, positions: Tensor, tokens: Tensor | None = None) -> Tensor:
-        """Which tokens the positions (B, ...) may hold, (B, ..., V) bool.
+        """Return which tokens the positions (B, ...) may hold, (B, ..., V) bool.
 
         Args:
             positions: any.
@@ -65,7 +65,7 @@ class Allowed:
         return self.tables[self.table_of(positions, tokens)]
 
     def table_of(self, positions: Tensor, tokens: Tensor | None = None) -> Tensor:
-        """The table that says what each position (B, ...) may hold, (B, ...)."""
+        """Return the table that says what each position (B, ...) may hold, (B, ...)."""
         places = positions.flatten(1)
         kinds = self.kinds.gather(1, places)
         if self.moves is not None and tokens is not None:
@@ -73,7 +73,7 @@ class Allowed:
         return kinds.view(positions.shape)
 
     def _state(self, moves: Tensor, positions: Tensor, tokens: Tensor) -> Tensor:
-        """The state that the three tokens before each position lead to, (B, n)."""
+        """Return the state that the three tokens before each position lead to, (B, n)."""
         state = torch.full_like(positions, self.num_states + 1)
         for back in (3, 2, 1):
             token = tokens.gather(1, (positions - back).clamp(min=0))
@@ -81,7 +81,7 @@ class Allowed:
         return torch.where(state < self.num_states, state, 0)
 
     def without_moves(self) -> Allowed:
-        """What a position may hold where the tokens beside it are unknown: no state is left."""
+        """Return what a position may hold where the tokens next to it are unknown."""
         if self.moves is None:
             return self
         stays = self.tables[:: self.num_states] & (self.moves[0] == 0)
@@ -89,11 +89,11 @@ class Allowed:
         return Allowed(tables, self.kinds // self.num_states)
 
     def select(self, sequences: Tensor) -> Allowed:
-        """What some sequences (n,) of the batch may hold."""
+        """Return what some sequences (n,) of the batch may hold."""
         return replace(self, kinds=self.kinds[sequences])
 
     def to(self, device: torch.device) -> Allowed:
-        """The same on another device."""
+        """Return the same on another device."""
         moves = None if self.moves is None else self.moves.to(device)
         return Allowed(self.tables.to(device), self.kinds.to(device), moves)
 
@@ -132,21 +132,22 @@ class Distribution:
             raise ValueError(f"top_p is {self.top_p!r}; expected above 0 and at most 1, or None")
 
     def probs(self, logits: Tensor, is_allowed: Tensor | None = None) -> Tensor:
-        """Probabilities (..., V) in float32, or in float64 from float64 logits."""
+        """Return probabilities (..., V) in float32, or in float64 from float64 logits."""
         return self.filter(logits, is_allowed).softmax(-1)
 
     def log_probs(self, logits: Tensor, is_allowed: Tensor | None = None) -> Tensor:
-        """Log-probabilities (..., V) in float32, or in float64 from float64 logits."""
+        """Return log-probabilities (..., V) in float32, or in float64 from float64 logits."""
         return self.filter(logits, is_allowed).log_softmax(-1)
 
     def of_counts(self, counts: Tensor) -> Tensor:
-        """Probabilities (..., V) from counts, none of them of `<mask>`: log-counts are logits."""
+        """Return probabilities (..., V) from counts, which `<mask>` has none of: log-counts are
+        logits."""
         if self.temperature == 1 and self.top_k is None and self.top_p is None:
             return counts / counts.sum(-1, keepdim=True)  # the same, without the logarithms
         return self.probs(counts.log())
 
     def filter(self, logits: Tensor, is_allowed: Tensor | None = None) -> Tensor:
-        """Logits (..., V) of the distribution, in float32 or float64: what it never gives is -inf.
+        """Return logits (..., V) of the distribution in float32 or float64: -inf where it is 0.
 
         Args:
             is_allowed: (..., V) bool; None allows all tokens but `<mask>`.
@@ -180,7 +181,7 @@ def check_temperature(name: str, value: float) -> None:
 
 
 def _divide(logits: Tensor, temperature: float) -> Tensor:
-    """Logits (..., V) over a temperature, less their largest, so that none of them overflows."""
+    """Divide logits (..., V), less their largest, by a temperature, so that none overflows."""
     info = torch.finfo(logits.dtype)
     divisor = min(max(float(temperature), info.tiny), info.max)  # 0 and inf would give NaN
     return (logits - logits.amax(-1, keepdim=True)) / divisor
@@ -190,7 +191,7 @@ def _keep_best(logits: Tensor) -> Tensor:
     """Remove all tokens but the most probable one; argmax is the first of several."""
     best = logits.argmax(-1, keepdim=True)
     kept = torch.full_like(logits, -torch.inf).scatter_(-1, best, 0.0)
-    # neither NaN nor a row without a token may pass for a choice: NaN is found when committed
+    # neither NaN nor a row without a token may pass for a best token: NaN is found when committed
     return kept.masked_fill(~logits.gather(-1, best).isfinite(), torch.nan)
 
 

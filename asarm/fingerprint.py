@@ -22,19 +22,19 @@ NOT_CONTENT = ("_name_or_path", "transformers_version", "architectures", "dtype"
 
 
 class Network(Protocol):
-    """A model with its tokenizer."""
+    """A model and the tokenizer that belongs to it."""
 
     @property
     def model(self) -> Any:
-        """The model."""
+        """The model, which the tokenizer belongs to."""
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The model's tokenizer."""
+        """The tokenizer that the model has."""
 
 
 def fingerprints(config: Any, data: Iterable[Any], networks: Any) -> dict[str, str]:
-    """Those of a run with a model of its own, perhaps another one off the shelf, and a data set.
+    """Return fingerprints of a run's model, of another one off the shelf, if any, and of its data.
 
     Args:
         config: has the names: `model`, `dataset` and `off_the_shelf`.
@@ -48,12 +48,12 @@ def fingerprints(config: Any, data: Iterable[Any], networks: Any) -> dict[str, s
 
 
 def of_network(network: Network) -> str:
-    """`of_model` of a pair."""
+    """Return `of_model` of a pair."""
     return of_model(network.model, network.tokenizer)
 
 
 def of_model(model: Any, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Of the weights, their precision, the architecture, the draft head and the tokenizer."""
+    """Hash the weights, their precision, the architecture, the draft head and the tokenizer."""
     architecture = {
         name: value
         for name, value in model.config.to_diff_dict().items()
@@ -69,20 +69,20 @@ def of_model(model: Any, tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def of_items(items: Iterable[Any]) -> str:
-    """Of texts or dataclasses, by their values and their order."""
+    """Hash texts or dataclasses, by their values and their order."""
     values = [astuple(item) if is_dataclass(item) else item for item in items]  # type: ignore[arg-type]
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:32]
 
 
 def of_blocks(blocks: Tensor) -> str:
-    """Of token ids (N, L)."""
+    """Hash token ids (N, L)."""
     content = hashlib.sha256(f"{tuple(blocks.shape)} {blocks.dtype}".encode())
     content.update(_bytes(blocks))
     return content.hexdigest()[:32]
 
 
 def _weights(model: Any) -> Iterator[tuple[str, Tensor]]:
-    """All weights by name, those of the draft head too, where there is one."""
+    """Yield all weights by name, those of the draft head too, where there is one."""
     yield from sorted(model.state_dict().items())
     if (head := getattr(model, "draft_head", None)) is not None:
         yield from sorted((f"draft_head.{name}", w) for name, w in head.state_dict().items())

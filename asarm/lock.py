@@ -1,7 +1,7 @@
 """The lock of a run's folder: no process does there what another one is doing already.
 
 The lock's file has a record for each task of an array. A task locks its own record and signs it; a
-run that is no array locks all of them. The kernel unlocks what a process held, however it ends.
+run that is not an array locks all of them. The kernel unlocks what a process held, however it ends.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 
 LOCK = "run.lock"
 RECORD = 256  # bytes
-DOOR = 2**40  # a byte behind all records, locked by the one process that may write settings
+DOOR = 2**40  # a byte after all records, locked by the one process that may write settings
 ALL = (0, DOOR)  # where the records start, and how many bytes they have
 HELD = (errno.EACCES, errno.EAGAIN)
 
@@ -26,7 +26,7 @@ HELD = (errno.EACCES, errno.EAGAIN)
 class RunLock:
     """A process's hold on a folder, until it is closed, collected as garbage, or the process ends.
 
-    A run that is no array has the folder from here on, the task of an array from when it was at
+    A run that is not an array has the folder from here on, the task of an array from when it was at
     the door.
 
     Args:
@@ -63,7 +63,7 @@ class RunLock:
 
     @contextmanager
     def alone_at_the_door(self) -> Iterator[bool]:
-        """One process at a time comes in here; it is told whether nobody else has the folder.
+        """One process at a time comes in here; it learns whether nobody else has the folder.
 
         Raises:
             ValueError: another process does this task of an array, or has the whole folder.
@@ -133,7 +133,7 @@ def _try(descriptor: int, where: tuple[int, int]) -> bool:
 
 
 def _unlock(descriptor: int, start: int, size: int) -> None:
-    if size:  # none would stand for all
+    if size:  # none would mean all
         fcntl.lockf(descriptor, fcntl.LOCK_UN, size, start)
 
 
@@ -148,7 +148,7 @@ def _holder(descriptor: int, first: int) -> str:
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
-    """Whether the file that is open is the one that has the name."""
+    """Return whether the file that is open is the one that has the name."""
     try:
         return descriptor >= 0 and os.path.samestat(os.fstat(descriptor), os.stat(path))
     except FileNotFoundError:

@@ -16,13 +16,13 @@ from torch import Tensor
 
 
 def content_limits(rank: Tensor, num_prompt: Tensor) -> Tensor:
-    """How many ranks content rows may see, (B, L): the whole prompt, or all up to themselves."""
+    """Return how many ranks content rows see, (B, L): the prompt, or all up to themselves."""
     return torch.where(rank < num_prompt[:, None], num_prompt[:, None], rank + 1)
 
 
 @dataclass(frozen=True, eq=False, init=False)
 class Order:
-    """A decoding order for each sequence of a batch.
+    """A decoding order for each sequence of a batch: which position is decoded at each rank.
 
     `order[b, r]` is the position decoded at rank r (the paper's sigma); ranks below
     `num_prompt[b]` are given, the ranks from there to `length[b]` are targets, and the
@@ -34,7 +34,7 @@ class Order:
         length: (B,) how many positions are not padding; all L if None.
 
     Raises:
-        ValueError: a row is no permutation, padding is not last, or no target is left.
+        ValueError: a row is not a permutation, padding is not last, or no target is left.
     """
 
     order: Tensor
@@ -95,7 +95,7 @@ class Order:
 
     @cached_property
     def rank(self) -> Tensor:
-        """Inverse of `order`, (B, L): rank[b, i] is the rank of position i."""
+        """The inverse of `order`, (B, L): rank[b, i] is the rank of position i."""
         return self.order.argsort(dim=1)
 
     @cached_property
@@ -117,11 +117,11 @@ class Order:
         return self.order.shape[0]
 
     def to(self, device: torch.device | str) -> Order:
-        """The same orders on another device."""
+        """Return the same orders on another device."""
         return _checked(self.order.to(device), self.num_prompt.to(device), self.length.to(device))
 
     def __eq__(self, other: object) -> bool:
-        """Whether both decode the same ranks of the same positions."""
+        """Return whether both decode the same ranks at the same positions."""
         if not isinstance(other, Order):
             return NotImplemented
         pairs = zip(self._parts(), other._parts(), strict=True)
@@ -134,7 +134,7 @@ class Order:
         return self.order, self.num_prompt, self.length
 
     def __getitem__(self, index: int | slice | Sequence[int] | Tensor) -> Order:
-        """The orders of some sequences, a batch again; an int gives a batch of one.
+        """Return the orders of some sequences, a batch again; an int gives a batch of one.
 
         Raises:
             IndexError: there is no such sequence.
@@ -148,7 +148,7 @@ class Order:
 
     @classmethod
     def from_mask(cls, is_target: Tensor, length: Tensor | Sequence[int] | None = None) -> Order:
-        """Prompt left to right, then targets left to right.
+        """Make orders that have the prompt left to right, then the targets left to right.
 
         Args:
             is_target: (B, L) bool, True where a token is to be predicted; (L,) is a batch of one.
@@ -163,14 +163,14 @@ class Order:
 
     @classmethod
     def left_to_right(cls, length: int, num_prompt: int) -> Order:
-        """The order of an ordinary language model, (1, length)."""
+        """Make the order of an ordinary language model, (1, length)."""
         return cls(torch.arange(length)[None], num_prompt)
 
     @classmethod
     def random_split(
         cls, length: int, prompt_share: float, *, batch: int = 1, seed: int | Sequence[int]
     ) -> Order:
-        """The 2^N protocol: a random prompt, then the targets, both left to right.
+        """Draw orders of the 2^N protocol: a random prompt, then the targets, both left to right.
 
         The prompt has int(length x prompt_share) + 1 positions, at least 1 and at most length - 1.
 
@@ -179,7 +179,7 @@ class Order:
         """
         _check_length(length)
         if not 0 <= prompt_share <= 1:
-            raise ValueError(f"prompt_share is {prompt_share}; expected a share from 0 to 1")
+            raise ValueError(f"prompt_share is {prompt_share}; expected a fraction from 0 to 1")
         num_prompt = min(max(int(length * prompt_share) + 1, 1), length - 1)
         is_target = torch.ones(batch, length, dtype=torch.bool)
         for b, permutation in enumerate(_permutations(length, batch, seed)):
@@ -190,7 +190,7 @@ class Order:
     def random_permutation(
         cls, length: int, num_prompt: int, *, batch: int = 1, seed: int | Sequence[int]
     ) -> Order:
-        """The N! protocol: a random prompt left to right, then the targets in random order.
+        """Draw orders of the N! protocol: a random prompt in place, then targets in random order.
 
         Args:
             seed: sequence b uses seed + b, or its own where one int per sequence is given.
@@ -202,7 +202,7 @@ class Order:
 
 
 def _checked(order: Tensor, num_prompt: Tensor, length: Tensor) -> Order:
-    """An Order of what has been checked before."""
+    """Return an Order of what has been checked before."""
     made = object.__new__(Order)
     for name, value in (("order", order), ("num_prompt", num_prompt), ("length", length)):
         object.__setattr__(made, name, value)
@@ -210,7 +210,7 @@ def _checked(order: Tensor, num_prompt: Tensor, length: Tensor) -> Order:
 
 
 def _per_sequence(values: int | Sequence[int] | Tensor, like: Tensor, name: str) -> Tensor:
-    """One int64 per sequence, (B,), on the device of `like` (B, ...)."""
+    """Return one int64 per sequence, (B,), on the device of `like` (B, ...)."""
     values = torch.as_tensor(values, device=like.device)
     if values.is_floating_point() or values.ndim > 1 or values.numel() not in (1, len(like)):
         raise ValueError(
@@ -221,10 +221,10 @@ def _per_sequence(values: int | Sequence[int] | Tensor, like: Tensor, name: str)
 
 
 def per_sequence_seeds(seed: int | Sequence[int], batch: int) -> list[int]:
-    """One seed for each sequence: seed + b, or the given ones.
+    """Return one seed for each sequence: seed + b, or the given ones.
 
     Raises:
-        ValueError: something that is no whole number, or another number of seeds.
+        ValueError: something that is not a whole number, or another number of seeds.
     """
     try:
         if isinstance(seed, Integral) or (isinstance(seed, Tensor) and seed.ndim == 0):

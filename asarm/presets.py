@@ -11,7 +11,7 @@ PRESETS = CHECKOUT / "configs"  # not there where only the package is installed
 
 
 def found_preset(name: str) -> str:
-    """What the parser is to read for a --config: a preset of the checkout is found from anywhere.
+    """Return what the parser is to read for a --config: presets are found from anywhere.
 
     Raises:
         ValueError: there is no such file, it is not UTF-8 or not YAML, or it says nothing, or

@@ -1,4 +1,4 @@
-"""A run's folder: what was asked for, what it was done with, and the results as they come."""
+"""A run's folder: its settings, what it was run with, and the results as they come."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Plan:
 
     Attributes:
         settings: the resolved ones, as JSON has them.
-        defaults: what they are where nothing is said.
+        defaults: what they are where nothing is given.
         fingerprints: of what else the results depend on, by content; None where there is nothing.
         overwrite: throw away what the folder holds, and begin anew.
         may_change: settings that a run taken up again may change.
@@ -53,7 +53,7 @@ class Plan:
     may_grow: Collection[str] = ()
 
     def allows(self, name: str, before: Any, now: Any) -> bool:
-        """Whether the results of a run stay as they are when this setting changes."""
+        """Return whether the results of a run stay as they are when this setting changes."""
         if name in self.may_grow:
             return now is None or (before is not None and now >= before)
         return name in self.may_change
@@ -93,14 +93,14 @@ class Run:
         task: int = 0,
         tasks: int = 1,
     ) -> Run:
-        """Lock the folder, and see whether the run fits what it holds; of that nothing changes yet.
+        """Lock the folder, and check that the run fits what it holds; nothing there changes yet.
 
         Args:
             output_dir: the folder.
             config: a dataclass with the settings.
             overwrite: throw away what the folder holds, and begin anew. A task of an array that
                 another task has begun anew, and a job that Slurm has requeued, go on instead.
-            may_change: settings that a run taken up again may change, beside those that never
+            may_change: settings that a run taken up again may change, besides those that never
                 change results (`NOT_RESULTS`). What changed is in `changed` and in starts.jsonl.
             may_grow: settings that it may raise.
             fingerprints: of what else the results depend on (weights, data), by content. The run
@@ -111,7 +111,7 @@ class Run:
 
         Raises:
             ValueError: the folder holds results of other settings, weights or data, or something
-                that is no run, or another process has it.
+                that is not a run, or another process has it.
         """
         run = cls(output_dir, subfolders=subfolders)
         settings, defaults = (
@@ -181,12 +181,10 @@ class Run:
             self._mended.add(name)
 
     def read(self, name: str) -> list[dict[str, Any]]:
-        """The records of a file of JSON lines, without a last line that was never finished."""
+        """Return the records of a file of JSON lines, without a last line that is unfinished."""
         path = self.folder / name
         try:
-            lines = path.read_bytes().split(b"\n")[
-                :-1
-            ]  # behind the last line end: nothing, or torn
+            lines = path.read_bytes().split(b"\n")[:-1]  # after the last line end: nothing, or torn
         except FileNotFoundError:
             return []
         try:
@@ -221,13 +219,13 @@ class Run:
             os.replace(temporary, path)
 
     def holds(self, config: Any) -> bool:
-        """Whether the folder has a run of these settings."""
+        """Return whether the folder has a run of these settings."""
         stored, _ = self._stored()
         settings = json.loads(json.dumps(asdict(config)))
         return bool(stored) and not _differences(stored, settings, settings)
 
     def fingerprints(self) -> dict[str, str]:
-        """What the folder's results depend on, by content."""
+        """Return what the folder's results depend on, by content."""
         return self._stored()[1] or {}
 
     def check_fingerprints(self, fingerprints: Mapping[str, str]) -> None:
@@ -246,9 +244,9 @@ class Run:
                 )
 
     def _check(self, is_alone: bool) -> tuple[dict[str, tuple[Any, Any]], dict[str, str]]:
-        """The settings that change, and all fingerprints; refuse a plan that the folder rules out.
+        """Refuse a plan that the folder rules out; return changed settings and all fingerprints.
 
-        As long as there is no result, anything may change, but not under the hands of others.
+        As long as there is no result, anything may change, but not while others work on it.
         """
         plan = self._plan
         stored, known = self._stored()
@@ -278,8 +276,8 @@ class Run:
         return differences, {**(known or {}), **(plan.fingerprints or {})}
 
     def _is_continued(self) -> bool:
-        """Whether another task of this array, or this job before Slurm requeued it, has begun the
-        run anew already."""
+        """Return whether another task of this array, or this job before Slurm requeued it, has
+        begun the run anew already."""
         if job_id() is None or not is_part_of_job():
             return False
         starts = (
@@ -288,7 +286,7 @@ class Run:
         return any(start.get("anew") and start.get("job") == job_id() for start in starts)
 
     def _stored(self) -> tuple[dict[str, Any], dict[str, str] | None]:
-        """Settings and fingerprints of the folder's run; none where there is no run."""
+        """Return settings and fingerprints of the folder's run; none where there is no run."""
         path = self.folder / CONFIG
         if not path.exists():
             return {}, None
@@ -300,7 +298,7 @@ class Run:
         return stored, json.loads(line.removeprefix(FINGERPRINTS)) if is_known else None
 
     def _refuse_strangers(self) -> None:
-        """A folder that is not a run's is left as it is, without a lock."""
+        """Refuse a folder that is not a run's, and leave it as it is, without a lock."""
         if self._stored()[0] or not self.folder.is_dir():
             return
         strangers = sorted(
@@ -308,7 +306,7 @@ class Run:
         )
         if strangers:
             raise ValueError(
-                f"{self.folder} is no run's folder: it holds {strangers[0]} and no {CONFIG}; "
+                f"{self.folder} is not a run's folder: it holds {strangers[0]} and no {CONFIG}; "
                 "take another --output_dir"
             )
 
@@ -341,7 +339,7 @@ class Run:
 def _differences(
     stored: Mapping[str, Any], settings: Mapping[str, Any], defaults: Mapping[str, Any]
 ) -> dict[str, tuple[Any, Any]]:
-    """The settings in which a stored run differs: before, now.
+    """Return the settings in which a stored run differs: before, now.
 
     A setting that the stored run does not know, of a version before it, had its default.
     """
@@ -354,18 +352,18 @@ def _differences(
 
 
 def job_id() -> str | None:
-    """The Slurm job that this process belongs to: the whole of an array where it is one's task."""
+    """Return the Slurm job that this process belongs to: of an array's task, the whole array."""
     return os.environ.get("SLURM_ARRAY_JOB_ID") or os.environ.get("SLURM_JOB_ID")
 
 
 def is_part_of_job() -> bool:
-    """Whether the job has other starts than this one: tasks of its array, or before a requeue."""
+    """Return whether the job has other starts: tasks of its array, or before a requeue."""
     restarts = os.environ.get("SLURM_RESTART_COUNT", "0")
     return "SLURM_ARRAY_JOB_ID" in os.environ or restarts != "0"
 
 
 def read_settings(folder: str | Path) -> dict[str, Any] | None:
-    """The settings of the run that a folder holds; None where it holds none.
+    """Return the settings of the run that a folder holds; None where it holds none.
 
     Raises:
         ValueError: they are damaged.
@@ -387,7 +385,7 @@ def read_settings(folder: str | Path) -> dict[str, Any] | None:
 
 
 def environment() -> dict[str, Any]:
-    """How and with what this process was started: command, versions, machine, git commit."""
+    """Return how and with what this process was started: command, versions, machine, git commit."""
     versions = {name: _version(name) for name in PACKAGES}
     return {
         "command": shlex.join(sys.orig_argv),
@@ -416,7 +414,7 @@ def _device() -> str:
 
 
 def _git_commit() -> str | None:
-    """The commit of the checkout that this file is tracked in, and whether it was changed since."""
+    """Return the commit of the checkout that tracks this file, and whether that was changed."""
     try:
         if not _git("ls-files", Path(__file__).name):
             return None
@@ -433,7 +431,7 @@ def _git(*arguments: str) -> str:
 
 
 def _cut_torn_line(path: Path) -> None:
-    """Cut off what stands behind the last line end: a line whose writer was killed."""
+    """Cut off what stands after the last line end: a line whose writer was killed."""
     if not path.exists():
         return
     with open(path, "rb+") as file:
@@ -453,5 +451,5 @@ def _first_bad(lines: list[bytes]) -> int:
 
 
 def shown(value: Any) -> str:
-    """A setting as a config file has it."""
+    """Return a setting as a config file has it."""
     return "null" if value is None else str(value)

@@ -18,8 +18,8 @@ from torch import Tensor
 from asarm.order import Order
 
 
-def warm_up_then_fall(step: int, *, warmup_steps: int, max_steps: int) -> float:
-    """Share of the highest learning rate at a step: linear up over `warmup_steps`, linear to 0."""
+def warm_up_then_decay(step: int, *, warmup_steps: int, max_steps: int) -> float:
+    """Return the learning rate over its maximum: linear up over `warmup_steps`, then down to 0."""
     rising = (step + 1) / max(1, warmup_steps)
     falling = (max_steps - step) / max(1, max_steps - warmup_steps)
     return min(rising, falling, 1.0)
@@ -28,25 +28,25 @@ def warm_up_then_fall(step: int, *, warmup_steps: int, max_steps: int) -> float:
 def mask_window(
     step: int, *, start: float, final_min: float, final_max: float, warmup_steps: int
 ) -> tuple[float, float]:
-    """Lowest and highest mask rate at a step: both go linearly from `start` to their final value.
+    """Return the lowest and highest mask rate at a step: both go linearly from `start` on.
 
-    Section 4 of arXiv 2504.20456; the final values hold from step `warmup_steps` on.
+    Section 4 of arXiv 2504.20456; the final values are reached at step `warmup_steps`.
     """
-    share = min(1.0, step / warmup_steps) if warmup_steps > 0 else 1.0
-    return start + share * (final_min - start), start + share * (final_max - start)
+    done = min(1.0, step / warmup_steps) if warmup_steps > 0 else 1.0
+    return start + done * (final_min - start), start + done * (final_max - start)
 
 
 def stratified_rates(low: float, high: float, batch: int, *, seed: int, step: int) -> Tensor:
-    """Mask rates (G,): one from each of `batch` equal slices of [low, high], shuffled."""
+    """Draw mask rates (G,): one from each of `batch` equal slices of [low, high], shuffled."""
     generator = keyed_generator(seed, "rates", step)
     slices = torch.randperm(batch, generator=generator)
     return low + (high - low) * (slices + torch.rand(batch, generator=generator)) / batch
 
 
 def micro_batches(rates: Tensor, num_processes: int, batch_size: int) -> Tensor:
-    """Which sequences of the global batch go together, (accumulation, process, batch_size).
+    """Choose which sequences of the batch go together, (accumulation, process, batch_size).
 
-    Neighbours in mask rate share a micro-step, over all processes: that saves padding, and
+    Neighbours in mask rate are in one micro-step, over all processes: that saves padding, and
     processes wait little for one another.
     """
     return rates.argsort(stable=True).view(-1, num_processes, batch_size)
@@ -56,19 +56,19 @@ Split = Callable[[int, int, int, torch.Generator], Tensor]
 
 
 def ascending_split(length: int, prompt: int, visible: int, generator: torch.Generator) -> Tensor:
-    """A random prompt, other visible positions, and the targets, each left to right, (L,)."""
+    """Draw a prompt, other visible positions, and the targets, each left to right, (L,)."""
     drawn = torch.randperm(length, generator=generator)
     parts = drawn[:prompt], drawn[prompt:visible], drawn[visible:]
     return torch.cat([part.sort().values for part in parts])
 
 
 def permuted_split(length: int, prompt: int, visible: int, generator: torch.Generator) -> Tensor:
-    """A random prompt, then the other positions in random order, (L,)."""
+    """Draw a prompt, then the other positions in random order, (L,)."""
     return torch.randperm(length, generator=generator)
 
 
 def contiguous_span(length: int, prompt: int, visible: int, generator: torch.Generator) -> Tensor:
-    """Everything around a random span, then the span left to right, (L,)."""
+    """Draw a span; return everything around it, then the span left to right, (L,)."""
     start = int(torch.randint(visible + 1, (), generator=generator))
     end = start + length - visible
     span = torch.arange(start, end)
@@ -83,23 +83,23 @@ ORDER_KINDS: dict[str, Split] = {
 
 
 def check_kinds(weights: dict[str, float]) -> None:
-    """Refuse weights of kinds of order that cannot be.
+    """Refuse weights that name no kind of order or that cannot be drawn from.
 
     Raises:
         ValueError: a kind that there is not, a weight below 0, or none above.
     """
-    shares = weights.values()
-    if set(weights) - set(ORDER_KINDS) or not sum(shares) > 0 or min(shares) < 0:
+    values = weights.values()
+    if set(weights) - set(ORDER_KINDS) or not sum(values) > 0 or min(values) < 0:
         raise ValueError(f"orders are {weights}; expected weights for {', '.join(ORDER_KINDS)}")
 
 
 def draw_kinds(weights: dict[str, float], batch: int, *, seed: int, step: int) -> list[str]:
-    """The kind of order of each sequence of a global batch, drawn by weight."""
+    """Draw the kind of order of each sequence of a global batch, by weight."""
     check_kinds(weights)
-    names, shares = list(weights), list(weights.values())
+    names, probs = list(weights), list(weights.values())
     generator = keyed_generator(seed, "kinds", step)
     drawn = torch.multinomial(
-        torch.tensor(shares).float(), batch, replacement=True, generator=generator
+        torch.tensor(probs).float(), batch, replacement=True, generator=generator
     )
     return [names[i] for i in drawn.tolist()]
 
@@ -113,13 +113,13 @@ def joint_orders(
     step: int,
     indices: Sequence[int],
 ) -> Order:
-    """An order for each sequence: a prompt, and round(mask rate x length) targets.
+    """Draw an order for each sequence: a prompt, and round(mask rate x length) targets.
 
     Every sequence has at least one target and at least one visible position.
 
     Args:
-        lengths: (B,) tokens that are no padding, at least 2 each.
-        mask_rates: (B,) shares of positions that are targets.
+        lengths: (B,) tokens that are not padding, at least 2 each.
+        mask_rates: (B,) fractions of positions that are targets.
         kinds: (B) names of `ORDER_KINDS`.
         seed: of the run.
         step: of the run.
@@ -133,7 +133,7 @@ def joint_orders(
 def ascending_orders(
     lengths: Tensor, mask_rate: float, *, seed: int, step: int, indices: Sequence[int]
 ) -> Order:
-    """`joint_orders` of ascending splits, all at one mask rate: what evaluations measure."""
+    """Draw `joint_orders` of ascending splits, all at one mask rate: what evaluations measure."""
     count = len(lengths)
     rates, kinds = torch.full((count,), mask_rate), ["ascending"] * count
     return joint_orders(lengths, rates, kinds, seed=seed, step=step, indices=indices)
@@ -148,7 +148,7 @@ def parallel_orders(
     step: int,
     indices: Sequence[int],
 ) -> tuple[Order, Tensor]:
-    """Orders for the parallel objective, and how many ranks are visible in each, (B,).
+    """Draw orders for the parallel objective, and how many ranks are visible in each, (B,).
 
     As in the original: num_visible = L - int(L m), and a prompt of int(U (1 - m) L) + 1 of them,
     U uniform; at least one target and one visible position. Arguments as for `joint_orders`.
@@ -183,15 +183,15 @@ def _orders(
 
 
 def keyed_seed(*key: int | str) -> int:
-    """A seed that depends on nothing but the key."""
+    """Return a seed that depends on nothing but the key."""
     return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=7).digest())
 
 
 def recorded_seed(*key: int | str) -> int:
-    """A keyed seed below 2**53, which JSON keeps in whatever reads it: JavaScript, jq, R."""
+    """Return a keyed seed below 2**53, which JSON keeps in whatever reads it: JavaScript, jq, R."""
     return keyed_seed(*key) >> 3
 
 
 def keyed_generator(*key: int | str) -> torch.Generator:
-    """A generator whose stream depends on nothing but the key."""
+    """Return a generator whose stream depends on nothing but the key."""
     return torch.Generator().manual_seed(keyed_seed(*key))

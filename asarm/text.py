@@ -23,7 +23,7 @@ _LOCK = Lock()
 
 
 def private(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """The library's own copy of a tokenizer, which nobody reconfigures.
+    """Return the library's own copy of a tokenizer, which nobody reconfigures.
 
     A call of a tokenizer sets its truncation, its padding and how it reads special tokens, for
     every thread that shares it. The copy has none of them set by anybody's call, and the
@@ -42,7 +42,7 @@ def private(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
 
 
 def _described(tokenizer: PreTrainedTokenizerBase) -> str:
-    """All that decides how a tokenizer reads a text and that may change, in a fraction of a ms."""
+    """Return all that decides how a tokenizer reads a text and that may change, in under a ms."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     steps = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
     return repr(
@@ -61,7 +61,7 @@ def _copied(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """The ids of `text` alone: no special token is added, and a literal `<mask>` is six characters.
+    """Encode `text` alone: no special token is added, and a literal `<mask>` is six characters.
 
     With the demo's tokenizer `decode` gives `text` back exactly. Other vocabularies keep their
     `<unk>` for characters that they lack.
@@ -70,7 +70,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 
 def encode_all(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """What `encode` gives for each text, in one call that is several times faster."""
+    """Return what `encode` gives for each text, in one call that is several times faster."""
     tokenizer = private(tokenizer)
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
@@ -83,7 +83,7 @@ def encode_all(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
-    """The text of `ids`; special tokens appear by their names."""
+    """Decode `ids`; special tokens appear by their names."""
     text = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
     return cast(str, text)  # a list of texts only for a list of lists
 
@@ -91,9 +91,9 @@ def decode(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
 def encode_document(
     tokenizer: PreTrainedTokenizerBase, text: str, *, whitespace_map: bool = False
 ) -> list[int]:
-    """`text` as one document of a packed stream: its ids, the tokenizer's own ending, `</s>`.
+    """Encode `text` as a document of a packed stream: its ids, the tokenizer's own ending, `</s>`.
 
-    The ending is what the tokenizer puts behind any text: `<sep> <cls>` for XLNet's, nothing for
+    The ending is what the tokenizer puts after any text: `<sep> <cls>` for XLNet's, nothing for
     the demo's. This is the packing of the published models (arXiv 2504.20456), and
     `whitespace_map` the mapping of those for code, see `encode_documents`.
     """
@@ -103,7 +103,7 @@ def encode_document(
 def encode_documents(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, whitespace_map: bool = False
 ) -> list[list[int]]:
-    """What `encode_document` gives for each text, in one call that is several times faster.
+    """Return what `encode_document` gives for each text, in one call that is several times faster.
 
     Args:
         tokenizer: any of the library's.
@@ -113,7 +113,7 @@ def encode_documents(
             three spaces too, which never comes about: two of the three are taken before.)
 
     Raises:
-        ValueError: a whitespace map is asked of a tokenizer without these tokens.
+        ValueError: a whitespace map is requested of a tokenizer without these tokens.
     """
     tokenizer = private(tokenizer)
     backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -124,12 +124,12 @@ def encode_documents(
 
 
 def document_end(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """What stands between documents: the tokenizer's end of text, or nothing where it has none."""
+    """Return what separates documents: the tokenizer's end of text, if it has one."""
     return [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
 
 
 def _encode_mapped(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """The ids of each text, where whitespace stands for itself as `whitespace_ids` says."""
+    """Encode each text, whitespace by the ids that `whitespace_ids` has for it."""
     ids = {space: [i] for space, i in whitespace_ids(tokenizer).items()}
     split = [WHITESPACE.split(text) for text in texts]
     # code repeats its lines, and each different one needs to be encoded only once
@@ -139,7 +139,7 @@ def _encode_mapped(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> 
 
 
 def whitespace_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-    """The special id that each whitespace of the published models for code becomes."""
+    """Return the special id that each whitespace of the published models for code becomes."""
     ids = {
         "\n": tokenizer.cls_token_id,
         "\t": tokenizer.sep_token_id,
@@ -156,7 +156,7 @@ def whitespace_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
 def _without_special(
     tokenizer: PreTrainedTokenizerBase, encoded: list[list[int]]
 ) -> list[list[int]]:
-    """XLNet's Unigram model has `<mask>` among its ordinary pieces too: spell it where found."""
+    """Spell `<mask>` where it is found: XLNet's Unigram model has it among its ordinary pieces."""
     special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
     return [
         ids

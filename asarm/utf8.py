@@ -31,12 +31,12 @@ STEPS = {
     6: [(0x90, 0xBF, 2)],
     7: [(0x80, 0x8F, 2)],
 }
-# where the bytes before are unknown, those that no character begins with tell nothing
+# where the bytes before are unknown, those that no character begins with say nothing
 STEPS[UNKNOWN] = [*STEPS[COMPLETE], (0x80, 0xBF, UNKNOWN)]
 
 
 def transitions(pieces: Sequence[bytes]) -> Tensor:
-    """The state after each piece, from every live state, `DEAD` and `UNKNOWN`, (S + 2, V)."""
+    """Compute the state after each piece, (S + 2, V), from every live one, `DEAD` and `UNKNOWN`."""
     by_byte = np.full((NUM_STATES + 2, 256), DEAD)
     for state, steps in STEPS.items():
         for first, last, to in steps:

@@ -17,7 +17,7 @@ from asarm.display.animation import (
     ACCEPTED,
     DRAFTED,
     DRAWN,
-    MOST_TOKENS,
+    MAX_TOKENS,
     REPLACED,
     check_size,
     film,
@@ -195,7 +195,7 @@ def test_a_result_without_a_trace_is_refused(demo):
     with pytest.raises(ValueError, match="has no trace"):
         film(tokenizer, result, order, method="onepass")
     with pytest.raises(ValueError, match="more than a picture can show"):
-        check_size(MOST_TOKENS + 1)
+        check_size(MAX_TOKENS + 1)
 
 
 @pytest.fixture
@@ -289,7 +289,7 @@ def test_a_text_that_comes_out_otherwise_is_not_passed_over(call, tmp_path, stud
         (["", "out.gif"], "has 0 tokens"),
         (["a ___ b", "out.gif", "--length", "x"], "length is 'x'"),
         (["word " * 1100, "out.gif"], "more than a picture can show"),
-        (["runs/nowhere", "out.gif"], "runs/nowhere is no folder"),
+        (["runs/nowhere", "out.gif"], "runs/nowhere is not a folder"),
         (["a b c d", "out.gif", "--method", "parallel"], "steps is None"),
         (["a b c d", "out.gif", "--prompt_share", "2"], "prompt_share is 2.0"),
     ],

@@ -11,8 +11,8 @@ from transformers import XLNetConfig, XLNetLMHeadModel
 from asarm import infill, score
 from asarm.codec import Codec
 from asarm.infilling import fill
-from asarm.infilling.ask import templates_of
 from asarm.infilling.fill import fill_templates
+from asarm.infilling.request import templates_of
 from asarm.loading import load_tokenizer
 from asarm.metrics.held_out import PROTOCOLS, bits_per_byte
 

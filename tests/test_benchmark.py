@@ -213,7 +213,7 @@ def test_tiny_run_writes_every_row(tmp_path):
     assert report["config"]["sections"] == list(SECTIONS)
     assert {"cpu", "cores", "threads", "torch", "dtype"} <= set(report["machine"])
     assert report["machine"]["MALLOC_TRIM_THRESHOLD_"] == "1000000"
-    demands = [(figure["demand"], figure["is_limit"]) for figure in report["figures"]]
+    wanted = [(figure["wanted"], figure["is_limit"]) for figure in report["figures"]]
     bounds = [(1.2, True), (None, False)]
     at_base = [(25, False), *bounds, (18, False), *bounds, (60, False), *[(None, False)] * 2]
     at_demo, batches = (
@@ -223,7 +223,7 @@ def test_tiny_run_writes_every_row(tmp_path):
     speed_and_bound = [(1.4, False), (None, False), (1.9, False), (None, False)]
     memory, data = [(1 / 3, True), (0.2, True)] * 2, (0.02, True)
     in_training = [*speed_and_bound, *memory, data]
-    assert demands == [
+    assert wanted == [
         *at_base,
         *at_demo,
         *batches,
@@ -237,17 +237,17 @@ def test_tiny_run_writes_every_row(tmp_path):
         (1.1, True),  # growth with the length
         *in_training,
     ]
-    assert len({figure["what"] for figure in report["figures"]}) == len(demands)
+    assert len({figure["what"] for figure in report["figures"]}) == len(wanted)
     for figure in report["figures"][-len(in_training) :]:
         assert figure["measured"] > 0 and re.match(r"[\d,.e-]+ .*/ [\d,.e-]+ ", figure["detail"])
     assert all(math.isfinite(figure["measured"]) for figure in report["figures"])
-    runs = {(cost["target_share"], cost["method"]) for cost in report["costs"]}
+    runs = {(cost["target_fraction"], cost["method"]) for cost in report["costs"]}
     methods = ("sequential", "assd", "ngram", "onepass")
-    assert runs == {(share, method) for share in (0.95, 0.5) for method in methods}
+    assert runs == {(fraction, method) for fraction in (0.95, 0.5) for method in methods}
     assert all(0 < cost["nfe"] <= 1 for cost in report["costs"])
     lines = (tmp_path / "benchmark.md").read_text().splitlines()
-    num_parts = len({(part["target_share"], part["part"]) for part in report["parts"]})
-    num_rows = len(demands) + sum(len(report[t]) for t in ("costs", "lengths", "rivals"))
+    num_parts = len({(part["target_fraction"], part["part"]) for part in report["parts"]})
+    num_rows = len(wanted) + sum(len(report[t]) for t in ("costs", "lengths", "baselines"))
     assert sum(line.startswith("|") for line in lines) == 10 + num_rows + num_parts
     assert any(line.startswith("Fastest k: assd by the head ") for line in lines)
     assert {(cost["method"], cost["draft"]) for cost in report["costs"]} == {
@@ -263,7 +263,7 @@ def test_tiny_run_writes_every_row(tmp_path):
         "head, block",
     }
     assert {point["draft"] for point in report["acceptance"]} == {"self", "head"}
-    assert all(0 <= point["stand"] <= 1 for point in report["acceptance"])
+    assert all(0 <= point["rate"] <= 1 for point in report["acceptance"])
     for name in ("acceptance_by_lag.png", "length.png"):
         assert f"({name})" in "".join(lines)
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")

@@ -9,12 +9,20 @@ from transformers import GPT2LMHeadModel
 
 from asarm import Order, sample
 from asarm.benchmark.bandwidth import weights_of_a_call
+from asarm.benchmark.baselines import (
+    WHOLE,
+    Recomputing,
+    fill_in_parallel,
+    gpt2_config,
+    gpt2_fill,
+    measure_baselines,
+)
 from asarm.benchmark.batches import batches_figures
 from asarm.benchmark.calls import recorded_calls
 from asarm.benchmark.config import BenchmarkConfig, parse
 from asarm.benchmark.growth import length_figure
 from asarm.benchmark.lengths import (
-    SHARES,
+    FRACTIONS,
     growth_figure,
     known_text,
     measure_lengths,
@@ -25,14 +33,6 @@ from asarm.benchmark.measured import LengthCost
 from asarm.benchmark.midway import Midway
 from asarm.benchmark.models import random_ids
 from asarm.benchmark.report import Report
-from asarm.benchmark.rivals import (
-    WHOLE,
-    Recomputing,
-    fill_in_parallel,
-    gpt2_config,
-    gpt2_fill,
-    measure_rivals,
-)
 from asarm.rows import ContentRows, QueryRows
 from asarm.sampling import Sequential, sampler_of
 
@@ -45,10 +45,10 @@ def model():
     return small_model()
 
 
-def text(model, share, *, batch=1):
+def text(model, fraction, *, batch=1):
     """Ids and orders of random texts."""
     return random_ids(model, LENGTH, batch=batch), Order.random_split(
-        LENGTH, share, batch=batch, seed=3
+        LENGTH, fraction, batch=batch, seed=3
     )
 
 
@@ -109,8 +109,8 @@ def test_bytes_are_those_of_the_weights_that_a_call_reads(is_tied):
 def test_known_text_costs_a_call_its_next_rows_and_all_slots():
     model = shallow_network(TINY)
     decoding = known_text(model, 40, TINY)
-    for share in SHARES:
-        known = int(40 * share)
+    for fraction in FRACTIONS:
+        known = int(40 * fraction)
         with recorded_calls(model) as calls:
             assert decoding.next_rounds(known, Sequential()) == TINY.rounds
         assert [(call.content, call.query) for call in calls] == [(1, 1)] * TINY.rounds
@@ -131,7 +131,11 @@ def test_bytes_of_a_cache(model, length, batch):
 
 @pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
 def test_growth_of_what_grows_by_a_power(power):
-    times = {(n, share): [share * n**power, 3 * n**power] for n in (8, 32, 16) for share in SHARES}
+    times = {
+        (n, fraction): [fraction * n**power, 3 * n**power]
+        for n in (8, 32, 16)
+        for fraction in FRACTIONS
+    }
     figure = growth_figure(times, TINY)
     assert figure.measured == pytest.approx(2 ** (power - 1))
     assert figure.verdict == ("NO" if power > 1.1 else "yes")
@@ -141,8 +145,8 @@ def test_growth_of_what_grows_by_a_power(power):
 def test_lengths_of_a_tiny_network():
     report = Report({}, {})
     measure_lengths(report, TINY)
-    found = [(cost.length, cost.known_share) for cost in report.lengths]
-    assert found == [(length, share) for length in TINY.lengths for share in SHARES]
+    found = [(cost.length, cost.known_fraction) for cost in report.lengths]
+    assert found == [(length, fraction) for length in TINY.lengths for fraction in FRACTIONS]
     short, long = report.lengths[0].cache_bytes, report.lengths[-1].cache_bytes
     assert 1.8 * short < long < 2.2 * short
     assert len(report.figures) == 1
@@ -151,7 +155,11 @@ def test_lengths_of_a_tiny_network():
 
 
 def test_picture_of_lengths():
-    costs = [LengthCost(n, share, share * n, 100 * n) for n in (128, 1024) for share in SHARES]
+    costs = [
+        LengthCost(n, fraction, fraction * n, 100 * n)
+        for n in (128, 1024)
+        for fraction in FRACTIONS
+    ]
     picture = length_figure(costs)
     assert picture.startswith(b"\x89PNG")
     assert picture != length_figure([replace(cost, milliseconds=1.0) for cost in costs])
@@ -159,7 +167,7 @@ def test_picture_of_lengths():
 
 def test_figures_of_batches():
     figures = batches_figures(TINY)
-    assert [figure.demand for figure in figures] == [4, 2, 1.05, 1.05]
+    assert [figure.wanted for figure in figures] == [4, 2, 1.05, 1.05]
     assert all("batch 2 / batch 1" in f.what and f.measured > 0 for f in figures[:2])
     assert all("k = auto / the fastest k" in f.what and f.measured > 0 for f in figures[2:])
 
@@ -196,17 +204,19 @@ def test_gpt2_is_the_published_one_at_base_size(length, positions):
     assert network.num_parameters() == 124_439_808 + 768 * (positions - 1024)
 
 
-def test_rivals_of_a_tiny_network():
+def test_baselines_of_a_tiny_network():
     report = Report({}, {})
-    measure_rivals(report, TINY)
-    rows = {rival.method: rival for rival in report.rivals}
-    assert len(rows) == len(report.rivals) == 5 + 2 * len(TINY.steps)
+    measure_baselines(report, TINY)
+    rows = {baseline.method: baseline for baseline in report.baselines}
+    assert len(rows) == len(report.baselines) == 5 + 2 * len(TINY.steps)
     num_targets = int(Order.random_split(LENGTH, TINY.prompt_share, seed=0).num_targets)
-    assert {rival.tokens for rival in report.rivals} == {num_targets}
+    assert {baseline.tokens for baseline in report.baselines} == {num_targets}
     assert rows["asarm, sequential"].calls == num_targets
     assert rows["original method, assd k = 5"].calls == rows["asarm, assd k = 5"].calls
     assert all(("parallel" in name) == (r.lossless == "no") for name, r in rows.items())
-    assert all(rival.seconds > 0 and rival.calls <= num_targets for rival in report.rivals)
+    assert all(
+        baseline.seconds > 0 and baseline.calls <= num_targets for baseline in report.baselines
+    )
     for steps in TINY.steps:
         own = [r for name, r in rows.items() if f"parallel, {steps} steps" in name]
         assert [r.calls for r in own] == [steps] * 2

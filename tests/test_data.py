@@ -122,7 +122,7 @@ def test_a_folder_holds_files_of_every_kind_in_sorted_order(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"text": "a"}\n{"text": ', r"a\.jsonl row 2 is no JSON"),
+        ('{"text": "a"}\n{"text": ', r"a\.jsonl row 2 is not JSON"),
         ('{"text": "a"}\n{"body": "b", "n": 1}', r"row 2 has no column 'text', only: body, n"),
         ("[1]", r"row 1 is of type list; expected an object with a column 'text'"),
         ('{"text": 3}', r"row 1 has int in column 'text'; expected a string"),

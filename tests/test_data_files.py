@@ -206,11 +206,11 @@ def test_a_folder_of_nothing_to_read_says_what_it_holds(tmp_path):
     [
         ("a.csv", "n,body\n1,x\n", "a.csv row 2 has no column 'text', only: n, body"),
         ("a.csv", "text,n\nhello, world,1\n", "row 2 has 1 fields more than the first row"),
-        ("a.csv", 'text\n"never closed\n', "row 2 is no CSV"),
+        ("a.csv", 'text\n"never closed\n', "row 2 is not CSV"),
         ("a.json", '{"body": "x"}', "row 1 has no column 'text', only: body"),
         ("a.json", '[{"body": "x"}]', "record 1 has no column 'text', only: body"),
         ("a.json", '["x"]', "record 1 is of type str"),
-        ("a.json", '[{"text": "x"}', "a.json is no JSON"),
+        ("a.json", '[{"text": "x"}', "a.json is not a JSON file"),
         ("a.parquet", "PAR1", "cannot read .*a.parquet"),
     ],
 )

@@ -44,7 +44,7 @@ def test_names_are_looked_for_on_the_hub_and_that_is_said_first(
     with pytest.raises(ValueError, match="the hub was asked"):
         open_blocks(replace(config, dataset=dataset), None, seed=0, global_batch_size=1)
     said = capsys.readouterr().err
-    assert said == f"{dataset} is no local file or folder: looking for it on the hub\n"
+    assert said == f"{dataset} is not a local file or folder: looking for it on the hub\n"
 
 
 def test_what_is_there_is_a_path_whatever_its_name(config, tmp_path, capsys):

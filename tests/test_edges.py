@@ -14,8 +14,8 @@ from asarm import Order, log_prob
 from asarm.codec import Codec
 from asarm.corpus import held_out_documents
 from asarm.infilling import infill, score
-from asarm.infilling.edges import INDENTED, PARTIAL, Edge, part_of
 from asarm.infilling.template import Template
+from asarm.infilling.token_healing import INDENTED, PARTIAL, Edge, part_of
 from asarm.loading import load_tokenizer
 from asarm.text import decode, encode
 

@@ -19,7 +19,7 @@ from asarm.evaluation.gap_lengths import study
 from asarm.evaluation.gap_lengths.config import GapLengthsConfig
 from asarm.evaluation.items import Share
 from asarm.infilling.length import POWERS, direct_evidence, posterior
-from asarm.infilling.prior import MOST, length_prior
+from asarm.infilling.prior import MAX_UNITS, length_prior
 from asarm.infilling.template import Template
 from asarm.loading import load_tokenizer
 
@@ -55,7 +55,7 @@ def test_gaps_are_words_of_held_out_text(kind):
         assert gap.before.endswith(" ") and gap.after[:1] in (" ", "\n")
         assert not gap.words[0].isspace()
         assert len(gap.before) <= study.LEFT and len(gap.after) <= study.RIGHT
-        assert 1 <= len(gap.words.split()) <= MOST["words"]
+        assert 1 <= len(gap.words.split()) <= MAX_UNITS["words"]
     assert len({gap.words for gap in found}) > 150
     assert study.gaps(kind, 200, seed=5) == found
     assert study.gaps(kind, 20, seed=5) == found[:20]
@@ -64,7 +64,7 @@ def test_gaps_are_words_of_held_out_text(kind):
 
 def test_gaps_of_every_number_of_words_are_there():
     numbers = Counter(len(gap.words.split()) for gap in study.gaps("prose", 400, seed=0))
-    assert set(numbers) == set(range(1, MOST["words"] + 1))
+    assert set(numbers) == set(range(1, MAX_UNITS["words"] + 1))
     assert min(numbers.values()) > 20
 
 

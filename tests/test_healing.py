@@ -18,7 +18,7 @@ from asarm import Order, log_prob
 from asarm.codec import Codec
 from asarm.corpus import held_out_documents
 from asarm.infilling import infill, reference_lengths, score
-from asarm.infilling.healing import Healing, ways_of
+from asarm.infilling.cut_words import Healing, ways_of
 from asarm.infilling.template import Template, collate
 from asarm.loading import load_tokenizer
 from asarm.text import decode, encode

@@ -14,10 +14,8 @@ from hypothesis import strategies as st
 from asarm import Order, log_prob
 from asarm.codec import Codec
 from asarm.distribution import Allowed
-from asarm.infilling import choice
 from asarm.infilling import length as lengths_module
-from asarm.infilling.choice import LengthChoice, choose_lengths
-from asarm.infilling.edges import Edge, Part
+from asarm.infilling import posterior as posterior_module
 from asarm.infilling.length import (
     POWERS,
     Evidence,
@@ -26,8 +24,10 @@ from asarm.infilling.length import (
     left_to_right,
     posterior,
 )
+from asarm.infilling.posterior import LengthPosterior, choose_lengths
 from asarm.infilling.prior import length_prior
 from asarm.infilling.template import Template, collate, split_at_marker
+from asarm.infilling.token_healing import Edge, Part
 from asarm.loading import load_tokenizer
 
 TOKENIZER = load_tokenizer("demo")
@@ -249,7 +249,7 @@ log_weights = st.lists(st.floats(-12, 0), min_size=1, max_size=8)
 @given(log_weights, st.integers(1, 60), st.integers(0, 2**40))
 def test_lengths_come_as_often_as_they_should(weights, count, seed):
     log_probs = torch.tensor(weights).double().log_softmax(0)
-    own = LengthChoice(torch.arange(len(weights))[:, None] + 1, log_probs, [], 0)
+    own = LengthPosterior(torch.arange(len(weights))[:, None] + 1, log_probs, [], 0)
     drawn = own.draw(count, seed)
     assert drawn == own.draw(count, seed)
     times = Counter(lengths[0] for lengths, _ in drawn)
@@ -259,7 +259,7 @@ def test_lengths_come_as_often_as_they_should(weights, count, seed):
 
 
 def test_which_lengths_are_drawn_hangs_on_the_seed():
-    own = LengthChoice(torch.arange(9)[:, None], torch.full((9,), 1 / 9).double().log(), [], 0)
+    own = LengthPosterior(torch.arange(9)[:, None], torch.full((9,), 1 / 9).double().log(), [], 0)
     assert len({own.draw(1, seed)[0][0][0] for seed in range(60)}) == 9
 
 
@@ -280,7 +280,7 @@ def tell(monkeypatch, says):
         said = torch.tensor([float(says(row)) for row in lengths.tolist()]) / POWERS["direct"]
         return Evidence(said, len(lengths))
 
-    monkeypatch.setattr(choice, "direct_evidence", evidence)
+    monkeypatch.setattr(posterior_module, "direct_evidence", evidence)
     return asked
 
 
@@ -378,6 +378,10 @@ def test_far_text_is_not_weighed(monkeypatch):
         seen.append([len(part.ids) for part in template.parts])
         return Evidence(torch.zeros(len(lengths)), 0)
 
-    monkeypatch.setattr(choice, "direct_evidence", evidence)
+    monkeypatch.setattr(posterior_module, "direct_evidence", evidence)
     choose("word " * 900 + "___ between___" + " word" * 900, [(1, 3), (1, 3)])
-    assert seen[0] == [choice.LEFT, 1] and seen[1] == [choice.LEFT, 1, choice.RIGHT]
+    assert seen[0] == [posterior_module.LEFT, 1] and seen[1] == [
+        posterior_module.LEFT,
+        1,
+        posterior_module.RIGHT,
+    ]

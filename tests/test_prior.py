@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asarm.infilling.prior import MOST, NUM_SPANS, kind_of_blank, length_prior
+from asarm.infilling.prior import MAX_UNITS, NUM_SPANS, kind_of_blank, length_prior
 from asarm.loading import load_tokenizer
 from asarm.text import encode
 
@@ -50,7 +50,7 @@ def test_what_a_blank_takes_the_place_of(before, after, kind):
     assert kind_of_blank(before, after) == kind
 
 
-@pytest.mark.parametrize("kind", [*MOST])
+@pytest.mark.parametrize("kind", [*MAX_UNITS])
 def test_each_length_counts_once_more_than_it_was_seen(kind):
     counts = length_prior(TOKENIZER, 1, 900, kind) * (NUM_SPANS + 900)
     torch.testing.assert_close(counts, counts.round())
@@ -63,8 +63,8 @@ def test_there_are_as_many_spans_of_one_word_as_of_eight():
     share = length_prior(TOKENIZER, 1, 900) * (NUM_SPANS + 900) - 1
     words = [len(encode(TOKENIZER, f" {word}")) for word in ("a", "reinitialised")]
     assert words[0] == 1 and 3 <= words[1] <= 8
-    assert share[lengths <= words[1]].sum() >= NUM_SPANS / MOST["words"]
-    assert share[0] < NUM_SPANS / MOST["words"]  # words of one token
+    assert share[lengths <= words[1]].sum() >= NUM_SPANS / MAX_UNITS["words"]
+    assert share[0] < NUM_SPANS / MAX_UNITS["words"]  # words of one token
 
 
 texts = st.text("ab.?! \n\"')(AB", max_size=8)

@@ -213,10 +213,12 @@ def test_tolerance_and_the_gumbel_verifier_exclude_one_another(model, name):
     refused(says, model, name, tolerance=0.1, verifier="gumbel")
 
 
-def test_an_option_beside_a_value_is_refused(model):
-    says = "k is given beside the sampler ASSD(k=5, "
+def test_an_option_together_with_a_value_is_refused(model):
+    says = "k is given together with the sampler ASSD(k=5, "
     refused(says, model, ASSD(k=5), k=3)
-    refused("stride is given beside the sampler OnePass(k='auto', ", model, OnePass(), stride=2)
+    refused(
+        "stride is given together with the sampler OnePass(k='auto', ", model, OnePass(), stride=2
+    )
     with pytest.raises(ValueError, match="expected its options within it$"):
         sample(model, *PROBLEM, ASSD(k=5), k=3)
 

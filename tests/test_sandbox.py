@@ -360,7 +360,7 @@ def test_execute_is_one_of_two():
 
 def test_channel_stays_broken():
     incoming, outgoing = os.pipe()
-    channel = Channel(incoming, outgoing, most=100)
+    channel = Channel(incoming, outgoing, max_bytes=100)
     channel.send({"a": [1, "é"]})
     assert channel.receive() == {"a": [1, "é"]}
     os.write(outgoing, b"\0\0\0\2{]")

@@ -19,7 +19,7 @@ from asarm.schedule import (
     parallel_orders,
     recorded_seed,
     stratified_rates,
-    warm_up_then_fall,
+    warm_up_then_decay,
 )
 from asarm.training.config import TrainingConfig
 from asarm.training.step import micro_batch, plan_step
@@ -32,16 +32,16 @@ from asarm.training.step import micro_batch, plan_step
     [(0, 0.25), (1, 0.5), (3, 1.0), (4, 1.0), (5, 0.875), (8, 0.5), (11, 0.125), (12, 0.0)],
 )
 def test_learning_rate_rises_then_falls(step, share):
-    assert warm_up_then_fall(step, warmup_steps=4, max_steps=12) == share
+    assert warm_up_then_decay(step, warmup_steps=4, max_steps=12) == share
 
 
 def test_learning_rate_without_warm_up_starts_at_its_highest():
-    shares = [warm_up_then_fall(step, warmup_steps=0, max_steps=4) for step in range(5)]
+    shares = [warm_up_then_decay(step, warmup_steps=0, max_steps=4) for step in range(5)]
     assert shares == [1.0, 0.75, 0.5, 0.25, 0.0]
 
 
 def test_learning_rate_of_a_run_that_is_all_warm_up():
-    shares = [warm_up_then_fall(step, warmup_steps=4, max_steps=4) for step in range(4)]
+    shares = [warm_up_then_decay(step, warmup_steps=4, max_steps=4) for step in range(4)]
     assert shares == [0.25, 0.5, 0.75, 1.0]
 
 

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 from asarm.data import reader
 from asarm.data.config import DataConfig
 from asarm.data.hub import open_stream
-from asarm.data.reader import ReaderTask, WindowReader, is_held_out, share
+from asarm.data.reader import ReaderTask, WindowReader, is_held_out, part_of_reader
 from asarm.data.stream import StreamBlocks
 from asarm.data.workers import InlineWorker
 from asarm.text import encode_documents
@@ -78,7 +78,7 @@ def test_every_record_is_in_exactly_one_share(tmp_path, layout, readers):
     paths = write(tmp_path, layout)
     found: Counter = Counter()
     for index in range(readers):
-        part = share(open_files(paths), index, readers)
+        part = part_of_reader(open_files(paths), index, readers)
         rows = [r["text"] for i, r in enumerate(part.dataset) if i % part.step == part.offset]
         assert rows
         found.update(rows)

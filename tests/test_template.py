@@ -14,8 +14,8 @@ from transformers import AutoTokenizer
 
 from asarm.codec import Codec
 from asarm.corpus import held_out_documents
-from asarm.infilling.edges import Edge, Part
 from asarm.infilling.template import Template, collate, cut_out, has_blank, split_at_marker
+from asarm.infilling.token_healing import Edge, Part
 from asarm.loading import load_tokenizer
 from asarm.text import decode, encode
 

@@ -100,7 +100,7 @@ def refused(folder: Path, name: str, says: str) -> None:
 def test_a_hub_that_cannot_be_asked_now_is_asked_at_the_end(online, tmp_path, capsys, error):
     online.whoami = raising(error)
     assert train(tiny(tmp_path, max_steps=1, push_to_hub="someone/x")).is_finished
-    assert "the hub cannot be asked now" in capsys.readouterr().out
+    assert "the hub cannot be reached now" in capsys.readouterr().out
     assert len(online.uploads) == 1
 
 

@@ -6,8 +6,8 @@ from fakes import small_model
 
 from asarm import Order, infill, log_prob, score
 from asarm.codec import Codec
-from asarm.infilling import choice
-from asarm.infilling.ask import templates_of
+from asarm.infilling import posterior
+from asarm.infilling.request import templates_of
 from asarm.infilling.window import fitted, part_of, windows, within
 from asarm.loading import load_tokenizer
 from asarm.text import encode
@@ -113,7 +113,7 @@ def test_log_probs_of_windows_add_up(model):
 
 
 def test_candidates_of_windows_are_ranked_by_the_sum(model, monkeypatch):
-    monkeypatch.setattr(choice, "WEAK", 1e-9)  # all lengths are drawn, not the prior's mean
+    monkeypatch.setattr(posterior, "WEAK", 1e-9)  # all lengths are drawn, not the prior's mean
     found = infill(model, TOKENIZER, TWO, length=(1, 3), num_samples=6, seed=3)
     assert len(found.candidates) == 6
     assert len(found.length_log_probs) == 2 and found.length_rows > 0

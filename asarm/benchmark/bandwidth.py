@@ -21,14 +21,14 @@ class Reading:
         self._buffer = torch.ones(num_bytes // 4, device=device)
 
     def __call__(self, _: int) -> int:
-        """How often the buffer was read."""
+        """Return how often the buffer was read."""
         for _ in range(NUM_READS):
             self._buffer.sum()
         return NUM_READS
 
 
 def weights_of_a_call(model: AnySubsetTransformer) -> int:
-    """Bytes of the weights that a call reads, logits included; of the embedding it reads rows."""
+    """Count bytes of the weights that a call reads, logits included; of the embedding its rows."""
     names = dict(model.named_parameters())  # of tied weights one
     head, embedding = model.lm_loss.weight, model.transformer.word_embedding.weight
     if head is not embedding:

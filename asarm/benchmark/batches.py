@@ -24,15 +24,15 @@ from asarm.benchmark.timing import alternate, ratio
 from asarm.sampling import sampler_of
 from asarm.sampling.calibration import calibrate
 
-DEMANDS = {"sequential": ("", 4.0), "onepass": (" k = auto (default)", 2.0)}
+WANTED = {"sequential": ("", 4.0), "onepass": (" k = auto (default)", 2.0)}
 
 Places = dict[int, list[Midway]]  # decodings along a text, by the size of their batch
 
 
 def batches_figures(config: BenchmarkConfig) -> list[Figure]:
-    """The gain of a batch whose sequences have texts and prompts of their own; that of k = auto.
+    """Measure the gain of a batch of texts with prompts of their own; that of k = auto.
 
-    Drafts of onepass stand as often as those of the trained model of demo size.
+    Drafts of onepass are accepted as often as those of the trained model of demo size.
     """
     demo, _ = with_reference(config.demo_size, config)
     if demo.draft_head is None:
@@ -41,13 +41,13 @@ def batches_figures(config: BenchmarkConfig) -> list[Figure]:
     model.set_draft_head(random_head(model, config.seed))
     places = {size: places_of_batch(model, size, config) for size in (1, config.base_batch)}
     costs, figures = calibrate(model, repeats=2), []
-    for share in reversed(PROMPT_SHARES):
-        stands = acceptance_by_lag(demo, share, config)
+    for fraction in reversed(PROMPT_SHARES):
+        rates = acceptance_by_lag(demo, fraction, config)
         for of_size in places.values():
-            replay_acceptance(of_size, stands)
-        figures.append(auto_figure(places[1], share, costs, config))
+            replay_acceptance(of_size, rates)
+        figures.append(auto_figure(places[1], fraction, costs, config))
     return [
-        *(batch_figure(places, m, k, demand, config) for m, (k, demand) in DEMANDS.items()),
+        *(batch_figure(places, m, k, wanted, config) for m, (k, wanted) in WANTED.items()),
         *figures,
     ]
 
@@ -55,7 +55,7 @@ def batches_figures(config: BenchmarkConfig) -> list[Figure]:
 def places_of_batch(
     model: AnySubsetTransformer, size: int, config: BenchmarkConfig
 ) -> list[Midway]:
-    """Decodings at the start of a text and further on, ready for their next rounds."""
+    """Prepare decodings at the start of a text and further on, ready for their next rounds."""
     places, ids = [], random_ids(model, config.base_length, batch=size)
     for order in orders_along(config, batch=size):
         place = Midway(model, ids, order, num_rounds=config.rounds)
@@ -65,9 +65,9 @@ def places_of_batch(
 
 
 def batch_figure(
-    places: Places, method: str, k: str, demand: float, config: BenchmarkConfig
+    places: Places, method: str, k: str, wanted: float, config: BenchmarkConfig
 ) -> Figure:
-    """Tokens per second of the batch over those of one sequence."""
+    """Measure tokens per second of the batch over those of one sequence."""
 
     sampler = sampler_of(method)
 
@@ -75,7 +75,7 @@ def batch_figure(
         return sum(place.next_rounds(place.num_prompt, sampler) for place in places[size])
 
     works = {size: partial(fill, size) for size in places}
-    for work in works.values():  # a warm-up, in which the number of drafts settles
+    for work in works.values():  # a warm-up, in which the number of drafts becomes steady
         work(0)
     times = alternate(works, config.repeats, config.device)
     one, many = (1 / median(found) for found in times.values())
@@ -83,6 +83,6 @@ def batch_figure(
         f"{config.base_size} size, L = {config.base_length}, {method}{k}: tokens per second, "
         f"batch {config.base_batch} / batch 1",
         ratio(times[1], times[config.base_batch]),
-        demand,
+        wanted,
         detail=f"{many:.1f} / {one:.1f}, {config.rounds} rounds at each of {len(places[1])} places",
     )

@@ -28,30 +28,30 @@ PAPERS_SAMPLER = ASSD(k=PAPER_K, drafter="self", verifier="rejection")
 def first_rounds(
     model: Backbone, input_ids: Tensor, order: Order, sampler: Sampler, *, num_rounds: int
 ) -> int:
-    """Make the network calls of the first rounds; their number."""
+    """Make the network calls of the first rounds; return their number."""
     order = order.to(input_ids.device)
     net, state = prepare(model, input_ids, order, sampler, numbered(input_ids))
     return int(Decoding(sampler, net, state, max_rounds=num_rounds).run().nfe.max())
 
 
 def numbered(input_ids: Tensor) -> HashedRandomness:
-    """Randomness of a batch whose sequences have the seeds 0, 1, ..."""
+    """Make the randomness of a batch whose sequences have the seeds 0, 1, ..."""
     return HashedRandomness(torch.arange(len(input_ids), device=input_ids.device))
 
 
 @dataclass
 class CallShape:
-    """The rows of one call of batch 1."""
+    """The rows that one call of batch 1 has."""
 
     content: int
     query: int
     slots: int  # content that the rows see
-    logits: int = 0  # rows whose logits were asked for
+    logits: int = 0  # rows whose logits were computed
 
 
 @contextmanager
 def recorded_calls(model: AnySubsetTransformer) -> Iterator[list[CallShape]]:
-    """The shape of every call that is made inside."""
+    """Record the shape of every call that is made inside."""
     calls: list[CallShape] = []
 
     def note_call(module, arguments) -> None:
@@ -73,7 +73,7 @@ def recorded_calls(model: AnySubsetTransformer) -> Iterator[list[CallShape]]:
 
 
 class MatrixProducts:
-    """The matrix products of one call and nothing else: what bounds its time from below.
+    """Does the matrix products of one call and nothing else: they bound its time from below.
 
     Weights, cache and distance tables are the model's own, and as far away in memory; what is
     multiplied with them, and where results go, is allocated beforehand.
@@ -102,12 +102,12 @@ class MatrixProducts:
 
     @torch.no_grad()
     def _add(self, rows: int, right: Tensor) -> None:
-        """A product of `rows` rows with `right` (..., I, O)."""
+        """Add a product of `rows` rows with `right` (..., I, O)."""
         left = self._like.new_ones(*right.shape[:-2], rows, right.shape[-2])
         self._products.append(partial(torch.matmul, left, right, out=left @ right))
 
     def _add_weight(self, rows: int, weight: Tensor, *, transposed: bool = False) -> None:
-        """A product with a weight, as the network multiplies, by its packed copy if it has one."""
+        """Add a product with a weight, as the network multiplies: by its packed copy, if any."""
         num_inputs = weight.shape[0] if transposed else weight.shape[1:].numel()
         left = self._like.new_ones(rows, num_inputs)
         self._products.append(partial(linear, left, weight, transposed=transposed))

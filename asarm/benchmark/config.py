@@ -1,4 +1,4 @@
-"""What the benchmark is told. argparse alone, so that it runs where little is installed."""
+"""The settings of the benchmark. argparse alone, so that it runs where little is installed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SIZES = ("base", "demo", "tiny")
 
 @dataclass(frozen=True)
 class BenchmarkConfig:
-    """What to measure, and at which sizes; the demands are made at the defaults.
+    """What to measure, and at which sizes; wanted values hold at the defaults.
 
     Every field is a flag, explained in `parse`.
     """
@@ -80,7 +80,7 @@ TINY = BenchmarkConfig(
 
 
 def parse(arguments: Sequence[str] | None = None) -> BenchmarkConfig:
-    """The command line; the process ends with status 2 where it makes no sense."""
+    """Parse the command line; the process ends with status 2 where it makes no sense."""
     parser = ArgumentParser(
         description="Time and memory against the original method, in one run.",
         formatter_class=ArgumentDefaultsHelpFormatter,
@@ -94,7 +94,7 @@ def parse(arguments: Sequence[str] | None = None) -> BenchmarkConfig:
     flag("--repeats", type=positive, help="how often each time is taken, turn by turn")
     flag("--trials", type=positive, help="held-out texts that every method fills")
     flag("--ks", type=positive, nargs="+", help="drafts a round to try for every method")
-    flag("--prompt_share", type=float, help="share of a text that stays visible")
+    flag("--prompt_share", type=float, help="fraction of a text that stays visible")
     flag("--base_size", choices=SIZES, help="network of all other sections, random weights")
     flag("--base_length", type=positive, help="tokens of its texts")
     flag("--demo_size", choices=SIZES, help="network of demo, batch and methods; demo is bundled")
@@ -122,7 +122,7 @@ def parse(arguments: Sequence[str] | None = None) -> BenchmarkConfig:
 
 
 def positive(text: str) -> int:
-    """An integer of at least 1, from the command line."""
+    """Parse an integer of at least 1 from the command line."""
     value = int(text)
     if value < 1:
         raise ArgumentTypeError(f"{value} given, at least 1 expected")

@@ -23,7 +23,7 @@ from asarm.sampling.result import Round
 
 
 class LeftOnlyHead(DraftHead):
-    """A head that is told of no new token but the left neighbour."""
+    """A head that learns of no new token but the left neighbour."""
 
     def by_neighbour(self, embedding: Tensor) -> Tensor:
         found = super().by_neighbour(embedding)
@@ -43,7 +43,7 @@ class Part:
 
 
 def parts_of(model: AnySubsetTransformer, head: DraftHead) -> list[Part]:
-    """From the paper's drafts and verification to all that there is."""
+    """List what lowers the number of calls, from the paper's drafts and verification on."""
     left = drafter_of(model, copy_of(head, LeftOnlyHead))
     return [
         Part("self, rejection", "self", "rejection"),
@@ -55,7 +55,7 @@ def parts_of(model: AnySubsetTransformer, head: DraftHead) -> list[Part]:
 
 
 def copy_of(head: DraftHead, kind: type[DraftHead]) -> DraftHead:
-    """The same weights in a head of some kind."""
+    """Copy the weights into a head of some kind."""
     made = kind(head.config).to(head.up.device, head.up.dtype)
     made.load_state_dict(head.state_dict())
     return made.eval().requires_grad_(False)
@@ -63,14 +63,14 @@ def copy_of(head: DraftHead, kind: type[DraftHead]) -> DraftHead:
 
 @torch.no_grad()
 def drafter_of(model: AnySubsetTransformer, head: DraftHead) -> Drafter:
-    """Drafts for a model by a head that is not its own."""
+    """Make the drafter of a model with a head that is not its own."""
     return HeadDrafter(head, model.transformer.word_embedding.weight, model.lm_loss.weight)
 
 
 def measure_parts(
     model: AnySubsetTransformer, blocks: Tensor, prompt_share: float, config: BenchmarkConfig
 ) -> tuple[list[PartCost], list[LagAcceptance]]:
-    """Calls of onepass with each part at each k, and acceptance by lag with block verification.
+    """Count calls of onepass with each part at each k; acceptance by lag with blocks verified.
 
     The texts, blocks (B, L), are filled as `methods` fills them one by one, but at once.
     """
@@ -107,22 +107,22 @@ def fill(
 
 
 def acceptance_by_lag(
-    rounds: Sequence[Round], target_share: float, draft: str
+    rounds: Sequence[Round], target_fraction: float, draft: str
 ) -> list[LagAcceptance]:
-    """How many of the drafts at each lag stand, from the rounds of a trace."""
+    """Compute the acceptance rates of drafts at each lag from the rounds of a trace."""
     found = []
     for lag in range(1, max((len(r.accepted) for r in rounds), default=0) + 1):
         verified = [r for r in rounds if len(r.accepted) >= lag]
-        stand = sum(r.accepted[lag - 1] for r in verified)
+        accepted = sum(r.accepted[lag - 1] for r in verified)
         after = sum(all(r.accepted[: lag - 1]) for r in verified)
         found.append(
             LagAcceptance(
-                target_share,
+                target_fraction,
                 draft,
                 lag,
                 drafts=len(verified),
-                stand=stand / len(verified),
-                stand_after=stand / after if after else None,
+                rate=accepted / len(verified),
+                rate_after=accepted / after if after else None,
             )
         )
     return found

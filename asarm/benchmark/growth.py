@@ -17,14 +17,14 @@ MEBIBYTE = 2**20
 
 
 def length_figure(costs: Sequence[LengthCost]) -> bytes:
-    """Time per call, a line for each known share, and bytes of the cache, both logarithmic."""
+    """Draw time per call, a line a known fraction, and bytes of the cache, both logarithmic."""
     figure = new_figure(9.6, 4.4)
     time, memory = figure.subplots(1, 2)
     lengths = sorted({cost.length for cost in costs})
-    shares = dict.fromkeys(cost.known_share for cost in costs)
-    for share, color, marker in zip(shares, COLORS, MARKERS, strict=False):
-        own = [cost.milliseconds for cost in costs if cost.known_share == share]
-        time.plot(lengths, own, color=color, marker=marker, label=f"{share:.0%} known")
+    fractions = dict.fromkeys(cost.known_fraction for cost in costs)
+    for fraction, color, marker in zip(fractions, COLORS, MARKERS, strict=False):
+        own = [cost.milliseconds for cost in costs if cost.known_fraction == fraction]
+        time.plot(lengths, own, color=color, marker=marker, label=f"{fraction:.0%} known")
     sizes = [next(c.cache_bytes for c in costs if c.length == n) / MEBIBYTE for n in lengths]
     memory.plot(lengths, sizes, color=COLORS[1], marker=MARKERS[1], label="cache")
     heading = f"ms per call, sequential, {NUM_LAYERS} layers"
@@ -36,7 +36,7 @@ def length_figure(costs: Sequence[LengthCost]) -> bytes:
 
 
 def _finish(axes: Axes, lengths: Sequence[int], heading: str, last: float) -> None:
-    """Axes, and the line that grows as L does and ends at `last`."""
+    """Draw axes, and the line that grows as L does and ends at `last`."""
     slope = [last * length / lengths[-1] for length in lengths]
     axes.plot(lengths, slope, color=FAINT, ls=(0, (4, 3)), lw=1.2, label="slope 1: rows x L")
     axes.set_xscale("log")

@@ -1,4 +1,4 @@
-"""What a draft head costs: its own time, beside that of a network call."""
+"""What a draft head costs: its own time, next to that of a network call."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from asarm.order import Order
 from asarm.sampling import OnePass
 
 NUM_ROUNDS = 20  # of a long text, from its start, where calls take least
-MOST = 0.05  # of a call's time
+MAX_RATIO = 0.05  # of a call's time
 
 
 class Stopwatch:
@@ -43,7 +43,7 @@ class Stopwatch:
 
 
 def head_figures(config: BenchmarkConfig) -> list[Figure]:
-    """What a random head adds to the drafts of a round at base size, as a share of a call's time.
+    """Measure what a random head adds to a round's drafts at base size, over a call's time.
 
     Drafts are timed where they are made, between calls, when caches hold the network's weights.
     """
@@ -63,7 +63,7 @@ def head_figures(config: BenchmarkConfig) -> list[Figure]:
             f"{config.base_size} size, L = {config.base_length}, onepass k = {PAPER_K}: time of "
             "a random draft head / of a call",
             max(0.0, with_head - own) / call,
-            MOST,
+            MAX_RATIO,
             is_limit=True,
             detail=f"{with_head - own:.2f} ms a round (drafts {with_head:.2f} - {own:.2f} ms) / "
             f"{call:.2f} ms",
@@ -74,7 +74,7 @@ def head_figures(config: BenchmarkConfig) -> list[Figure]:
 def time_rounds(
     model: AnySubsetTransformer, drafter: Drafter, config: BenchmarkConfig
 ) -> tuple[float, float]:
-    """Milliseconds of a round's drafts, and of a call with all that belongs to its round."""
+    """Return milliseconds of a round's drafts, and of a call with all that belongs to its round."""
     ids = random_ids(model, config.base_length)
     order = Order.random_split(config.base_length, config.prompt_share, seed=config.seed)
     watch = Stopwatch(drafter)

@@ -22,11 +22,11 @@ from asarm.loading import resolve_dtype
 from asarm.order import Order
 from asarm.sampling import Sequential
 
-SHARES = (0.25, 0.5, 0.75)  # of the text that is known
+FRACTIONS = (0.25, 0.5, 0.75)  # of the text that is known
 VOCABULARY = 256  # next to no language-model head: it does not grow, and would hide what does
 FASTER = 1.1  # than the length, at most, grows the time of a call
 
-Times = dict[tuple[int, float], list[float]]  # seconds per call by length and known share
+Times = dict[tuple[int, float], list[float]]  # seconds per call by length and known fraction
 
 
 def measure_lengths(report: Report, config: BenchmarkConfig) -> None:
@@ -34,24 +34,26 @@ def measure_lengths(report: Report, config: BenchmarkConfig) -> None:
     model = shallow_network(config)
     decodings = {length: known_text(model, length, config) for length in config.lengths}
 
-    def call(length: int, share: float, _: int) -> int:
-        return decodings[length].next_rounds(num_known(length, share), Sequential())
+    def call(length: int, fraction: float, _: int) -> int:
+        return decodings[length].next_rounds(num_known(length, fraction), Sequential())
 
-    works = {(n, share): partial(call, n, share) for n in config.lengths for share in SHARES}
+    works = {
+        (n, fraction): partial(call, n, fraction) for n in config.lengths for fraction in FRACTIONS
+    }
     for work in works.values():  # a warm-up
         work(0)
     times = alternate(works, config.repeats, config.device)
     memory = {length: num_bytes(decodings[length].cache) for length in config.lengths}
     report.lengths = [
-        LengthCost(length, share, 1000 * median(found), memory[length])
-        for (length, share), found in times.items()
+        LengthCost(length, fraction, 1000 * median(found), memory[length])
+        for (length, fraction), found in times.items()
     ]
     if len(config.lengths) > 1:
         report.figures.append(growth_figure(times, config))
 
 
 def shallow_network(config: BenchmarkConfig) -> AnySubsetTransformer:
-    """A network as wide as the base and of a few layers, of random weights."""
+    """Make a network as wide as the base and of a few layers, of random weights."""
     settings = network_config(config.base_size)
     settings.n_layer, settings.vocab_size = NUM_LAYERS, VOCABULARY
     torch.manual_seed(config.seed)
@@ -59,28 +61,28 @@ def shallow_network(config: BenchmarkConfig) -> AnySubsetTransformer:
 
 
 def known_text(model: AnySubsetTransformer, length: int, config: BenchmarkConfig) -> Midway:
-    """A decoding with all ranks in the cache: keys and values are zero, which costs the same."""
-    order = Order.random_split(length, 0, seed=config.seed)  # a prompt below all shares
+    """Make a decoding with all ranks in the cache: its zero keys and values cost the same."""
+    order = Order.random_split(length, 0, seed=config.seed)  # a prompt below all fractions
     decoding = Midway(model, random_ids(model, length), order, num_rounds=config.rounds)
     slots = torch.arange(length, device=model.device)[None]
     cast(KeyValueCache, decoding.cache).write_positions(slots, decoding.order.order)
     return decoding
 
 
-def num_known(length: int, share: float) -> int:
-    """How many positions a share is; at least one is."""
-    return max(1, int(length * share))
+def num_known(length: int, fraction: float) -> int:
+    """Return how many positions a fraction is; at least one is."""
+    return max(1, int(length * fraction))
 
 
 def growth_figure(times: Times, config: BenchmarkConfig) -> Figure:
-    """Growth of a call's time to the largest length, over that of the length."""
+    """Measure the growth of a call's time to the largest length, over that of the length."""
     below, longest = sorted(set(config.lengths))[-2:]
     per_repeat = {
-        length: [sum(taken) for taken in zip(*(times[length, s] for s in SHARES), strict=True)]
+        length: [sum(taken) for taken in zip(*(times[length, s] for s in FRACTIONS), strict=True)]
         for length in (below, longest)
     }
     grown = median(b / a for a, b in zip(per_repeat[below], per_repeat[longest], strict=True))
-    ms = {length: 1000 * median(found) / len(SHARES) for length, found in per_repeat.items()}
+    ms = {length: 1000 * median(found) / len(FRACTIONS) for length, found in per_repeat.items()}
     return Figure(
         f"{config.base_size} width, {NUM_LAYERS} layers, sequential: growth of the time per call "
         f"from L = {below} to {longest} / growth of L",
@@ -92,13 +94,13 @@ def growth_figure(times: Times, config: BenchmarkConfig) -> Figure:
 
 
 def num_bytes(cache: object) -> int:
-    """Bytes of all that a cache keeps, whatever it is; what two tensors share counts once."""
+    """Count bytes of all that a cache keeps; what two tensors share counts once."""
     stores = [tensor.untyped_storage() for tensor in tensors(vars(cache).values())]
     return sum({store.data_ptr(): store.nbytes() for store in stores}.values())
 
 
 def tensors(things: Iterable[Any]) -> list[Tensor]:
-    """The tensors among things, and in the lists among them."""
+    """Yield the tensors among things, and in the lists among them."""
     found: list[Tensor] = []
     for thing in things:
         if isinstance(thing, Tensor):

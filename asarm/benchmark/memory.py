@@ -26,9 +26,9 @@ MEBIBYTE = 2**20
 
 
 def memory_figures(config: BenchmarkConfig) -> list[Figure]:
-    """Peak memory beyond the weights against the reference's, in a small and a large batch."""
+    """Measure peak memory beyond the weights over the reference's, in small and large batches."""
     figures = []
-    for batch, demand in zip(config.memory_batches, (1.2, 0.7), strict=True):
+    for batch, wanted in zip(config.memory_batches, (1.2, 0.7), strict=True):
         ours, reference = (
             in_new_process(peak_beyond_weights, who, batch, config) for who in ("ours", "reference")
         )
@@ -37,7 +37,7 @@ def memory_figures(config: BenchmarkConfig) -> list[Figure]:
                 f"{config.base_size} size, L = {config.base_length}, assd k = {PAPER_K}, "
                 f"batch {batch}: peak memory beyond the weights, ours / reference",
                 ours / max(reference, 1),
-                demand,
+                wanted,
                 is_limit=True,
                 detail=f"{ours / MEBIBYTE:.0f} MiB / {reference / MEBIBYTE:.0f} MiB",
             )
@@ -46,13 +46,13 @@ def memory_figures(config: BenchmarkConfig) -> list[Figure]:
 
 
 def in_new_process(measure: Callable[[*Arguments], int], *arguments: *Arguments) -> int:
-    """What a function measures where nothing else has used memory before."""
+    """Return what a function measures where nothing else has used memory before."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
         return process.submit(measure, *arguments).result()
 
 
 def peak_beyond_weights(who: str, batch: int, config: BenchmarkConfig) -> int:
-    """Bytes that the first rounds of `batch` sequences take at most.
+    """Return the bytes that the first rounds of `batch` sequences take at most.
 
     No later round takes more: the cache is whole from the start, and the call with the prompt has
     the most rows. What libraries allocate once for themselves does not count: a tiny warm-up
@@ -78,7 +78,7 @@ def start_decoding(model: Backbone, length: int, batch: int, config: BenchmarkCo
 
 
 def current_memory(device: str) -> int:
-    """Bytes in use now; the peak counts from here."""
+    """Return the bytes in use now; the peak counts from here."""
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
         return torch.cuda.memory_allocated()
@@ -87,7 +87,7 @@ def current_memory(device: str) -> int:
 
 
 def peak_memory(device: str) -> int:
-    """Most bytes in use since `current_memory`."""
+    """Return the largest number of bytes in use since `current_memory`."""
     return torch.cuda.max_memory_allocated() if device.startswith("cuda") else _status("VmHWM")
 
 

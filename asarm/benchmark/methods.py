@@ -23,7 +23,7 @@ from asarm.sampling import SampleResult, has_option, sample, sampler_of
 
 PROMPT_SHARES = (0.05, 0.5)
 SLOWER = 1.05  # than the best fixed k, at most, is the number of drafts that is chosen
-MOST_CALLS = (0.5, 0.33)  # per target with a draft head at its best k, at these shares
+MAX_CALLS = (0.5, 0.33)  # per target with a draft head at its best k, at these fractions
 
 K = int | Literal["auto"] | None
 Run = tuple[str, K, str | None]  # method, k and what drafts
@@ -35,7 +35,9 @@ def measure_methods(report: Report, config: BenchmarkConfig) -> None:
     if not is_trained(config.demo_size, config):
         model.set_draft_head(random_head(model, config.seed))
     blocks = held_out_blocks(config, config.trials)
-    report.costs = [c for share in PROMPT_SHARES for c in costs_at(model, blocks, share, config)]
+    report.costs = [
+        c for fraction in PROMPT_SHARES for c in costs_at(model, blocks, fraction, config)
+    ]
     report.figures += [*default_figures(report.costs), *auto_figures(report.costs)]
     if not has_head(model):
         print("skipped: the draft head (the model has none)", flush=True)
@@ -44,8 +46,8 @@ def measure_methods(report: Report, config: BenchmarkConfig) -> None:
         )
         return
     report.figures += [*call_figures(report.costs), *time_figures(report.costs)]
-    for share in PROMPT_SHARES:
-        parts, acceptance = measure_parts(model, blocks, share, config)
+    for fraction in PROMPT_SHARES:
+        parts, acceptance = measure_parts(model, blocks, fraction, config)
         report.parts += parts
         report.acceptance += acceptance
 
@@ -53,7 +55,7 @@ def measure_methods(report: Report, config: BenchmarkConfig) -> None:
 def costs_at(
     model: AnySubsetTransformer, blocks: Tensor, prompt_share: float, config: BenchmarkConfig
 ) -> list[MethodCost]:
-    """All methods and k fill the same texts, blocks (trials, L), one after another."""
+    """Fill the same texts, blocks (trials, L), one after another, by all methods and k."""
     runs = runs_to_compare(config.ks, ["head", "self"] if has_head(model) else ["self"])
     results: dict[Run, list[SampleResult]] = {run: [] for run in runs}
 
@@ -78,7 +80,7 @@ def costs_at(
         nfe = [int(result.nfe) / num_targets for result in results[run]]
         costs.append(
             MethodCost(
-                target_share=1 - prompt_share,
+                target_fraction=1 - prompt_share,
                 method=method,
                 k=k,
                 is_default=k == "auto" and draft in (None, best_draft),
@@ -94,7 +96,7 @@ def costs_at(
 
 
 def runs_to_compare(ks: list[int], drafts: list[str]) -> list[Run]:
-    """Sequential first, then every other lossless method at `ks` and as many as pay."""
+    """List sequential first, then every other lossless method at `ks` and as many as pay."""
     runs: list[Run] = [("sequential", None, None)]
     for method in ("assd", "ngram", "onepass"):
         least = 2 if method == "assd" else 1  # assd with k = 1 is sequential
@@ -105,31 +107,31 @@ def runs_to_compare(ks: list[int], drafts: list[str]) -> list[Run]:
 
 
 def default_figures(costs: list[MethodCost]) -> list[Figure]:
-    """Whether a method that saves calls at its default k saves time too, where most is blank."""
+    """Measure whether a method that saves calls at its default k saves time, too."""
     return [
         Figure(
-            f"{c.method} k = {c.k} (default), {c.target_share:.0%} targets: time per target, "
+            f"{c.method} k = {c.k} (default), {c.target_fraction:.0%} targets: time per target, "
             "sequential / it",
             c.speed,
             1,
             detail=f"{c.nfe:.2f} calls and {c.rows:.1f} rows per target",
         )
         for c in costs
-        if c.is_default and c.k is not None and c.target_share == 1 - PROMPT_SHARES[0]
+        if c.is_default and c.k is not None and c.target_fraction == 1 - PROMPT_SHARES[0]
     ]
 
 
 def auto_figures(costs: list[MethodCost]) -> list[Figure]:
-    """Time per target with as many drafts as seem to pay, over that with the best number."""
+    """Measure time per target with as many drafts as seem to pay, over the best number's."""
     figures = []
     for chosen in (c for c in costs if c.is_default and has_option(c.method, "drafter")):
-        key = (chosen.method, chosen.target_share)
-        own = [c for c in costs if (c.method, c.target_share) == key and c.k != "auto"]
+        key = (chosen.method, chosen.target_fraction)
+        own = [c for c in costs if (c.method, c.target_fraction) == key and c.k != "auto"]
         best = least(own, chosen.draft, "milliseconds")
         figures.append(
             Figure(
-                f"{chosen.method}, {chosen.target_share:.0%} targets: time per target, k = auto / "
-                "the fastest k",
+                f"{chosen.method}, {chosen.target_fraction:.0%} targets: time per target, k = auto "
+                "/ the fastest k",
                 chosen.milliseconds / best.milliseconds,
                 SLOWER,
                 is_limit=True,
@@ -140,17 +142,17 @@ def auto_figures(costs: list[MethodCost]) -> list[Figure]:
 
 
 def call_figures(costs: list[MethodCost]) -> list[Figure]:
-    """Calls per target of what drafts with the head, at the best method and k."""
+    """Compare calls per target of what drafts with the head, at the best method and k."""
     figures = []
-    for share, demand in zip(PROMPT_SHARES, MOST_CALLS, strict=True):
-        own = [c for c in costs if c.target_share == 1 - share]
+    for fraction, wanted in zip(PROMPT_SHARES, MAX_CALLS, strict=True):
+        own = [c for c in costs if c.target_fraction == 1 - fraction]
         head, own_rows = (least(own, draft, "nfe") for draft in ("head", "self"))
         figures.append(
             Figure(
-                f"drafts by the head, best k, {head.target_share:.0%} targets: network calls, "
+                f"drafts by the head, best k, {head.target_fraction:.0%} targets: network calls, "
                 "it / sequential",
                 head.nfe,
-                demand,
+                wanted,
                 is_limit=True,
                 detail=f"{_named(head)}; without the head {own_rows.nfe:.3f}, {_named(own_rows)}",
             )
@@ -159,15 +161,15 @@ def call_figures(costs: list[MethodCost]) -> list[Figure]:
 
 
 def time_figures(costs: list[MethodCost]) -> list[Figure]:
-    """Time per target without the head over that with it, each at its fastest k."""
+    """Compare time per target without the head over that with it, each at its fastest k."""
     figures = []
-    for share in PROMPT_SHARES:
+    for fraction in PROMPT_SHARES:
         for method in ("assd", "onepass"):
-            own = [c for c in costs if c.method == method and c.target_share == 1 - share]
+            own = [c for c in costs if c.method == method and c.target_fraction == 1 - fraction]
             head, own_rows = (least(own, draft, "milliseconds") for draft in ("head", "self"))
             figures.append(
                 Figure(
-                    f"{method}, fastest k, {head.target_share:.0%} targets: time per target, "
+                    f"{method}, fastest k, {head.target_fraction:.0%} targets: time per target, "
                     "without the head / with it",
                     own_rows.milliseconds / head.milliseconds,
                     1,
@@ -179,7 +181,8 @@ def time_figures(costs: list[MethodCost]) -> list[Figure]:
 
 
 def least(costs: list[MethodCost], draft: str | None, measure: str) -> MethodCost:
-    """The one with these drafts that costs least, by calls ("nfe") or by time ("milliseconds")."""
+    """Return the one with these drafts that costs least, by calls ("nfe") or by time
+    ("milliseconds")."""
     return min((c for c in costs if c.draft == draft), key=attrgetter(measure))
 
 

@@ -19,14 +19,14 @@ from asarm.sampling.rounds import Decoding
 from asarm.sampling.state import State
 from asarm.sampling.verify import Verifier
 
-KNOWN_SHARES = (0.35, 0.65, 0.95)  # where a text is timed, besides its start
+KNOWN_FRACTIONS = (0.35, 0.65, 0.95)  # where a text is timed, besides its start
 
 
 def orders_along(config: BenchmarkConfig, *, batch: int = 1) -> list[Order]:
-    """Orders of texts at base size of which less and less is blank."""
-    shares = config.prompt_share, *KNOWN_SHARES
+    """Return orders of texts at base size of which less and less is blank."""
+    fractions = config.prompt_share, *KNOWN_FRACTIONS
     length, seed = config.base_length, config.seed
-    return [Order.random_split(length, share, batch=batch, seed=seed) for share in shares]
+    return [Order.random_split(length, fraction, batch=batch, seed=seed) for fraction in fractions]
 
 
 class Midway:
@@ -55,7 +55,7 @@ class Midway:
         return int(self.order.num_prompt[0])
 
     def next_rounds(self, known: int, sampler: Sampler, lengths: DraftLengths | None = None) -> int:
-        """Make the rounds that follow so many ranks; the number of tokens that they commit.
+        """Make the rounds that follow so many ranks; return how many tokens they commit.
 
         All ranks below but the last are taken to be in the cache, as they are between rounds.
 
@@ -77,7 +77,7 @@ class Midway:
         self._run(sampler, net, self._state(), max_rounds=1)
 
     def fill(self, sampler: Sampler) -> State:
-        """Fill the whole text; what that comes to."""
+        """Fill the whole text; return what that comes to."""
         net = replace(self._net(sampler), prompt_size=int(self.order.num_prompt.max()))
         return self._run(sampler, net, self._state())
 

@@ -1,4 +1,4 @@
-"""The networks that are timed, each beside its reference, and the check that both do the same."""
+"""The networks that are timed, each next to its reference, and the check that both do the same."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SPREAD = 6.0  # of random weights, x width^-0.5: with XLNet's own every draft is
 
 
 def is_trained(size: str, config: BenchmarkConfig) -> bool:
-    """Whether the network of this size is a trained one: the package's, unless another is named."""
+    """Return whether this size has a trained network: the package's, unless another is named."""
     return size == "demo" and (config.demo_model != "demo" or (DEMO / "model.safetensors").exists())
 
 
@@ -40,7 +40,7 @@ def network_config(size: str, spread: float = SPREAD) -> XLNetConfig:
 def with_reference(
     size: str, config: BenchmarkConfig
 ) -> tuple[AnySubsetTransformer, RecomputingXLNet]:
-    """A network and the original method on the same weights, seen to give the same text.
+    """Load a network and the original method on the same weights, seen to give the same text.
 
     Raises:
         ValueError: they do not.
@@ -57,14 +57,14 @@ def with_reference(
 
 
 def random_network(size: str, config: BenchmarkConfig) -> AnySubsetTransformer:
-    """A network of random weights, in float32."""
+    """Make a network of random weights, in float32."""
     torch.manual_seed(config.seed)
     network = AnySubsetTransformer(network_config(size)).eval()
     return network.to(resolve_device(config.device))
 
 
 def random_head(model: AnySubsetTransformer, seed: int) -> DraftHead:
-    """A head of random weights for a model: what it changes is noise, what it costs is not."""
+    """Make a head of random weights: what it changes is noise, what it costs is not."""
     torch.manual_seed(seed)
     head = DraftHead(DraftHeadConfig(model.config.d_model))
     torch.nn.init.normal_(head.up, std=head.up.shape[1] ** -0.5)
@@ -102,6 +102,6 @@ def check_same_text(model: Backbone, reference: Backbone) -> None:
 
 
 def random_ids(model: Backbone, length: int, *, batch: int = 1) -> Tensor:
-    """Ids (batch, length), none of them special, the same every time."""
+    """Draw ids (batch, length), none of them special, the same every time."""
     rng = torch.Generator().manual_seed(0)
     return torch.randint(9, model.vocab_size, (batch, length), generator=rng).to(model.device)

@@ -22,7 +22,7 @@ from asarm.rows import ContentRows, QueryRows
 
 
 class KnownText:
-    """In place of a cache: which token is where, by position. Place L is spare, for padding."""
+    """Holds, in place of a cache, which token is where. Place L is spare, for padding."""
 
     def __init__(self, batch: int, length: int, device: torch.device):
         shape = batch, length + 1
@@ -32,7 +32,7 @@ class KnownText:
         self.limits = torch.zeros(shape, dtype=torch.long, device=device)
 
     def select(self, sequences: Tensor) -> KnownText:
-        """That of some sequences (n,) of the batch alone."""
+        """Return the known text of some sequences (n,) of the batch alone."""
         found = copy(self)
         found.tokens, found.ranks, found.limits = (
             known[sequences] for known in (self.tokens, self.ranks, self.limits)
@@ -40,7 +40,7 @@ class KnownText:
         return found
 
     def fix_shapes(self) -> None:
-        """Nothing: all rows are computed in every call."""
+        """Do nothing: all rows are computed in every call."""
 
     def write(self, content: ContentRows) -> None:
         place = torch.where(content.slots < self.length, content.positions, self.length)
@@ -50,7 +50,7 @@ class KnownText:
 
 
 class RecomputingXLNet:
-    """`XLNetLMHeadModel` as a backbone: all L content rows and the query rows, in every call.
+    """Makes a backbone of `XLNetLMHeadModel`: all L content rows and the query rows, in every call.
 
     `SampleResult.rows` still counts the rows that a cache would leave to compute. transformers
     lets a row that may see nothing see everything, so prompts must not be empty.
@@ -68,7 +68,7 @@ class RecomputingXLNet:
 
     @classmethod
     def of(cls, model: AnySubsetTransformer) -> RecomputingXLNet:
-        """The same weights, copied."""
+        """Copy the weights of a model."""
         xlnet = XLNetLMHeadModel(deepcopy(model.config)).to(model.device, model.dtype)
         xlnet.load_state_dict(model.state_dict())
         return cls(xlnet, model.mask_token_id)
@@ -77,7 +77,7 @@ class RecomputingXLNet:
         return KnownText(batch, length, self.device)
 
     def __call__(self, content: ContentRows, query: QueryRows, cache: Any = None) -> Tensor:
-        """Hidden states (B, Q, C) of the query rows; a position has one limit in a call.
+        """Return hidden states (B, Q, C) of the query rows; a position has one limit in a call.
 
         Raises:
             ValueError: two query rows of one position with different limits, as `onepass` has.

@@ -1,4 +1,4 @@
-"""Drafts that stand as often as a trained model's, behind a network of random weights.
+"""Drafts accepted as often as a trained model's, on top of a network of random weights.
 
 Such a network accepts nearly everything or nearly nothing; what a round takes does not depend on
 that, but how many drafts are best does.
@@ -31,26 +31,26 @@ from asarm.sampling.verify import RejectionVerifier
 
 @dataclass(frozen=True)
 class ReplayedAcceptance(RejectionVerifier):
-    """Drafts stand with the probabilities of others at their lag, whatever the laws are."""
+    """Accepts drafts with given probabilities by their lag, whatever the distributions are."""
 
-    stands: tuple[float, ...] = ()  # of each draft of a round, if those before it do
+    rates: tuple[float, ...] = ()  # of each draft of a round, if those before it are accepted
 
     def keep_probs(self, drafts: Drafts, target_probs: Tensor) -> Tensor:
-        stands = torch.tensor(self.stands, device=drafts.tokens.device)
-        return stands[: drafts.tokens.shape[1]].expand(drafts.tokens.shape)
+        rates = torch.tensor(self.rates, device=drafts.tokens.device)
+        return rates[: drafts.tokens.shape[1]].expand(drafts.tokens.shape)
 
 
-def replay_acceptance(places: list[Midway], stands: tuple[float, ...]) -> None:
-    """Have the drafts of these decodings stand so often."""
+def replay_acceptance(places: list[Midway], rates: tuple[float, ...]) -> None:
+    """Give the drafts of these decodings such acceptance rates."""
     for place in places:
         seeds = torch.arange(len(place.order), device=place.model.device)
-        place.verifier = ReplayedAcceptance(HashedRandomness(seeds), stands=stands)
+        place.verifier = ReplayedAcceptance(HashedRandomness(seeds), rates=rates)
 
 
 def acceptance_by_lag(
     model: AnySubsetTransformer, prompt_share: float, config: BenchmarkConfig
 ) -> tuple[float, ...]:
-    """How often each of 16 drafts stands, if those before it do, when a model fills texts."""
+    """Return the rates at which 16 drafts are accepted, each if those before it are."""
     accepted: list[tuple[int, int]] = []  # and drafted
     for trial, ids in enumerate(held_out_blocks(config, config.trials).unsqueeze(1)):
         order = Order.random_split(config.demo_length, prompt_share, seed=trial)
@@ -65,7 +65,7 @@ def acceptance_by_lag(
 def auto_figure(
     places: list[Midway], prompt_share: float, costs: Costs, config: BenchmarkConfig
 ) -> Figure:
-    """Time per token of onepass, k chosen by costs, against the fastest fixed k."""
+    """Measure time per token of onepass, k chosen by costs, against the fastest fixed k."""
     device = places[0].model.device
     lengths: dict[str, DraftLengths] = {f"k = {k}": FixedLength(k) for k in config.ks if k > 1}
     lengths["auto"] = AutoLength(OnePass.cost_by_length(), costs, device)
@@ -81,7 +81,7 @@ def auto_figure(
     best = min(fixed, key=lambda name: median(times[name]))
     chosen, fastest = (1000 * median(times[name]) for name in ("auto", best))
     return Figure(
-        f"{config.base_size} size, L = {config.base_length}, onepass, drafts standing as often as "
+        f"{config.base_size} size, L = {config.base_length}, onepass, drafts accepted as often as "
         f"the {config.demo_size} model's at {1 - prompt_share:.0%} targets: time per target, "
         "k = auto / the fastest k",
         ratio(times["auto"], times[best]),

@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 import torch
 
+from asarm.benchmark.baselines import measure_baselines
 from asarm.benchmark.batches import batches_figures
 from asarm.benchmark.config import BenchmarkConfig
 from asarm.benchmark.head import head_figures
@@ -15,7 +16,6 @@ from asarm.benchmark.measured import Figure
 from asarm.benchmark.memory import memory_figures
 from asarm.benchmark.methods import measure_methods
 from asarm.benchmark.report import Report
-from asarm.benchmark.rivals import measure_rivals
 from asarm.benchmark.speed import base_figures, batch_figures, demo_figures
 from asarm.benchmark.throughput import throughput_figures
 from asarm.benchmark.timing import machine
@@ -35,12 +35,12 @@ MEASURE: dict[str, Callable[[BenchmarkConfig], list[Figure]]] = {
 REPORT: dict[str, Callable[[Report, BenchmarkConfig], None]] = {
     "methods": measure_methods,
     "lengths": measure_lengths,
-    "rivals": measure_rivals,
+    "rivals": measure_baselines,
 }
 
 
 def run(config: BenchmarkConfig) -> Report:
-    """Measure the sections asked for, writing the report after each of them."""
+    """Measure the requested sections, writing the report after each of them."""
     if config.threads:
         torch.set_num_threads(config.threads)
     report = Report(asdict(config), machine(config.device, config.dtype))

@@ -31,20 +31,20 @@ from asarm.rows import Backbone
 from asarm.sampling import sample, sampler_of
 
 NUM_SHAPES = 40  # calls of a sequence whose products are timed
-MOST, MOST_OF_DEMO = 1.2, 2.0  # a call over its matrix products, at base and at demo size
+MAX_RATIO, MAX_OF_DEMO = 1.2, 2.0  # a call over its matrix products, at base and at demo size
 
 Times = Mapping[str, list[float]]  # seconds, by work
 
 
 def base_figures(config: BenchmarkConfig) -> list[Figure]:
-    """Time per call at XLNet-base size against the reference and against two bounds."""
+    """Measure time per call at XLNet-base size against the reference and against two bounds."""
     ours, reference = with_reference(config.base_size, config)
     figures = [
-        *time_per_call(ours, reference, "sequential", None, config, demand=25),
-        *time_per_call(ours, reference, "assd", PAPER_K, config, demand=18),
+        *time_per_call(ours, reference, "sequential", None, config, wanted=25),
+        *time_per_call(ours, reference, "assd", PAPER_K, config, wanted=18),
     ]
     ours, reference.xlnet = ours.to(torch.bfloat16).pack(), reference.xlnet.float()
-    return [*figures, *time_per_call(ours, reference, "sequential", None, config, demand=60)]
+    return [*figures, *time_per_call(ours, reference, "sequential", None, config, wanted=60)]
 
 
 def time_per_call(
@@ -54,9 +54,9 @@ def time_per_call(
     k: int | None,
     config: BenchmarkConfig,
     *,
-    demand: float,
+    wanted: float,
 ) -> list[Figure]:
-    """Ours over a whole sequence, sampler included; the reference at states spread over one."""
+    """Time ours over a whole sequence, sampler included; the reference at states of one."""
     length, seed = config.base_length, config.seed
     ids = random_ids(ours, length)
     orders = orders_along(config)
@@ -74,12 +74,12 @@ def time_per_call(
     against = Figure(
         f"{name}: time per call, {theirs} / ours",
         ratio(times["reference"], times["ours"]),
-        demand,
+        wanted,
         detail=_in_ms(times, "reference", "ours"),
     )
     return [
         against,
-        products_figure(name, times, most=MOST if is_same else None),
+        products_figure(name, times, max_ratio=MAX_RATIO if is_same else None),
         reading_figure(name, times, weights_of_a_call(ours)),
     ]
 
@@ -92,7 +92,7 @@ def call_and_bounds(
     k: int | None,
     seed: int,
 ) -> dict[str, Callable[[int], int]]:
-    """The works of `alternate` that take as long as a call and as its two bounds, warmed up."""
+    """Make works of `alternate` that take as long as a call and its two bounds, warmed up."""
 
     def call(_: int) -> int:
         # drafts of its own rows, as the original's are
@@ -115,19 +115,19 @@ def call_name(size: str, length: int, method: str, k: int | None) -> str:
     return f"{size} size, L = {length}, {method}" + (f" k = {k}" if k else "")
 
 
-def products_figure(name: str, times: Times, *, most: float | None) -> Figure:
-    """A call against the first bound: its matrix products and nothing else."""
+def products_figure(name: str, times: Times, *, max_ratio: float | None) -> Figure:
+    """Compare a call with the first bound: its matrix products and nothing else."""
     return Figure(
         f"{name}: time per call, ours / its matrix products",
         ratio(times["ours"], times["products"]),
-        most,
-        is_limit=most is not None,
+        max_ratio,
+        is_limit=max_ratio is not None,
         detail=_in_ms(times, "ours", "products"),
     )
 
 
 def reading_figure(name: str, times: Times, num_bytes: int) -> Figure:
-    """A call against the second bound: its weights read from memory and nothing else."""
+    """Compare a call with the second bound: its weights read from memory and nothing else."""
     speed = num_bytes / median(times["reading"]) / 1e9
     return Figure(
         f"{name}: time per call, ours / reading its weights",
@@ -139,14 +139,14 @@ def reading_figure(name: str, times: Times, num_bytes: int) -> Figure:
 def spread_products(
     model: AnySubsetTransformer, calls: list[CallShape], length: int
 ) -> list[MatrixProducts]:
-    """The products of some 40 calls, at equal steps over a sequence."""
+    """Make the products of some 40 calls, at equal steps over a sequence."""
     step = -(-len(calls) // NUM_SHAPES)
     cache = model.new_cache(1, length)
     return [MatrixProducts(model, cache, shape) for shape in calls[step // 2 :: step]]
 
 
 def demo_figures(config: BenchmarkConfig) -> list[Figure]:
-    """At demo size, per sequence our default against the original method, per call the bound."""
+    """Compare, at demo size, our default with the original method, and a call with its bound."""
     ours, reference = with_reference(config.demo_size, config)
     blocks = held_out_blocks(config, config.repeats)
 
@@ -181,16 +181,16 @@ def demo_figures(config: BenchmarkConfig) -> list[Figure]:
 def demo_bound(
     model: AnySubsetTransformer, ids: Tensor, method: str, k: int | None, config: BenchmarkConfig
 ) -> Figure:
-    """A small network's call, whose sampler weighs more, against its matrix products."""
+    """Compare a small network's call, whose sampler weighs more, with its matrix products."""
     order = Order.random_split(config.demo_length, config.prompt_share, seed=config.seed)
     works = call_and_bounds(model, ids, order, method, k, config.seed)
     times = alternate(works, config.repeats, config.device)
     name = call_name(config.demo_size, config.demo_length, method, k)
-    return products_figure(f"{name}, held-out text", times, most=MOST_OF_DEMO)
+    return products_figure(f"{name}, held-out text", times, max_ratio=MAX_OF_DEMO)
 
 
 def batch_figures(config: BenchmarkConfig) -> list[Figure]:
-    """Tokens per second of a batch against those of one sequence, sequential."""
+    """Measure tokens per second of a batch against those of one sequence, sequential."""
     ours, _ = with_reference(config.demo_size, config)
     blocks = held_out_blocks(config, config.batch)
 
@@ -217,14 +217,14 @@ def batch_figures(config: BenchmarkConfig) -> list[Figure]:
 
 
 def held_out_blocks(config: BenchmarkConfig, number: int) -> Tensor:
-    """Blocks (number, demo length) of the held-out text, spread over it."""
+    """Return blocks (number, demo length) of the held-out text, spread over it."""
     blocks = load_blocks(load_tokenizer("demo"), "heldout", config.demo_length)
     index = [i * len(blocks) // number for i in range(number)]
     return blocks[index].to(config.device)
 
 
 def warm_up(models: Sequence[Backbone], ids: Tensor) -> None:
-    """A few rounds of every model on ids (B, L)."""
+    """Make a few rounds of every model on ids (B, L)."""
     order = Order.random_split(ids.shape[1], 0.5, batch=len(ids), seed=0)
     for model in models:
         first_rounds(model, ids, order, PAPERS_SAMPLER, num_rounds=2)

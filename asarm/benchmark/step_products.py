@@ -15,7 +15,7 @@ from asarm.rows import ContentRows, QueryRows
 
 
 class StepProducts:
-    """The matrix products that a step of `joint_loss` needs and nothing else: its time from below.
+    """Does the matrix products that a step of `joint_loss` needs, and nothing else.
 
     Every content row in every layer but the last, where query rows are enough, and block by block
     the slots that they see; every product again for the gradient of either factor, where that
@@ -85,7 +85,7 @@ class StepProducts:
 
     @torch.no_grad()
     def _add(self, rows: Sequence[int], right: Tensor, *, left_has_gradient: bool = True) -> None:
-        """Rows (..., N, I) times `right` (..., I, O), and the products of its backward pass."""
+        """Add rows (..., N, I) times `right` (..., I, O), and the products of its backward pass."""
         right = right.detach().to(self._like.dtype)
         inner, outer = right.shape[-2:]
         left = self._buffer("left", *rows, inner)
@@ -96,7 +96,7 @@ class StepProducts:
         self._products.append((left.mT, out, self._buffer("grad_right", *right.shape)))
 
     def _buffer(self, role: str, *shape: int) -> Tensor:
-        """Memory for what the weights are multiplied with, or for a result."""
+        """Return memory for what the weights are multiplied with, or for a result."""
         key = role, shape
         if key not in self._buffers:
             self._buffers[key] = self._like.new_full(shape, 0.01)

@@ -7,23 +7,24 @@ from functools import partial
 from statistics import median
 
 from asarm.backbones.xlnet import AnySubsetTransformer
+from asarm.benchmark.baselines import calls_of_original
 from asarm.benchmark.config import BenchmarkConfig
 from asarm.benchmark.measured import PAPER_K, Figure
 from asarm.benchmark.memory import current_memory, peak_memory
 from asarm.benchmark.midway import orders_along
 from asarm.benchmark.models import random_head, random_ids, with_reference
-from asarm.benchmark.rivals import calls_of_original
 from asarm.benchmark.timing import alternate
 from asarm.order import Order
 from asarm.sampling import ASSD, sample
 
 METHODS = ("sequential", "onepass")
-DEMANDS = {(1, "onepass"): 10.0, (32, "onepass"): 50.0}  # by batch and method, on a GPU
+WANTED = {(1, "onepass"): 10.0, (32, "onepass"): 50.0}  # by batch and method, on a GPU
 LARGE_BATCH, CARD = 64, 16 * 10**9  # sequences that a card of so many bytes holds
 
 
 def throughput_figures(config: BenchmarkConfig) -> list[Figure]:
-    """Tokens per second, ours in batches over the original method's; memory of a large batch."""
+    """Measure tokens per second of our batches over the original method's; memory of a large
+    one."""
     is_gpu = config.device.startswith("cuda")
     if not is_gpu and config.base_size == "base":
         print("skipped: throughput at base size (it is for a GPU: --device cuda)", flush=True)
@@ -48,13 +49,13 @@ def throughput_figures(config: BenchmarkConfig) -> list[Figure]:
     figures = []
     for name, found in times.items():
         method, _, size = name.split(", ")
-        demand = DEMANDS.get((int(size.removeprefix("batch ")), method)) if is_gpu else None
+        wanted = WANTED.get((int(size.removeprefix("batch ")), method)) if is_gpu else None
         figures.append(
             Figure(
                 f"{config.base_size} size, L = {config.base_length}, {name}: tokens per second, "
                 f"ours / original method's assd k = {PAPER_K}, batch 1",
                 original / median(found),
-                demand if name.split(", ")[1] == "graph" else None,
+                wanted if name.split(", ")[1] == "graph" else None,
                 detail=f"{1 / median(found):.1f} / {1 / original:.1f}",
             )
         )
@@ -71,7 +72,7 @@ def fill(
     config: BenchmarkConfig,
     repeat: int,
 ) -> int:
-    """Fill a batch of texts; how many tokens that are."""
+    """Fill a batch of texts; return how many tokens that are."""
     order = Order.random_split(config.base_length, config.prompt_share, batch=batch, seed=repeat)
     ids = random_ids(model, config.base_length, batch=batch)
     sample(model, ids, order, method, execution=execution, seed=repeat)
@@ -79,13 +80,13 @@ def fill(
 
 
 def memory_figure(model: AnySubsetTransformer, config: BenchmarkConfig) -> Figure:
-    """Peak memory of a large batch, weights included, of a 16 GB card."""
+    """Measure peak memory of a large batch, weights included, of a 16 GB card."""
     current_memory(config.device)
     fill(model, LARGE_BATCH, "onepass", "graph", config, 0)
     peak = peak_memory(config.device)
     return Figure(
         f"{config.base_size} size, L = {config.base_length}, onepass, batch {LARGE_BATCH}: peak "
-        "memory, share of a 16 GB card",
+        "memory, fraction of a 16 GB card",
         peak / CARD,
         1,
         is_limit=True,

@@ -21,9 +21,9 @@ MALLOC_SETTINGS = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
 def alternate(
     works: Mapping[Name, Callable[[int], int]], repeats: int, device: str
 ) -> dict[Name, list[float]]:
-    """Seconds per unit of every work, `repeats` times, turn by turn: drift hits all alike.
+    """Time every work, in seconds per unit, `repeats` times, turn by turn: drift hits all alike.
 
-    A work is told the number of the repeat and says how many units (calls, tokens) it did.
+    A work gets the number of the repeat and returns how many units (calls, tokens) it did.
     """
     found: dict[Name, list[float]] = {name: [] for name in works}
     for repeat in range(repeats):
@@ -37,12 +37,12 @@ def alternate(
 
 
 def ratio(above: list[float], below: list[float]) -> float:
-    """The median of the ratios of two works, repeat by repeat."""
+    """Return the median of the ratios of two works, repeat by repeat."""
     return median(a / b for a, b in zip(above, below, strict=True))
 
 
 def machine(device: str, dtype: str) -> dict[str, str | int | float]:
-    """What the figures were taken on."""
+    """Describe what the figures were taken on."""
     return {
         "device": torch.cuda.get_device_name() if device.startswith("cuda") else "cpu",
         "cpu": _cpu_model(),

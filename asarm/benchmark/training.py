@@ -45,19 +45,19 @@ if TYPE_CHECKING:
 
 MASK_RATES = (0.95, 0.15)
 SPREAD = 1.5  # of weights, x width^-0.5: context matters, and no probability is denormal
-NEVER = -1e9  # bias of <mask>: our law never gives it, and so the reference does not either
+NEVER = -1e9  # bias of <mask>, which we never predict, and so the reference does not either
 # at least this much faster, at most that much memory, the same with checkpointing; by mask rate
 CPU_DEMANDS: dict[float, tuple[float | None, ...]] = {
     0.95: (1.4, 1 / 3, 0.2),
     0.15: (1.9, 1 / 3, 0.2),
 }
 GPU_DEMANDS: dict[float, tuple[float | None, ...]] = {0.95: (2.5, 1 / 3, None), 0.15: (None,) * 3}
-DATA_SHARE = 0.02  # of a step, at most
+DATA_FRACTION = 0.02  # of a step, at most
 NUM_BATCHES = 50  # of data, each time
 
 
 def training_figures(config: BenchmarkConfig) -> list[Figure]:
-    """Speed, its bound, and memory at a high and a low mask rate; the data pipeline."""
+    """Measure speed, its bound, and memory at a high and a low mask rate; the data pipeline."""
     blocks = open_data(config)  # first: what is missing shows before hours of measuring
     figures, tokens_per_second = [], 0.0
     for mask_rate in MASK_RATES:
@@ -66,12 +66,12 @@ def training_figures(config: BenchmarkConfig) -> list[Figure]:
         tokens_per_second = max(tokens_per_second, speed)
     figures += [f for mask_rate in MASK_RATES for f in step_memory(mask_rate, config)]
     if blocks is not None:
-        figures.append(data_share(blocks, tokens_per_second, config))
+        figures.append(data_fraction(blocks, tokens_per_second, config))
     return figures
 
 
 def step_times(mask_rate: float, config: BenchmarkConfig) -> tuple[list[Figure], float]:
-    """Time per step against the reference and the matrix products; our tokens per second."""
+    """Measure time per step over the reference's and the matrix products'; tokens per second."""
     ours, reference = with_xlnet(config)
     ids, order = full_batch(ours, mask_rate, config)
     products = StepProducts(
@@ -93,7 +93,7 @@ def step_times(mask_rate: float, config: BenchmarkConfig) -> tuple[list[Figure],
     alternate(works, 1, config.device)  # a warm-up
     times = alternate(works, config.repeats, config.device)
     seconds = {who: ids.numel() * median(found) for who, found in times.items()}
-    speed, _, _ = demands(mask_rate, config)
+    speed, _, _ = targets_of(mask_rate, config)
     against = Figure(
         f"{named(mask_rate, config)}: tokens per second, ours / reference",
         ratio(times["reference"], times["ours"]),
@@ -109,10 +109,10 @@ def step_times(mask_rate: float, config: BenchmarkConfig) -> tuple[list[Figure],
 
 
 def step_memory(mask_rate: float, config: BenchmarkConfig) -> list[Figure]:
-    """Peak memory beyond weights and gradients against the reference's, plain and checkpointed."""
+    """Measure peak memory beyond weights and gradients over the reference's."""
     names = "reference", "ours", "checkpointed"
     peaks = {who: in_new_process(peak_of_step, who, mask_rate, config) for who in names}
-    _, *limits = demands(mask_rate, config)
+    _, *limits = targets_of(mask_rate, config)
     below = max(peaks["reference"], 1)
     return [
         Figure(
@@ -135,8 +135,8 @@ def named(mask_rate: float, config: BenchmarkConfig) -> str:
     )
 
 
-def demands(mask_rate: float, config: BenchmarkConfig) -> tuple[float | None, ...]:
-    """Least speed, most memory, most memory with gradient checkpointing."""
+def targets_of(mask_rate: float, config: BenchmarkConfig) -> tuple[float | None, ...]:
+    """Return the wanted speed, memory, and memory with gradient checkpointing."""
     return (GPU_DEMANDS if is_autocast(config) else CPU_DEMANDS)[mask_rate]
 
 
@@ -145,7 +145,7 @@ def is_autocast(config: BenchmarkConfig) -> bool:
 
 
 def with_xlnet(config: BenchmarkConfig) -> tuple[AnySubsetTransformer, XLNetLMHeadModel]:
-    """A network and an `XLNetLMHeadModel` of the same weights, in training mode.
+    """Make a network and an `XLNetLMHeadModel` of the same weights, in training mode.
 
     Raises:
         ValueError: their losses or gradients differ.
@@ -158,7 +158,7 @@ def with_xlnet(config: BenchmarkConfig) -> tuple[AnySubsetTransformer, XLNetLMHe
 
 
 def new_network(who: str, config: BenchmarkConfig) -> PreTrainedModel:
-    """The reference or ours (also "checkpointed"), random weights, in training mode."""
+    """Make the reference or ours (also "checkpointed"), random weights, in training mode."""
     torch.manual_seed(config.seed)
     make = XLNetLMHeadModel if who == "reference" else AnySubsetTransformer
     network = make(network_config(config.train_size, SPREAD)).to(config.device).train()
@@ -195,7 +195,7 @@ def check_same_loss(ours: AnySubsetTransformer, reference: XLNetLMHeadModel) -> 
 def training_batch(
     network: PreTrainedModel, mask_rate: float, *, batch: int, length: int, seed: int = 0
 ) -> tuple[Tensor, Order]:
-    """Random ids (B, L), none of them special, and ascending splits as training draws them."""
+    """Draw random ids (B, L), none of them special, and ascending splits as training draws them."""
     rng = torch.Generator().manual_seed(seed)
     ids = torch.randint(9, network.config.vocab_size, (batch, length), generator=rng)
     lengths = torch.full((batch,), length)
@@ -206,13 +206,13 @@ def training_batch(
 def full_batch(
     network: PreTrainedModel, mask_rate: float, config: BenchmarkConfig
 ) -> tuple[Tensor, Order]:
-    """The batch whose step is measured."""
+    """Return the batch whose step is measured."""
     sizes = {"batch": config.train_batch, "length": config.train_length}
     return training_batch(network, mask_rate, **sizes, seed=config.seed)
 
 
 def step(network: PreTrainedModel, ids: Tensor, order: Order, config: BenchmarkConfig) -> None:
-    """Forward and backward, from no gradients to none."""
+    """Go forward and backward, from no gradients to none."""
     add_gradients(network, ids, order, config)
     network.zero_grad()
 
@@ -220,21 +220,21 @@ def step(network: PreTrainedModel, ids: Tensor, order: Order, config: BenchmarkC
 def add_gradients(
     network: PreTrainedModel, ids: Tensor, order: Order, config: BenchmarkConfig
 ) -> None:
-    """Forward and backward."""
+    """Go forward and backward."""
     with torch.autocast(ids.device.type, torch.bfloat16, enabled=is_autocast(config)):
         loss = loss_of(network, ids, order)
     loss.backward()
 
 
 def loss_of(network: PreTrainedModel, ids: Tensor, order: Order) -> Tensor:
-    """The joint loss of ids (B, L), a scalar."""
+    """Compute the joint loss of ids (B, L), a scalar."""
     if isinstance(network, AnySubsetTransformer):
         return joint_loss(network, ids, order)
     return reference_loss(network, ids, order)
 
 
 def reference_loss(xlnet: XLNetLMHeadModel, ids: Tensor, order: Order) -> Tensor:
-    """The joint loss of ids (B, L) by XLNet's own means, where all sequences have as many targets.
+    """Compute the joint loss of ids (B, L) by XLNet's means, where all have as many targets.
 
     transformers lets every content row see itself, whatever `perm_mask` says.
     """
@@ -252,7 +252,7 @@ def reference_loss(xlnet: XLNetLMHeadModel, ids: Tensor, order: Order) -> Tensor
 
 
 def peak_of_step(who: str, mask_rate: float, config: BenchmarkConfig) -> int:
-    """Bytes that one step takes at most beyond weights and gradients, which exist before it.
+    """Return the bytes that one step takes at most beyond weights and gradients.
 
     What libraries allocate once for themselves does not count: a tiny warm-up precedes.
     """
@@ -270,7 +270,7 @@ def peak_of_step(who: str, mask_rate: float, config: BenchmarkConfig) -> int:
 
 
 def give_back_freed_memory() -> None:
-    """What the C library keeps of freed memory would hide as much of the peak to come."""
+    """Give back what the C library keeps of freed memory: it would hide as much of the peak."""
     gc.collect()
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
@@ -279,7 +279,7 @@ def give_back_freed_memory() -> None:
 
 
 def open_data(config: BenchmarkConfig) -> BlockSource | None:
-    """The blocks that training would read; None, and a line that says so, where it cannot be."""
+    """Open the blocks that training would read; if it cannot be, say why, and return None."""
     try:
         from asarm.data import DataConfig, open_blocks  # need packages that a GPU node may lack
     except ImportError as error:
@@ -290,8 +290,8 @@ def open_data(config: BenchmarkConfig) -> BlockSource | None:
     return open_blocks(data, tokenizer, seed=config.seed, global_batch_size=config.train_batch)
 
 
-def data_share(blocks: BlockSource, tokens_per_second: float, config: BenchmarkConfig) -> Figure:
-    """Time that data take, as a share of our fastest step with as many tokens."""
+def data_fraction(blocks: BlockSource, tokens_per_second: float, config: BenchmarkConfig) -> Figure:
+    """Measure the time that data take, relative to our fastest step with as many tokens."""
 
     def read(_: int) -> int:
         return sum(blocks.next_batch(indices).input_ids.numel() for _ in range(NUM_BATCHES))
@@ -303,9 +303,9 @@ def data_share(blocks: BlockSource, tokens_per_second: float, config: BenchmarkC
     finally:
         blocks.close()
     return Figure(
-        f"training, {config.dataset}: time to read data, share of the fastest step above",
+        f"training, {config.dataset}: time to read data, fraction of the fastest step above",
         median(times) * tokens_per_second,
-        DATA_SHARE,
+        DATA_FRACTION,
         is_limit=True,
         detail=f"{1 / median(times):,.0f} / {tokens_per_second:,.0f} tokens per second",
     )

@@ -22,10 +22,10 @@ from asarm.distribution import Allowed
 from asarm.evaluation.config import DecodingConfig
 from asarm.evaluation.example import choose
 from asarm.evaluation.trials import Variant, key, trial_order
-from asarm.infilling.ask import asked_lengths, templates_of
-from asarm.infilling.choice import choose_lengths
+from asarm.infilling.cut_words import Healing
 from asarm.infilling.fill import check_sampling
-from asarm.infilling.healing import Healing
+from asarm.infilling.posterior import choose_lengths
+from asarm.infilling.request import requested_lengths, templates_of
 from asarm.infilling.template import collate, has_blank
 from asarm.infilling.unwritten import warn_of_unwritten
 from asarm.loading import load, name_and_revision
@@ -99,7 +99,7 @@ def run(settings: AnimateSettings) -> None:
 
 
 def find_decoding(settings: AnimateSettings) -> Decoding:
-    """What the source of the settings stands for.
+    """Find what the source of the settings means.
 
     Raises:
         ValueError: it is nothing that can be decoded.
@@ -109,7 +109,7 @@ def find_decoding(settings: AnimateSettings) -> Decoding:
     if is_name and Path(source).expanduser().is_dir():
         return of_run(settings, Path(source).expanduser())
     if is_name and ("/" in source or Path(source).exists()):
-        raise ValueError(f"{source} is no folder; expected a text, or the folder of a run")
+        raise ValueError(f"{source} is not a folder; expected a text, or the folder of a run")
     model, tokenizer = load(
         settings.model or "demo",
         revision=settings.revision,
@@ -130,7 +130,7 @@ def find_decoding(settings: AnimateSettings) -> Decoding:
 
 
 def sampling_of(options: dict[str, Any]) -> dict[str, Any]:
-    """The options of `asarm.sample`, from the settings of a command or of a run."""
+    """Return the options of `asarm.sample`, from the settings of a command or of a run."""
     own = ("temperature", "top_k", "top_p", "seed")
     sampler = sampler_of(
         options["method"],
@@ -145,11 +145,11 @@ def sampling_of(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def title_of(options: dict[str, Any], k: int | str | None) -> str:
-    """By what it was decoded, and that of its law which is not the model's own."""
+    """Name the method, and the settings that change the model's own distribution."""
     name = Variant("", options["method"], options["steps"]).name
     filters = ("temperature", "top_k", "top_p")
-    told = [f"{f} {options[f]}" for f in filters if options.get(f) not in (None, 1.0)]
-    return ", ".join([name, *([] if k is None else [f"k = {k}"]), *told])
+    shown = [f"{f} {options[f]}" for f in filters if options.get(f) not in (None, 1.0)]
+    return ", ".join([name, *([] if k is None else [f"k = {k}"]), *shown])
 
 
 def with_blanks(
@@ -159,15 +159,15 @@ def with_blanks(
     settings: AnimateSettings,
     options: dict[str, Any],
 ) -> Decoding:
-    """The blanks of a text, their lengths as `asarm.infill` draws them."""
+    """Prepare a text with blanks, whose lengths are drawn as `asarm.infill` draws them."""
     codec = Codec(tokenizer, whitespace_map=settings.whitespace_map)
     (template,) = templates_of(codec, [text], blank=settings.blank, spans=None, closed=True)
     warn_of_unwritten(codec, template.texts)
     check_size(sum(len(part.ids) for part in template.parts))
-    (asked,) = asked_lengths([parse_length(settings.length)], [template])
+    (ranges,) = requested_lengths([parse_length(settings.length)], [template])
     check_sampling(model, **sampling_of(options))
-    choice = choose_lengths(model, template, asked)
-    ((lengths, _),) = choice.draw(1, settings.seed)
+    posterior = choose_lengths(model, template, ranges)
+    ((lengths, _),) = posterior.draw(1, settings.seed)
     if settings.token_healing:
         template, _ = Healing(model, template, **sampling_of(options))(lengths, settings.seed)
     ids, allowed, order = collate([template.with_gaps(template.sizes(lengths))], template.moves)
@@ -181,7 +181,7 @@ def blanked_out(
     settings: AnimateSettings,
     options: dict[str, Any],
 ) -> Decoding:
-    """A text most of whose tokens are blanked out at random."""
+    """Prepare a text of which random tokens, the greater part, are blanked out."""
     codec = Codec(tokenizer, whitespace_map=settings.whitespace_map)
     warn_of_unwritten(codec, [text])
     ids = codec.encode(text)
@@ -196,32 +196,34 @@ def blanked_out(
 
 
 def of_run(settings: AnimateSettings, folder: Path) -> Decoding:
-    """The first trial of a run, as it was decoded."""
+    """Prepare the first trial of a run, as it was decoded."""
     record = _pick(_first_trial(folder), settings)
-    told = _settings_of(folder)
+    config = _settings_of(folder)
     name, revision = name_and_revision(settings.model or record["model"])
     model, tokenizer = load(
         name,
         revision=settings.revision or revision,
         device=settings.device,
-        dtype=settings.dtype or told.dtype,
+        dtype=settings.dtype or config.dtype,
     )
     options = {
         **{name: record[name] for name in ("method", "k", "steps")},
-        **{name: getattr(told, name) for name in ("temperature", "draft_temperature", "coupling")},
+        **{
+            name: getattr(config, name) for name in ("temperature", "draft_temperature", "coupling")
+        },
         "draft": key(record)[1].draft,
-        "acceptance_slack": told.acceptance_slack,
+        "acceptance_slack": config.acceptance_slack,
         "seed": [record["seed"]],
     }
-    order = trial_order(told, [record["item"]])
+    order = trial_order(config, [record["item"]])
     input_ids = torch.tensor([record["tokens"]]).masked_fill(order.is_target, 0)
     return Decoding(
-        model, tokenizer, input_ids, order, options, told.whitespace_map, tokens=record["tokens"]
+        model, tokenizer, input_ids, order, options, config.whitespace_map, tokens=record["tokens"]
     )
 
 
 def _first_trial(folder: Path) -> list[Record]:
-    """The records of the first trial of a run of the study of samplers."""
+    """Read the records of the first trial of a run of the study of samplers."""
     records = Run(folder).read(SAMPLES)
     if not records or not set(records[0]) >= FIELDS:
         raise ValueError(
@@ -232,13 +234,13 @@ def _first_trial(folder: Path) -> list[Record]:
 
 
 def _settings_of(folder: Path) -> DecodingConfig:
-    told = read_settings(folder) or {}
+    stored = read_settings(folder) or {}
     known = {field.name for field in fields(DecodingConfig)}
-    return DecodingConfig(**{name: value for name, value in told.items() if name in known})
+    return DecodingConfig(**{name: value for name, value in stored.items() if name in known})
 
 
 def _pick(records: Sequence[Record], settings: AnimateSettings) -> Record:
-    """The record that was asked for; onepass if none was, or else the first."""
+    """Choose the record that was requested; onepass if none was, or else the first."""
     found = [
         record
         for record in records
@@ -246,6 +248,6 @@ def _pick(records: Sequence[Record], settings: AnimateSettings) -> Record:
     ]
     if not found:
         there = ", ".join(dict.fromkeys(key(record)[1].name for record in records))
-        asked = Variant("", settings.method or "any method", settings.steps).name
-        raise ValueError(f"the first trial of the run has no {asked}; it has {there}")
+        wanted = Variant("", settings.method or "any method", settings.steps).name
+        raise ValueError(f"the first trial of the run has no {wanted}; it has {there}")
     return next((record for record in found if record["method"] == "onepass"), found[0])

@@ -1,4 +1,4 @@
-"""What the commands of `python -m asarm` are told."""
+"""The settings of the commands of `python -m asarm`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 
 def positional(meaning: str) -> Any:
-    """A setting that the command line takes without a flag."""
+    """Return a setting that the command line takes without a flag."""
     return field(metadata={"help": meaning})
 
 
@@ -17,7 +17,7 @@ def any_number(meaning: str) -> Any:
 
 
 def positionals(settings: type) -> list[Field[Any]]:
-    """The settings of a command that have no flag."""
+    """Return the settings of a command that have no flag."""
     return [f for f in fields(settings) if "help" in f.metadata]
 
 
@@ -33,12 +33,12 @@ class Settings:
         length: of a blank in tokens: a number, a range LOW-HIGH that the model chooses from, or
             auto, which is 1-32; for several blanks either one for all, or one each with commas
             between them.
-        method: onepass, assd, ngram or sequential, which have the same law, or parallel.
-        k: most tokens drafted a round; "auto" chooses them round by round.
+        method: onepass, assd, ngram or sequential, which have the same distribution, or parallel.
+        k: the largest number of drafts a round; "auto" chooses them round by round.
         steps: network calls of "parallel".
-        temperature: of the law that is sampled.
+        temperature: of the distribution that is sampled.
         top_k: keep the k most probable tokens.
-        top_p: keep the most probable tokens that together reach this share.
+        top_p: keep the most probable tokens that together reach this probability.
         seed: of everything random.
         token_healing: write a word that a blank cuts in one piece with what is filled in, where the
             model finds that likelier.
@@ -99,8 +99,8 @@ class AnimateSettings(Settings):
         model: "demo" (bundled), a local folder, or a hub name; demo if null, and of a run its own.
         method: onepass, assd, ngram, sequential or parallel; onepass if null, and of a run its
             first one where it has no onepass.
-        k: most tokens drafted a round; "auto" chooses them round by round.
-        prompt_share: share of the tokens of a text without blanks that stay visible.
+        k: the largest number of drafts a round; "auto" chooses them round by round.
+        prompt_share: fraction of the tokens of a text without blanks that stay visible.
     """
 
     source: str = positional(

@@ -63,7 +63,7 @@ def run(settings: InfillSettings) -> None:
 
 
 def as_json(infilling: Infilling) -> str:
-    """One line, whose characters are escaped where the terminal's encoding lacks them."""
+    """Write one line, whose characters are escaped where the terminal's encoding lacks them."""
     line = json.dumps(asdict(infilling), ensure_ascii=False)
     try:
         line.encode(sys.stdout.encoding or "utf-8")
@@ -73,7 +73,7 @@ def as_json(infilling: Infilling) -> str:
 
 
 def show(infilling: Infilling, console: Console) -> None:
-    """The candidates of a text as a table, best first."""
+    """Print the candidates of a text as a table, best first."""
     table = terminal_table("", CAPTION)
     table.title = None
     table.padding = (0, 2, 0, 0)
@@ -88,7 +88,7 @@ def show(infilling: Infilling, console: Console) -> None:
 
 
 def highlighted(parts: list[str], candidate: Candidate) -> Text:
-    """The text, what was filled in standing out."""
+    """Return the text with what was filled in highlighted."""
     text = Text(printable(parts[0]), GIVEN)
     for fill, part in zip(candidate.fills, parts[1:], strict=True):
         text.append(printable(fill.text), FILLED)
@@ -97,7 +97,7 @@ def highlighted(parts: list[str], candidate: Candidate) -> Text:
 
 
 def numbers(candidate: Candidate) -> list[str]:
-    """The cells of `COLUMNS`."""
+    """Return the cells of `COLUMNS`."""
     logs = (candidate.score, candidate.log_prob, candidate.length_log_prob)
     lengths = ", ".join(str(fill.length) for fill in candidate.fills)
     return [*(f"{value:.2f}" for value in logs), lengths, str(candidate.nfe)]

@@ -12,7 +12,7 @@ LENGTH = re.compile(r"(\d+)(?:-(\d+))?")
 
 
 def read_texts(texts: Sequence[str], file: str | None, blank: str) -> list[str]:
-    """The texts of the command line, of a file, or of standard input.
+    """Read the texts of the command line, of a file, or of standard input.
 
     A file or standard input is one text; a last line end is not part of it.
 
@@ -44,7 +44,7 @@ def _decode(content: bytes, name: str) -> str:
 
 
 def without_surrogates(text: str) -> str:
-    """The text; ValueError where the shell gave bytes that are not UTF-8."""
+    """Return the text; ValueError where the shell gave bytes that are not UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -55,7 +55,7 @@ def without_surrogates(text: str) -> str:
 
 
 def parse_length(given: str) -> Any:
-    """What `asarm.infill` calls the length of a text's blanks: "8", "2-8", "auto", "3,auto".
+    """Parse the length of a text's blanks, as in "8", "2-8", "auto", "3,auto", for `asarm.infill`.
 
     Raises:
         ValueError: it is nothing of the kind.

@@ -8,11 +8,11 @@ if TYPE_CHECKING:
     from asarm.data.blocks import BlockSource as BlockSource
     from asarm.data.blocks import HeldOut as HeldOut
     from asarm.data.config import DataConfig as DataConfig
-    from asarm.data.opening import is_finite as is_finite
-    from asarm.data.opening import open_blocks as open_blocks
-    from asarm.data.opening import prepare_blocks as prepare_blocks
     from asarm.data.packing import pack as pack
     from asarm.data.retry import DataUnavailable as DataUnavailable
+    from asarm.data.sources import is_finite as is_finite
+    from asarm.data.sources import open_blocks as open_blocks
+    from asarm.data.sources import prepare_blocks as prepare_blocks
     from asarm.data.text_files import read_text as read_text
 
 _HOMES = {
@@ -21,10 +21,10 @@ _HOMES = {
     "DataConfig": "asarm.data.config",
     "DataUnavailable": "asarm.data.retry",
     "HeldOut": "asarm.data.blocks",
-    "is_finite": "asarm.data.opening",
-    "open_blocks": "asarm.data.opening",
+    "is_finite": "asarm.data.sources",
+    "open_blocks": "asarm.data.sources",
     "pack": "asarm.data.packing",
-    "prepare_blocks": "asarm.data.opening",
+    "prepare_blocks": "asarm.data.sources",
     "read_text": "asarm.data.text_files",
 }
 

@@ -14,10 +14,10 @@ from torch import Tensor
 
 
 class Batch(NamedTuple):
-    """Blocks of token ids.
+    """Blocks of token ids that are trained on together.
 
-    input_ids: (B, L) int64, the tokenizer's padding behind a block's own tokens.
-    lengths: (B,) int64, how many tokens are no padding.
+    input_ids: (B, L) int64, the tokenizer's padding after a block's own tokens.
+    lengths: (B,) int64, how many tokens are not padding.
     names: which block each is, for messages: "epoch 0 block 17", "process 1 block 400".
     """
 
@@ -34,16 +34,16 @@ class HeldOut(NamedTuple):
 
 
 class BlockSource(Protocol):
-    """An endless supply of blocks for one of the training processes."""
+    """Supplies one of the training processes with blocks, without end."""
 
     held_out: HeldOut
 
     @property
     def statistics(self) -> dict[str, int]:
-        """Counts of documents, bytes, tokens, blocks, and what was skipped, as far as known."""
+        """Return counts of documents, bytes, tokens, blocks and what was skipped, if known."""
 
     def next_batch(self, indices: Sequence[int]) -> Batch:
-        """Those blocks of the next global batch; moves on by one global batch.
+        """Return those blocks of the next global batch, and move on by one global batch.
 
         A stream gives its own next len(indices) blocks, whichever the indices.
 
@@ -53,7 +53,7 @@ class BlockSource(Protocol):
         """
 
     def state_dict(self) -> dict[str, Any]:
-        """The exact place, of primitives and tensors only."""
+        """Return the exact place, as primitives and tensors only."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a place; ValueError where it is one of other data or other processes."""
@@ -63,7 +63,7 @@ class BlockSource(Protocol):
 
 
 def batch_of(blocks: np.ndarray, names: list[str], lengths: Sequence[int] | None = None) -> Batch:
-    """Blocks (B, L) of any integers as a batch; all tokens count where no lengths are given."""
+    """Make a batch of blocks (B, L) of any integers; without lengths all tokens count."""
     input_ids = torch.from_numpy(blocks.astype(np.int64))
     if lengths is None:
         lengths = [blocks.shape[1]] * len(blocks)

@@ -21,7 +21,7 @@ TAG = (
 
 
 def cache_dir(config: DataConfig) -> Path:
-    """Where packed data are kept."""
+    """Return the folder in which packed data are kept."""
     named = config.cache_dir or os.environ.get("ASARM_CACHE")
     try:
         return Path(named).expanduser() if named else Path.home() / ".cache" / "asarm"
@@ -55,7 +55,7 @@ def writing(folder: Path) -> Iterator[None]:
 
 
 def stale_note(folder: Path) -> str:
-    """Names packings of what the data set of this one held before; empty where there are none."""
+    """Name packings of what the data set of this one held before; empty where there are none."""
     facts = _facts(folder)
     stale = [
         other

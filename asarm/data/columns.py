@@ -13,7 +13,7 @@ STRINGS = re.compile(r"str|(large_)?string(_view)?|dictionary<values=(large_)?st
 
 
 def text_column(dataset: IterableDataset, column: str, where: str) -> IterableDataset:
-    """The column alone, its strings as bytes, so that one that is no UTF-8 harms no other.
+    """Keep the text column alone, as bytes, so that a row that is not UTF-8 harms no other.
 
     ValueError names the columns there are where that one is missing or no text.
     """

@@ -22,9 +22,9 @@ Stamps = dict[str, list[int]]
 
 
 def digests(root: Path, files: Iterable[Path], store: Path) -> dict[str, str]:
-    """Hex of what each file holds, by its name inside the root; of a saved folder, of its rows.
+    """Hash what each file holds, by its name in the root; of a saved folder, its rows.
 
-    A digest is kept in the folder `store`, and stands while size, inode and both times of the file
+    A digest is kept in the folder `store`, and holds while size, inode and both times of the file
     are what they were. One of these times cannot be set: a file that was edited and dated back is
     read again.
     """
@@ -35,13 +35,13 @@ def digests(root: Path, files: Iterable[Path], store: Path) -> dict[str, str]:
     if new:
         found |= _digest_all(root, new)
         now = time.time_ns()
-        settled = {
+        known = {
             name: [stamp, found[name]]
             for name, stamp in stamps.items()
             if name not in new or now - max(stamp[1:3]) > SETTLED * 1e9
         }
         with suppress(OSError):  # then the digests are computed again at the next start
-            _write(kept_in, settled)
+            _write(kept_in, known)
     parts: dict[str, list[str]] = {}
     for path in files:
         names = [_name(root, part) for part in _parts(path)]
@@ -50,13 +50,13 @@ def digests(root: Path, files: Iterable[Path], store: Path) -> dict[str, str]:
 
 
 def stamps_of(root: Path, files: Iterable[Path]) -> Stamps:
-    """Size, both times and inode of each file, of those inside a saved folder."""
+    """Return the size, both times and the inode of each file, of those inside a saved folder."""
     stats = {_name(root, part): part.stat() for path in files for part in _parts(path)}
     return {n: [s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for n, s in stats.items()}
 
 
 def changes(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """In which settings and files two packings differ, in words."""
+    """Say in which settings and files two packings differ."""
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     said = [
         words
@@ -89,7 +89,7 @@ def _name(root: Path, path: Path) -> str:
 
 
 def _parts(path: Path) -> list[Path]:
-    """The files that the rows of a saved folder are in; any other file itself."""
+    """Return the files that hold the rows of a saved folder; any other file itself."""
     return sorted(path.glob("*.arrow")) if path.is_dir() else [path]
 
 

@@ -27,7 +27,7 @@ class Survey:
         return sum(map(len, self.left_out.values()))
 
     def said(self) -> str:
-        """What is read and what is left out, in a line."""
+        """Say in a line what is read and what is left out."""
         reasons = [
             f"{len(names)} {why} ({', '.join(names[:SHOWN])}{', ...' * (len(names) > SHOWN)})"
             for why, names in self.left_out.items()
@@ -37,14 +37,14 @@ class Survey:
 
 
 def find_files(dataset: str, *, column: str = "text", split: str | None = "train") -> list[Path]:
-    """The files of `survey`."""
+    """Return the files that `survey` finds."""
     return survey(dataset, column=column, split=split).files
 
 
 def survey(dataset: str, *, column: str = "text", split: str | None = "train") -> Survey:
-    """The file itself, or the files of the kinds in `READERS` in and below the folder.
+    """Find the file itself, or the files of the kinds in `READERS` in and below the folder.
 
-    A folder that `datasets` has saved (`save_to_disk`) stands for its rows; of several splits it
+    A folder that `datasets` has saved (`save_to_disk`) counts as its rows; of several splits it
     saved, the one of that name is taken, and none is where it is None. Links are followed, and no
     file is taken twice. What is hidden (its name begins with a dot) is left out, and so are runs'
     folders.
@@ -79,7 +79,7 @@ def survey(dataset: str, *, column: str = "text", split: str | None = "train") -
 
 
 def local_path(dataset: str) -> Path:
-    """The path that a user means; ValueError where it names the home of a user that is not."""
+    """Return the path that a user means; ValueError where it names the home of no user."""
     try:
         return Path(dataset).expanduser()
     except RuntimeError as error:
@@ -87,7 +87,7 @@ def local_path(dataset: str) -> Path:
 
 
 def suggestion(path: Path) -> str:
-    """The name beside it that it may be meant to be, in words; nothing where there is none."""
+    """Suggest the name next to it that it may be meant to be; nothing where there is none."""
     try:
         names = os.listdir(path.parent)
     except OSError:  # the folder does not exist either
@@ -139,7 +139,7 @@ class _Walk:
         return self.seen.setdefault((stat.st_dev, stat.st_ino), path) == path
 
     def _is_no_data(self, path: Path) -> bool:
-        """Whether it is a .json of another purpose: one object, which has no such column."""
+        """Return whether it is a .json of another purpose: one object without such a column."""
         try:
             if kind_of(path) != ".json" or _has_several_rows(path):
                 return False
@@ -163,13 +163,13 @@ class _Walk:
 
 
 def _has_several_rows(path: Path) -> bool:
-    """Whether it is a .json with an object a line, and more than one."""
+    """Return whether it is a .json with an object a line, and more than one."""
     rows = islice((line for line in read_lines(path) if line.strip()), 2)
     return is_json_lines(path) and len(list(rows)) > 1
 
 
 def _is_saved(path: Path) -> bool:
-    """Whether `datasets` has saved a data set there."""
+    """Return whether `datasets` has saved a data set there."""
     return (path / "state.json").is_file() and (path / "dataset_info.json").is_file()
 
 

@@ -31,14 +31,14 @@ from asarm.schedule import keyed_generator
 from asarm.text import encode_documents
 
 FORMAT = 1  # of the packed folder; another number packs anew
-# what the packed blocks depend on, beside the text and the tokenizer
+# what the packed blocks depend on, besides the text and the tokenizer
 SETTINGS = ("length", "whitespace_map", "last_block", "max_document_bytes")
 LOCAL_ORIGIN = ("dataset_column", "txt_documents", "eval_sequences")
 PYTHON_ORIGIN = ("python", "repeats", "seed")
 
 
 def packed_folder(config: DataConfig, tokenizer: PreTrainedTokenizerBase, *, seed: int) -> Path:
-    """The folder of the packed data, which are packed now if they are not yet.
+    """Return the folder of the packed data, which are packed now if they are not yet.
 
     Raises:
         ValueError: the data cannot be read, or hold no block.
@@ -63,12 +63,12 @@ def packed_folder(config: DataConfig, tokenizer: PreTrainedTokenizerBase, *, see
                     raise
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
-    _tell(config.dataset, found, folder)
+    _report(config.dataset, found, folder)
     return folder
 
 
 def fingerprint(made_of: dict[str, Any]) -> str:
-    """Hex of all that the packed blocks depend on: of files their content, not their names."""
+    """Hash all that the packed blocks depend on: of files their content, not their names."""
     settings = [made_of[name] for name in SETTINGS]
     if "files" in made_of:
         origin = [[kind_of(PurePath(name)), digest] for name, digest in made_of["files"].items()]
@@ -95,7 +95,7 @@ def _survey(config: DataConfig) -> Survey:
     return survey(config.dataset, column=config.dataset_column, split=config.dataset_split)
 
 
-def _tell(dataset: str, found: Survey | None, folder: Path) -> None:
+def _report(dataset: str, found: Survey | None, folder: Path) -> None:
     """Say what was left out, how blocks are held out, and which packed data are of use no more."""
     notes = [stale_note(folder)]
     if found is not None and found.left_out:
@@ -110,7 +110,7 @@ def _tell(dataset: str, found: Survey | None, folder: Path) -> None:
 
 
 def tokenizer_key(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Hex that tells tokenizers apart."""
+    """Hash what distinguishes tokenizers."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     pieces = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab())
     if backend is not None:
@@ -120,7 +120,7 @@ def tokenizer_key(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def python_held_out(config: DataConfig, tokenizer: PreTrainedTokenizerBase) -> HeldOut:
-    """Blocks of the bundled held-out documents, evenly spread over prose and code."""
+    """Pack the bundled held-out documents, evenly spread over prose and code."""
     texts = [document.text for document in held_out_documents()]
     encoded = encode_documents(tokenizer, texts, whitespace_map=config.whitespace_map)
     blocks = pack(encoded, config.length).numpy()
@@ -168,7 +168,7 @@ def _pack_into(
 
 
 def _name(config: DataConfig) -> str:
-    """What the data set is called in the cache."""
+    """Return what the data set is called in the cache."""
     if config.dataset == "python":
         return config.dataset
     return str(local_path(config.dataset).resolve())
@@ -177,11 +177,11 @@ def _name(config: DataConfig) -> str:
 def _check_packed(config: DataConfig, counts: dict[str, int], held_out: HeldOutText | None) -> None:
     """Refuse data that leave nothing to train on."""
     if not counts["documents"]:
-        raise ValueError(f"dataset {config.dataset} has no usable document ({_said(counts)})")
+        raise ValueError(f"dataset {config.dataset} has no usable document ({_summary(counts)})")
     if counts["blocks"] < (1 if held_out else 2):
         raise ValueError(
             f"dataset {config.dataset} fills {counts['blocks']} blocks of {config.length} tokens "
-            f"({_said(counts)}); one to train on and one to hold out are needed: give more text "
+            f"({_summary(counts)}); one to train on and one to hold out are needed: give more text "
             "or a smaller length"
         )
 
@@ -220,7 +220,7 @@ def _encoded_files(
     counts: dict[str, int],
     held_out: HeldOutText | None,
 ) -> Iterator[list[np.ndarray]]:
-    """The documents' ids, many documents at a time, in the order in which they are packed."""
+    """Yield the ids of the documents, many at a time, in the order in which they are packed."""
     limit = held_out.limit if held_out else 0
     parts = (part for d in _documents(config, found) for part in _parts(d, config, counts, limit))
     with tqdm(unit="B", unit_scale=True, desc="packing", disable=None) as progress:
@@ -232,7 +232,7 @@ def _encoded_files(
 def _encoded_python(
     config: DataConfig, tokenizer: PreTrainedTokenizerBase, counts: dict[str, int], *, seed: int
 ) -> Iterator[list[np.ndarray]]:
-    """Python's own text, each kind as often as the config says, every time in an order of its own.
+    """Yield the ids of Python's own text, each kind as often as the config says, in new orders.
 
     A document that comes several times is tokenized, and counted, once.
     """
@@ -255,7 +255,7 @@ def _encoded_python(
 
 
 def document_order(size: int, seed: int, repeat: int) -> list[int]:
-    """In which order the documents of "python" come at this repeat."""
+    """Return the order in which the documents of "python" come at this repeat."""
     generator = keyed_generator(seed, "documents", repeat)
     return torch.randperm(size, generator=generator).tolist()
 
@@ -263,7 +263,7 @@ def document_order(size: int, seed: int, repeat: int) -> list[int]:
 def _parts(
     document: bytes | str, config: DataConfig, counts: dict[str, int], limit: int = 0
 ) -> list[str]:
-    """The document in parts that are not too long; none where it cannot be used or is held out."""
+    """Split a document that is too long; return nothing if it cannot be used or is held out."""
     if limit and document_hash(document) < limit:
         counts["held_out"] += 1
         return []
@@ -281,11 +281,11 @@ def _in_bulk(
 
 
 def _padded(rest: np.ndarray, length: int, tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
-    """What is left as one block (1, L)."""
+    """Pad what is left to one block (1, L)."""
     if tokenizer.pad_token_id is None:
         raise ValueError("last_block is pad, and the tokenizer has no pad_token; use drop")
     return np.pad(rest, (0, length - len(rest)), constant_values=tokenizer.pad_token_id)[None]
 
 
-def _said(counts: dict[str, int]) -> str:
+def _summary(counts: dict[str, int]) -> str:
     return ", ".join(f"{name} {count}" for name, count in counts.items() if name != "blocks")

@@ -32,14 +32,14 @@ class HeldOutText(NamedTuple):
 
 
 def document_hash(document: bytes | str) -> int:
-    """From 0 to `HASHES`, the same for the same text."""
+    """Hash a document to a number from 0 to `HASHES`, the same for the same text."""
     if isinstance(document, str):
         document = document.encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(document, digest_size=8).digest())
 
 
 def is_held_out(document: bytes) -> bool:
-    """Whether the document's hash falls into the hundredth that is never trained on."""
+    """Return whether the document's hash is in the hundredth that is never trained on."""
     return document_hash(document) < HASHES // HELD_OUT_SHARE
 
 
@@ -69,7 +69,7 @@ class Lowest:
 def hold_out(
     documents: Iterable[bytes], encode: Encode, *, length: int, num_blocks: int
 ) -> HeldOutText | None:
-    """The documents to hold out of finite data, as blocks (at most `num_blocks`).
+    """Choose the documents to hold out of finite data, as blocks (at most `num_blocks`).
 
     These are the hundredth that streams hold out too, and the next by their hash where it takes
     them to fill the blocks, of which there are at most one in twenty. None where documents are too
@@ -84,8 +84,8 @@ def hold_out(
         num_new = sum(map(len, new))
         with_copies += len(document) * lowest.copies[key]
         block = length * (num_bytes + len(document)) / (num_tokens + num_new)  # bytes in a block
-        most = min(max(lowest.total / TENTH, 2 * block), lowest.total - 2 * block)
-        if with_copies > most:  # this document is too much of the data to miss
+        max_bytes = min(max(lowest.total / TENTH, 2 * block), lowest.total - 2 * block)
+        if with_copies > max_bytes:  # this document is too much of the data to miss
             limit = key
             break
         tokens += new

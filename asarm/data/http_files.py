@@ -30,9 +30,9 @@ class HttpFiles(AbstractFileSystem):
         return name
 
     def info(self, path: str, **settings: Any) -> dict[str, Any]:
-        """Size and identity of a file; OSError where the server does not say.
+        """Return size and identity of a file; OSError where the server does not say.
 
-        A first byte is asked for: not every server that gives files answers HEAD.
+        A first byte is requested: not every server that gives files answers HEAD.
         """
         with _answer(Request(path, headers={"Range": "bytes=0-0"})) as answer:
             length = answer.headers.get("Content-Length", "")
@@ -44,7 +44,7 @@ class HttpFiles(AbstractFileSystem):
         return {"name": path, "size": int(length), "type": "file", "ETag": etag}
 
     def isfile(self, path: str) -> bool:
-        """True, or what `info` raises: an inherited one would call trouble an absent file."""
+        """Return True, or raise what `info` raises: an inherited one would hide trouble."""
         return bool(self.info(path))
 
     def isdir(self, path: str) -> bool:
@@ -71,7 +71,7 @@ class HttpFile(AbstractBufferedFile):
             raise ConnectionError(f"the answer broke off ({error!r})") from None
         if len(body) != end - start:
             self._forget()
-            raise ConnectionError(f"{end - start} bytes were asked for and {len(body)} came")
+            raise ConnectionError(f"{end - start} bytes were requested and {len(body)} came")
         return body
 
     def _ask(self, start: int, end: int) -> bytes:
@@ -106,7 +106,7 @@ class HttpFile(AbstractBufferedFile):
 
 
 def register() -> None:
-    """Let `datasets` open addresses with these classes; again is harmless."""
+    """Make `datasets` open addresses with these classes; doing so again is harmless."""
     for protocol in HttpFiles.protocol:
         fsspec.register_implementation(protocol, HttpFiles, clobber=True)
 

@@ -14,7 +14,7 @@ from asarm.data import http_files
 from asarm.data.config import DataConfig
 from asarm.data.retry import first_line, patiently
 
-# bytes that are no UTF-8 come as U+FFFD, for `usable` to see
+# bytes that are not UTF-8 come as U+FFFD, for `usable` to see
 BUILDERS: dict[str, tuple[str, dict[str, Any]]] = {
     ".txt": ("text", {"encoding_errors": "replace"}),
     # an encoding that is not "utf-8" is decoded by Python, which can replace; Arrow only fails
@@ -26,12 +26,12 @@ GONE = {400, 401, 403, 404, 410, 416}  # answers that another try does not chang
 
 
 def is_url(dataset: str) -> bool:
-    """Whether it is the address of a file."""
+    """Return whether it is the address of a file."""
     return dataset.startswith(("http://", "https://"))
 
 
 def open_dataset(config: DataConfig) -> IterableDataset:
-    """The stream that the config names.
+    """Open the stream that the config names.
 
     Raises:
         ValueError: no such data set, configuration or split, or one that wants a login.
@@ -50,7 +50,7 @@ def open_dataset(config: DataConfig) -> IterableDataset:
         )
     if constants.HF_HUB_OFFLINE:
         raise ValueError(
-            f"dataset {name} is no local file or folder, and the hub is off (HF_HUB_OFFLINE); "
+            f"dataset {name} is not a local file or folder, and the hub is off (HF_HUB_OFFLINE); "
             "name a local one, or unset it"
         )
     hub: dict[str, Any] = {
@@ -77,12 +77,12 @@ def _open_address(address: str, txt_documents: str) -> IterableDataset:
 
 
 def replaces_bytes(dataset: str) -> bool:
-    """Whether U+FFFD in its texts stands for bytes that were no UTF-8."""
+    """Return whether U+FFFD in its texts means bytes that were not UTF-8."""
     return is_url(dataset) and "encoding_errors" in BUILDERS[_ending(dataset)][1]
 
 
 def open_stream(source: str, *, split: str = "train", **arguments: Any) -> IterableDataset:
-    """What `datasets` opens as a stream, its refusals in one line."""
+    """Open a stream with `datasets`, and put its refusals into one line."""
     prepare_process()
     try:
         return datasets.load_dataset(source, split=split, streaming=True, **arguments)
@@ -120,7 +120,7 @@ def _ending(address: str) -> str:
 
 
 def prepare_process() -> None:
-    """What every process needs that reads a stream.
+    """Prepare a process for reading a stream.
 
     `datasets` would try 20 times, silently; our tries are fewer, wait longer and say so.
     """
@@ -137,7 +137,7 @@ def prepare_process() -> None:
 
 
 def _http_status(error: BaseException | None) -> int | None:
-    """The status that the server answered with, if that is behind the error."""
+    """Return the status with which the server answered, if the error comes from that."""
     while error is not None:
         answer = getattr(error, "response", None)
         status = getattr(error, "status", None) or getattr(answer, "status_code", None)

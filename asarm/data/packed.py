@@ -26,7 +26,7 @@ FACTS = "facts.json"  # statistics, how many tokens the last block has, what was
 
 
 class Packed(NamedTuple):
-    """What lies in a packed folder.
+    """What a packed folder holds.
 
     blocks: (N, L), which stay on disk.
     statistics: counts of what was packed.
@@ -43,7 +43,7 @@ class Packed(NamedTuple):
 
 
 class PackedBlocks:
-    """The blocks of a folder that was packed: a permutation an epoch, and a counter.
+    """Gives the blocks of a packed folder: a permutation an epoch, and a counter.
 
     Which block comes when depends on the seed and the size of the global batch only, so the
     number of processes may change from one start to the next.
@@ -90,7 +90,7 @@ class PackedBlocks:
         )
 
     def next_batch(self, indices: Sequence[int]) -> Batch:
-        """Those blocks of the next global batch; moves on by one global batch."""
+        """Return those blocks of the next global batch, and move on by one global batch."""
         places = [divmod(self.consumed + i, self.size) for i in indices]
         order = [int(epoch_order(self.seed, epoch, self.size)[place]) for epoch, place in places]
         rows = [int(self.rows[place]) for place in order]
@@ -100,7 +100,7 @@ class PackedBlocks:
         return batch
 
     def state_dict(self) -> dict[str, Any]:
-        """How many blocks were taken, and of which data."""
+        """Return how many blocks were taken, and of which data."""
         return {
             "data": self.fingerprint,
             "size": self.size,
@@ -126,7 +126,7 @@ class PackedBlocks:
         return "the text, the tokenizer or a setting of the data changed"
 
     def close(self) -> None:
-        """Nothing runs."""
+        """Do nothing, for nothing runs."""
 
     def _batch(self, rows: Sequence[int], names: list[str]) -> Batch:
         last, length = len(self.blocks) - 1, self.blocks.shape[1]
@@ -136,12 +136,12 @@ class PackedBlocks:
 
 @lru_cache(maxsize=2)
 def epoch_order(seed: int, epoch: int, size: int) -> Tensor:
-    """The order of an epoch's blocks, (size,)."""
+    """Draw the order of an epoch's blocks, (size,)."""
     return torch.randperm(size, generator=keyed_generator("epoch", seed, epoch, size))
 
 
 def write_blocks(path: Path, groups: Iterable[np.ndarray], length: int) -> int:
-    """Write groups of blocks (N, length) as one .npy file; how many blocks that are."""
+    """Write groups of blocks (N, length) as one .npy file; return how many blocks that are."""
     count = 0
     with path.open("wb") as file:
         for group in groups:
@@ -165,7 +165,7 @@ def write_facts(
     made_of: dict[str, Any],
     dataset: str,
 ) -> None:
-    """Write what `read_blocks` gives beside the blocks; with it the folder is whole."""
+    """Write what `read_blocks` gives besides the blocks; with it the folder is whole."""
     if held_out is not None:
         write_blocks(folder / HELD_OUT, [held_out.blocks], held_out.blocks.shape[1])
     facts = {
@@ -182,7 +182,7 @@ def write_facts(
 
 
 def read_blocks(folder: Path) -> Packed:
-    """What was packed into the folder; ValueError where it is damaged."""
+    """Read what was packed into the folder; ValueError where it is damaged."""
     try:
         facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
         blocks = np.load(folder / BLOCKS, mmap_mode="r")

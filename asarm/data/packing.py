@@ -26,7 +26,7 @@ BULK_BYTES = 1 << 20  # that much text is tokenized in one call
 
 
 def pack(documents: Iterable[Sequence[int]], length: int) -> Tensor:
-    """Blocks (N, length) of int64: the documents one after another, cut every `length` tokens.
+    """Pack documents, one after another, into blocks (N, length) of int64.
 
     The incomplete last block is dropped. ValueError where there is not one whole block.
     """
@@ -40,14 +40,14 @@ def pack(documents: Iterable[Sequence[int]], length: int) -> Tensor:
 
 
 def no_counts() -> dict[str, int]:
-    """Statistics of nothing."""
+    """Return the statistics of no document."""
     return dict.fromkeys(COUNTED, 0)
 
 
 def usable(document: bytes | str, counts: dict[str, int]) -> bytes:
-    """The document as UTF-8; nothing where it is empty, binary (holds NUL) or not UTF-8.
+    """Return the document as UTF-8; nothing where it is empty, binary (holds NUL) or not UTF-8.
 
-    Counts which of these it is.
+    Its counts say which of these it is.
     """
     try:
         # a JSON escape can be half a character, which no UTF-8 can say
@@ -68,7 +68,8 @@ def usable(document: bytes | str, counts: dict[str, int]) -> bytes:
 
 
 def parts_of(data: bytes, limit: int, counts: dict[str, int]) -> list[str]:
-    """UTF-8 of at most `limit` bytes (4 or more) each: cut at line ends where there are any."""
+    """Split UTF-8 into parts of at most `limit` bytes (4 or more), at line ends if there are
+    any."""
     parts, start = [], 0
     while len(data) - start > limit:
         end = data.rfind(b"\n", start, start + limit) + 1
@@ -83,7 +84,7 @@ def parts_of(data: bytes, limit: int, counts: dict[str, int]) -> list[str]:
 
 
 def bulks(texts: Iterable[str], size: int = BULK_BYTES) -> Iterator[list[str]]:
-    """The texts in lists of about `size` characters."""
+    """Group the texts into lists of about `size` characters."""
     bulk: list[str] = []
     held = 0
     for text in texts:
@@ -97,7 +98,7 @@ def bulks(texts: Iterable[str], size: int = BULK_BYTES) -> Iterator[list[str]]:
 
 
 def token_dtype(vocabulary: int) -> type[np.unsignedinteger]:
-    """The smallest type that holds every id."""
+    """Return the smallest type that holds every id."""
     return np.uint16 if vocabulary <= 1 << 16 else np.uint32
 
 
@@ -109,7 +110,7 @@ class Packer:
         self.rest = np.empty(0, dtype)  # tokens that are in no block yet
 
     def add(self, documents: Iterable[Sequence[int] | np.ndarray]) -> int:
-        """Take documents; how many tokens they have."""
+        """Take documents; return how many tokens they have."""
         new = [np.asarray(ids, self.rest.dtype) for ids in documents]
         before = len(self.rest)
         self.rest = np.concatenate([self.rest, *new])
@@ -120,8 +121,8 @@ class Packer:
         """How many whole blocks there are."""
         return len(self.rest) // self.length
 
-    def take(self, most: int | None = None) -> np.ndarray:
-        """The first whole blocks (N, L), at most so many, all if None."""
-        count = self.whole if most is None else min(most, self.whole)
+    def take(self, max_blocks: int | None = None) -> np.ndarray:
+        """Take the first whole blocks (N, L), at most so many, all if None."""
+        count = self.whole if max_blocks is None else min(max_blocks, self.whole)
         taken, self.rest = np.split(self.rest, [count * self.length])
         return taken.reshape(count, self.length)

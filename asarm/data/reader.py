@@ -31,7 +31,7 @@ REPLACEMENT = "\ufffd".encode()
 
 
 class Window(NamedTuple):
-    """Blocks (N, L) in the order in which they are to be trained on, and the place behind them.
+    """Blocks (N, L) in the order in which they are to be trained on, and the place after them.
 
     Arrays, since tensors would go through shared memory from one process to another.
     """
@@ -51,15 +51,15 @@ class ReaderTask:
 
 
 class WindowReader:
-    """Reads its share of a stream for ever.
+    """Reads its part of a stream for ever.
 
-    A place is the stream's own state behind the last document that was tokenized, the tokens that
+    A place is the stream's own state after the last document that was tokenized, the tokens that
     are in no block yet, and the counters. Nothing that was tokenized is so again on resume.
 
     Args:
-        dataset: the whole stream; every reader takes its share.
+        dataset: the whole stream; every reader takes its part.
         tokenizer: of the blocks.
-        task: whose share, and how windows are made of it.
+        task: whose part, and how windows are made of it.
         place: where to go on; None for the beginning.
     """
 
@@ -71,14 +71,14 @@ class WindowReader:
         place: dict[str, Any] | None,
     ):
         self.task, self.config, self.tokenizer = task, task.config, tokenizer
-        part = share(dataset, task.reader, task.num_readers)
+        part = part_of_reader(dataset, task.reader, task.num_readers)
         self.dataset = text_column(part.dataset, self.config.dataset_column, self.config.dataset)
         self.replaces_bytes = replaces_bytes(self.config.dataset)
         self.step, self.offset = part.step, part.offset
         self.start = self.dataset.state_dict()
         self.packer = Packer(self.config.length, token_dtype(len(tokenizer)))
         self.stream: dict[str, Any] = self.start
-        self.row = 0  # records of this epoch that lie behind, other readers' too
+        self.row = 0  # records of this epoch already passed, other readers' too
         self.epoch_tokens = 0  # of this epoch
         self.window = 0
         self.counts = no_counts() | {"held_out": 0}
@@ -86,7 +86,7 @@ class WindowReader:
             self._go_to(place)
 
     def windows(self) -> Iterator[Window]:
-        """Windows without end; none at all where the reader's share holds no usable document."""
+        """Yield windows without end; none where the reader's part holds no usable document."""
         size = self.config.shuffle_blocks
         while True:
             while self.packer.whole >= size:  # before reading on: that is how a window may end
@@ -131,7 +131,7 @@ class WindowReader:
         self.counts = dict(place["counts"])
 
     def _encoded(self) -> Iterator[list[list[int]]]:
-        """The ids of many documents at a time; then `stream` and `row` are behind all of them."""
+        """Yield the ids of many documents at a time, once `stream` and `row` are after them."""
         parts: list[str] = []
         held = taken = 0
         stream, row = self.stream, self.row
@@ -164,16 +164,16 @@ class WindowReader:
         return parts_of(data, self.config.max_document_bytes, self.counts) if data else []
 
 
-class Share(NamedTuple):
-    """Some files of a stream, and which of their records: every `step`-th from `offset` on."""
+class ReaderPart(NamedTuple):
+    """Some files of a stream, and which of their records to read: each `step`-th from `offset`."""
 
     dataset: IterableDataset
     step: int
     offset: int
 
 
-def share(dataset: IterableDataset, reader: int, num_readers: int) -> Share:
-    """The reader's share: every record is in exactly one reader's.
+def part_of_reader(dataset: IterableDataset, reader: int, num_readers: int) -> ReaderPart:
+    """Return the reader's part: every record is in exactly one reader's.
 
     Files go round the readers. Where they are too few, so do the row groups of parquet; where
     these are too few, several readers take turns in the records of the same file.
@@ -182,16 +182,16 @@ def share(dataset: IterableDataset, reader: int, num_readers: int) -> Share:
         dataset = dataset.reshard()
     shards = dataset.num_shards
     if shards >= num_readers:
-        return Share(dataset.shard(num_readers, reader, contiguous=False), 1, 0)
+        return ReaderPart(dataset.shard(num_readers, reader, contiguous=False), 1, 0)
     shard = reader % shards
     sharing = len(range(shard, num_readers, shards))
-    return Share(dataset.shard(shards, shard), sharing, reader // shards)
+    return ReaderPart(dataset.shard(shards, shard), sharing, reader // shards)
 
 
 def records(
     dataset: IterableDataset, state: dict[str, Any], config: DataConfig
 ) -> Iterator[tuple[bytes, dict[str, Any]]]:
-    """The stream's texts from a state on, each with the state behind it.
+    """Yield the stream's texts from a state on, each with the state after it.
 
     Trouble with the network is waited for; DataUnavailable after several tries without a record.
     """

@@ -51,7 +51,7 @@ class Patience:
 
 
 def patiently(action: Callable[[], Result], what: str) -> Result:
-    """The action's result, after as many tries as it takes; DataUnavailable after the last."""
+    """Return the action's result, after as many tries as it takes; DataUnavailable in the end."""
     patience = Patience(what)
     while True:
         try:
@@ -61,7 +61,7 @@ def patiently(action: Callable[[], Result], what: str) -> Result:
 
 
 def is_network_trouble(error: BaseException) -> bool:
-    """Whether the same request may succeed later."""
+    """Return whether the same request may succeed later."""
     if isinstance(error, OSError):
         return True
     packages = {kind.__module__.split(".")[0] for kind in type(error).__mro__}
@@ -69,7 +69,7 @@ def is_network_trouble(error: BaseException) -> bool:
 
 
 def first_line(error: BaseException) -> str:
-    """An error in one line."""
+    """Put an error into one line."""
     kind = type(error).__name__
     lines = str(error).strip().splitlines()
     if not lines:

@@ -29,7 +29,7 @@ HELD_OUT_READ = 20_000  # documents looked at for held-out ones, at most
 
 
 class StreamBlocks:
-    """The blocks of one training process: one from each of its readers, over and over.
+    """Gives the blocks of one training process: one from each of its readers, over and over.
 
     Every document of an epoch comes to exactly one reader of one process. A reader whose documents
     end begins again, whatever the others do.
@@ -64,7 +64,7 @@ class StreamBlocks:
 
     @property
     def statistics(self) -> dict[str, int]:
-        """Counts of what this process's readers have read, the windows at hand included."""
+        """Return counts of what this process's readers have read, the windows at hand included."""
         total = no_counts() | {"held_out": 0}
         for supply in self.supplies:
             for name, count in (supply.place or {"counts": {}})["counts"].items():
@@ -72,7 +72,7 @@ class StreamBlocks:
         return total
 
     def next_batch(self, indices: Sequence[int]) -> Batch:
-        """This process's next len(indices) blocks; all of them, or none where that fails."""
+        """Return this process's next len(indices) blocks; all of them, or none where that fails."""
         live = self._live()
         sources = [live[(self.served + i) % len(live)] for i in range(len(indices))]
         for supply in live:
@@ -85,7 +85,7 @@ class StreamBlocks:
         return batch_of(blocks, names)
 
     def state_dict(self) -> dict[str, Any]:
-        """The exact place; holds the blocks that were read and not yet given."""
+        """Return the exact place; it holds the blocks that were read and not yet given."""
         supplies = [supply.state_dict() for supply in self.supplies]
         return {**self.identity, "served": self.served, "supplies": supplies}
 
@@ -107,7 +107,7 @@ class StreamBlocks:
             supply.close()
 
     def _live(self) -> list[Supply]:
-        """The readers that have documents; the first call waits until all know whether they do."""
+        """Return the readers that have documents; the first call waits until all know that."""
         for supply in self.supplies:
             supply.start()
         for supply in self.supplies:
@@ -125,7 +125,7 @@ class StreamBlocks:
 
 
 class Supply:
-    """One reader's blocks that are at hand, and the place behind them."""
+    """One reader's blocks that are at hand, and the place after them."""
 
     def __init__(
         self, dataset: IterableDataset, tokenizer: PreTrainedTokenizerBase, task: ReaderTask
@@ -161,7 +161,7 @@ class Supply:
                 self.place = window.place
 
     def take(self) -> np.ndarray:
-        """The next block (L,)."""
+        """Take the next block (L,)."""
         block, self.blocks = self.blocks[0], self.blocks[1:]
         return block
 
@@ -184,9 +184,9 @@ class Supply:
 def collect_held_out(
     dataset: IterableDataset, config: DataConfig, tokenizer: PreTrainedTokenizerBase
 ) -> HeldOut:
-    """Blocks of the first documents of the stream that no reader trains on.
+    """Collect blocks of the first documents of the stream that no reader trains on.
 
-    The same in every process. ValueError where they do not fill one block.
+    They are the same in every process. ValueError where they do not fill one block.
     """
     stream = text_column(dataset, config.dataset_column, config.dataset)
     packer, counts = Packer(config.length, token_dtype(len(tokenizer))), no_counts()
@@ -211,7 +211,7 @@ def collect_held_out(
 
 
 def _data_key(config: DataConfig, tokenizer: PreTrainedTokenizerBase, seed: int) -> str:
-    """Tells apart streams whose blocks differ."""
+    """Return what distinguishes streams whose blocks differ."""
     names = (
         "dataset",
         "dataset_config",

@@ -36,10 +36,10 @@ Reader = Callable[[Path, str], Iterator[bytes | str]]
 
 
 def read_text(path: str | Path) -> str:
-    """The text of a UTF-8 file, line ends as they are, without a byte order mark.
+    """Read the text of a UTF-8 file, line ends as they are, without a byte order mark.
 
     UTF-16 is read too where the file begins with its byte order mark. ValueError names the file and
-    the fix where it cannot be read, is empty, or is no text.
+    the fix where it cannot be read, is empty, or is not text.
     """
     try:
         content = b"".join(read_lines(Path(path)))
@@ -65,7 +65,7 @@ def read_text(path: str | Path) -> str:
 def read_documents(
     files: Iterable[Path], column: str, *, txt_documents: str = "paragraph"
 ) -> Iterator[bytes | str]:
-    """The documents of the files, one file after another, not yet looked at.
+    """Yield the documents of the files, one file after another, not yet looked at.
 
     Args:
         files: files of the kinds in `READERS`, and folders that `datasets` has saved.
@@ -74,7 +74,7 @@ def read_documents(
             the whole "file".
 
     Raises:
-        ValueError: a file cannot be read, a row is no JSON or no CSV, or a record has no text in
+        ValueError: a file cannot be read, a row is not JSON or not CSV, or a record has no text in
             that column; names file, row and the columns there are.
     """
     for path in files:
@@ -86,13 +86,13 @@ def read_documents(
 
 
 def kind_of(path: PurePath) -> str:
-    """The suffix that says how a file is read: in lower case, that of a compression left out."""
+    """Return the suffix that says how to read a file: in lower case, without a compression's."""
     name = PurePath(path.name.lower())
     return PurePath(name.stem).suffix if name.suffix in OPENERS else name.suffix
 
 
 def read_lines(path: Path) -> Iterator[bytes]:
-    """The lines of a text file as UTF-8 with their ends, unpacked, without a byte order mark.
+    """Yield the lines of a text file as UTF-8 with their ends, unpacked, without a byte order mark.
 
     Bytes that are not UTF-8 come as they are.
     """
@@ -130,7 +130,7 @@ def _recoded(file: io.BufferedReader, encoding: str, path: Path) -> Iterator[byt
 
 
 def paragraphs(path: Path, column: str) -> Iterator[bytes]:
-    """What lies between blank lines."""
+    """Yield what lies between blank lines."""
     lines: list[bytes] = []
     for line in read_lines(path):
         if line.strip():
@@ -143,18 +143,18 @@ def paragraphs(path: Path, column: str) -> Iterator[bytes]:
 
 
 def text_lines(path: Path, column: str) -> Iterator[bytes]:
-    """Each line, as in WikiText's .raw files."""
+    """Yield each line, as in WikiText's .raw files."""
     for line in read_lines(path):
         yield line.rstrip(b"\r\n")
 
 
 def whole_text(path: Path, column: str) -> Iterator[bytes]:
-    """The file as one document."""
+    """Yield the file as one document."""
     yield b"".join(read_lines(path))
 
 
 def json_lines(path: Path, column: str) -> Iterator[bytes | str]:
-    """The column's text of each line of a .jsonl; a line that is not UTF-8 comes as it is."""
+    """Yield the column's text of each line of a .jsonl; a line that is not UTF-8 comes as it is."""
     for row, line in enumerate(read_lines(path), start=1):
         if not line.strip():
             continue
@@ -164,12 +164,12 @@ def json_lines(path: Path, column: str) -> Iterator[bytes | str]:
             yield line
             continue
         except ValueError as error:
-            raise ValueError(f"{path} row {row} is no JSON ({error}); repair it") from None
+            raise ValueError(f"{path} row {row} is not JSON ({error}); repair it") from None
         yield text_of(record, column, f"{path} row {row}")
 
 
 def json_file(path: Path, column: str) -> Iterator[bytes | str]:
-    """The column's text of each record of a .json: a list of objects, one object, or one a line."""
+    """Yield the column's text of each record of a .json: a list of objects, one, or one a line."""
     if is_json_lines(path):
         yield from json_lines(path, column)
         return
@@ -178,7 +178,7 @@ def json_file(path: Path, column: str) -> Iterator[bytes | str]:
 
 
 def is_json_lines(path: Path) -> bool:
-    """Whether the first line that is not blank is an object by itself."""
+    """Return whether the first line that is not blank is an object by itself."""
     first = next((line for line in read_lines(path) if line.strip()), b"")
     try:
         return isinstance(json.loads(first), dict)
@@ -187,16 +187,16 @@ def is_json_lines(path: Path) -> bool:
 
 
 def json_records(path: Path) -> list[Any]:
-    """The elements of the list that the file holds; what it holds, if that is no list."""
+    """Return the elements of the list that the file holds; what it holds, if that is not a list."""
     try:
         content = json.loads(read_text(path))
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is no JSON ({error}); repair it") from None
+        raise ValueError(f"{path} is not a JSON file ({error}); repair it") from None
     return content if isinstance(content, list) else [content]
 
 
 def csv_rows(path: Path, column: str) -> Iterator[str]:
-    """The column's text of each row of a .csv or .tsv, whose first row names the columns."""
+    """Yield the column's text of each row of a .csv or .tsv, whose first row names the columns."""
     csv.field_size_limit(sys.maxsize)  # a document may be longer than the 128 KiB it begins with
     # what is not UTF-8 becomes half a character each, for `usable` to see
     lines = (line.decode("utf-8", "surrogateescape") for line in read_lines(path))
@@ -214,17 +214,17 @@ def csv_rows(path: Path, column: str) -> Iterator[str]:
             yield text_of(record, column, where)
     except csv.Error as error:
         row = rows.reader.line_num
-        raise ValueError(f"{path} row {row} is no CSV ({error}); repair it") from None
+        raise ValueError(f"{path} row {row} is not CSV ({error}); repair it") from None
 
 
 def _delimiter(header: str, column: str) -> str:
-    """What separates the column's name from others."""
+    """Return what separates the column's name from others."""
     fitting = (d for d in DELIMITERS if column in next(csv.reader([header], delimiter=d), []))
     return next(fitting, DELIMITERS[0])
 
 
 def text_of(record: Any, column: str, where: str) -> str:
-    """The record's text; none where the column holds null."""
+    """Return the record's text; none where the column holds null."""
     if not isinstance(record, dict):
         raise ValueError(
             f"{where} is of type {type(record).__name__}; expected an object with a column "
@@ -236,7 +236,7 @@ def text_of(record: Any, column: str, where: str) -> str:
 
 
 def table_rows(path: Path, column: str) -> Iterator[bytes]:
-    """The column's text of each row of a .parquet or an .arrow, not decoded."""
+    """Yield the column's text of each row of a .parquet or an .arrow, not decoded."""
     import pyarrow  # here, for only these formats need it
 
     try:
@@ -247,7 +247,7 @@ def table_rows(path: Path, column: str) -> Iterator[bytes]:
 
 
 def _column_parts(path: Path, column: str) -> Iterator[Any]:
-    """The column in arrays of bytes, so that a row that is not UTF-8 harms no other."""
+    """Yield the column in arrays of bytes, so that a row that is not UTF-8 harms no other."""
     import pyarrow
     from pyarrow import parquet, types
 
@@ -279,7 +279,7 @@ def _arrow_batches(file: Any) -> tuple[Any, Iterable[Any]]:
 
 
 def saved_rows(folder: Path, column: str) -> Iterator[bytes]:
-    """The column's text of each row of what `datasets` saved in the folder, not decoded."""
+    """Yield the column's text of each row that `datasets` saved in the folder, not decoded."""
     import datasets  # here: it takes seconds, and only this needs it
 
     rows = datasets.load_from_disk(str(folder)).to_iterable_dataset()

@@ -33,10 +33,10 @@ class Failure(NamedTuple):
 
 
 class Worker(Protocol):
-    """Gives one window after another."""
+    """Reads for a training process, and gives one window after another."""
 
     def receive(self) -> Window | None:
-        """The next window; None where the reader's share holds no document.
+        """Return the next window; None where the reader's part holds no document.
 
         Raises:
             DataUnavailable: the stream cannot be read, or the reading process died.
@@ -48,7 +48,7 @@ class Worker(Protocol):
 
 
 class InlineWorker:
-    """Reads when it is asked."""
+    """Reads when a window is wanted."""
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class ProcessWorker:
         return answer
 
     def close(self) -> None:
-        """It has nothing to lose: what was not received is read again."""
+        """End the process, which has nothing to lose: what was not received is read again."""
         self.connection.close()
         self.process.kill()
         self.process.join()
@@ -138,7 +138,7 @@ def answers(
     task: ReaderTask,
     place: dict[str, Any] | None,
 ) -> Iterator[Window | Failure | None]:
-    """The reader's windows, then what ended it."""
+    """Yield the reader's windows, then what ended it."""
     try:
         yield from WindowReader(dataset, tokenizer, task, place).windows()
     except DataUnavailable as error:

@@ -1,6 +1,6 @@
 """A decoding as an animated GIF: a frame for each network call.
 
-A piece is the text that one token adds to what stands before it.
+A piece is the text that one token adds to what comes before it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from asarm.order import Order
 from asarm.sampling import Round, SampleResult
 
 DRAFTED, ACCEPTED, REPLACED, DRAWN = "drafted", "accepted", "replaced", "drawn"
-MOST_TOKENS = 512  # more cannot be read in a picture
+MAX_TOKENS = 512  # more cannot be read in a picture
 WHITESPACE = {"\n": "⏎", "\t": "⇥", "": "␣"}  # what a token of nothing else is shown as
 
 
@@ -26,8 +26,8 @@ class Mark:
 
     Attributes:
         token: its id.
-        kind: drafted (not yet verified), accepted (a draft that stood), replaced (drawn in place
-            of a draft that did not) or drawn (without a draft).
+        kind: drafted (not yet verified), accepted (a draft), replaced (drawn in place of a
+            rejected draft) or drawn (without a draft).
         is_new: whether this call made it.
     """
 
@@ -38,12 +38,12 @@ class Mark:
 
 @dataclass(frozen=True)
 class Frame:
-    """What is known after so many network calls.
+    """What is known after a number of network calls.
 
     Attributes:
         calls: how many there were.
         tokens: how many blanks are filled for good.
-        marks: what stands at the blanks, by position; nothing at the others.
+        marks: what is at the blanks, by position; nothing at the others.
     """
 
     calls: int
@@ -53,7 +53,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class Film:
-    """A decoding of one text.
+    """A decoding of one text, as it is shown.
 
     Attributes:
         title: of the picture.
@@ -79,7 +79,7 @@ def film(
     title: str | None = None,
     whitespace_map: bool = False,
 ) -> Film:
-    """The decoding of a batch's first text, from what `asarm.sample(..., trace=True)` gave.
+    """Make the film of a batch's first text, from what `asarm.sample(..., trace=True)` returned.
 
     Args:
         tokenizer: of the model.
@@ -109,15 +109,15 @@ def film(
 
 def check_size(num_tokens: int) -> None:
     """ValueError where a text is too long for a picture."""
-    if num_tokens > MOST_TOKENS:
+    if num_tokens > MAX_TOKENS:
         raise ValueError(
             f"the text has {num_tokens} tokens, more than a picture can show; expected "
-            f"{MOST_TOKENS} at most"
+            f"{MAX_TOKENS} at most"
         )
 
 
 def pieces(codec: Codec, tokens: Sequence[int]) -> list[str]:
-    """The text of `tokens`, cut where they meet.
+    """Cut the text of `tokens` where they meet.
 
     A character that several tokens make together belongs to the last of them.
     """
@@ -130,7 +130,7 @@ def pieces(codec: Codec, tokens: Sequence[int]) -> list[str]:
 def _closing(
     tokens: Sequence[int], targets: Collection[int], special: Collection[int]
 ) -> Iterator[int]:
-    """Positions of the document ends that were put around a text, and are no text themselves."""
+    """Return positions of the document ends that were put around a text, and are not part of it."""
     for positions in (range(len(tokens)), reversed(range(len(tokens)))):
         for i in positions:
             if i in targets or tokens[i] not in special:
@@ -139,7 +139,7 @@ def _closing(
 
 
 def frames(rounds: Sequence[Round], method: str) -> Iterator[Frame]:
-    """The state before any network call, and after each.
+    """Yield the state before any network call, and after each.
 
     A round is one call, but two of assd where it drafts: its drafts, then their verdicts. The
     drafts of the next round are there as soon as onepass or ngram has made them.
@@ -148,37 +148,37 @@ def frames(rounds: Sequence[Round], method: str) -> Iterator[Frame]:
     def ahead(n: int) -> Sequence[tuple[int, int]]:
         return rounds[n].drafted if method in ("onepass", "ngram") and n < len(rounds) else []
 
-    settled: dict[int, Mark] = {}
+    committed: dict[int, Mark] = {}
     calls = 0
-    yield _frame(calls, settled, {}, ahead(0))
+    yield _frame(calls, committed, {}, ahead(0))
     for n, own in enumerate(rounds):
         new = _committed(own, method)
         if method == "assd" and own.drafted:
             calls += 1
             first, _ = own.committed[0]
-            yield _frame(calls, settled, {first: new[first]}, own.drafted)
-            settled |= {first: new.pop(first)}
+            yield _frame(calls, committed, {first: new[first]}, own.drafted)
+            committed |= {first: new.pop(first)}
         calls += 1
-        yield _frame(calls, settled, new, ahead(n + 1))
-        settled |= new
+        yield _frame(calls, committed, new, ahead(n + 1))
+        committed |= new
 
 
 def _frame(
     calls: int,
-    settled: Mapping[int, Mark],
+    committed: Mapping[int, Mark],
     new: Mapping[int, Mark],
     drafts: Sequence[tuple[int, int]],
 ) -> Frame:
-    old = {position: replace(mark, is_new=False) for position, mark in settled.items()}
+    old = {position: replace(mark, is_new=False) for position, mark in committed.items()}
     pending = {position: Mark(token, DRAFTED) for position, token in drafts}
     return Frame(calls, len(old) + len(new), {**old, **new, **pending})
 
 
 def _committed(own: Round, method: str) -> dict[int, Mark]:
-    """What a round made final, by position."""
+    """Return what a round committed, by position."""
     kinds = {
-        position: ACCEPTED if stands else REPLACED
-        for (position, _), stands in zip(own.drafted, own.accepted, strict=True)
+        position: ACCEPTED if is_accepted else REPLACED
+        for (position, _), is_accepted in zip(own.drafted, own.accepted, strict=True)
     }
     if method == "parallel":  # whose draws nobody verifies
         kinds = {}
@@ -186,7 +186,7 @@ def _committed(own: Round, method: str) -> dict[int, Mark]:
 
 
 def shown(text: str, width: int) -> str:
-    """A token's text without blanks around it, in `width` characters or fewer."""
+    """Shorten a token's text, without blanks around it, to `width` characters or fewer."""
     word = printable(text).strip()
     if not word:
         return next((sign for space, sign in WHITESPACE.items() if space in text), "")

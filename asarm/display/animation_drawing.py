@@ -18,7 +18,7 @@ from asarm.display.drawing import INK
 Place = tuple[int, int]  # row and column of a character
 
 PAPER, BLANK, FAINT_INK = "#FFFFFF", "#E8E8E8", "#666666"
-# Okabe & Ito's colours, told apart with every kind of colour vision
+# Okabe & Ito's colours, distinct with every kind of colour vision
 COLORS = {DRAFTED: "#0072B2", ACCEPTED: "#009E73", REPLACED: "#D55E00", DRAWN: "#CC79A7"}
 TINTS = {DRAFTED: "#D3E6F3"}
 LEGEND = {
@@ -33,14 +33,14 @@ WIDTH, MARGIN = 800, 28  # pixels
 HEADING, TOP, BOTTOM, LEGEND_BOTTOM = 22, 64, 48, 36
 SMALL = 14  # letters of heading and legend
 SIZES = (17, 15, 13)  # of the text's letters: the largest that makes no more than so many rows
-MOST_ROWS = 14
+MAX_ROWS = 14
 FIRST, LAST = 1500, 4000  # milliseconds that the first and the last frame are held
 WHOLE, SLOWEST, FASTEST = 20_000, 500, 60  # all frames together, and one
 
 
 @dataclass(frozen=True)
 class Page:
-    """Where the characters of a text stand.
+    """Where the characters of a text are.
 
     Attributes:
         size: of the letters, in pixels.
@@ -54,19 +54,19 @@ class Page:
 
 
 def page_of(pieces: Sequence[str]) -> Page:
-    """The text in lines as wide as the picture, in letters as large as its length allows."""
+    """Lay the text out as wide as the picture, in letters as large as its length allows."""
     for size in SIZES:
         places = lay_out(pieces, int((WIDTH - 2 * MARGIN) / advance(size)))
         rows = 1 + max((row for own in places for row, _ in own), default=0)
-        if rows <= MOST_ROWS:
+        if rows <= MAX_ROWS:
             break
     return Page(size, places, rows)
 
 
 def lay_out(pieces: Sequence[str], columns: int) -> list[list[Place]]:
-    """A place for every character of every piece; whole words go to the next line together.
+    """Find a place for every character of every piece; whole words go to the next line together.
 
-    Blanks at the end of a line stand beyond its last column, and a line end takes one place.
+    Blanks at the end of a line are beyond its last column, and a line end takes one place.
     """
     found: list[Place] = []
     row = column = 0
@@ -83,7 +83,7 @@ def lay_out(pieces: Sequence[str], columns: int) -> list[list[Place]]:
 
 
 def gif(film: Film) -> bytes:
-    """The animation as a file's content; it begins anew after its end."""
+    """Make the animation as a file's content; it begins anew after its end."""
     page, palette = page_of(film.pieces), _palette()
     first, *others = [
         draw(film, page, frame).quantize(palette=palette, dither=Image.Dither.NONE)
@@ -104,7 +104,7 @@ def gif(film: Film) -> bytes:
 
 
 def draw(film: Film, page: Page, frame: Frame) -> Image.Image:
-    """One frame."""
+    """Draw one frame."""
     pen = Pen(page)
     pen.line(HEADING, film.title, bold=True)
     counter = f"calls {frame.calls:>3}   tokens {frame.tokens:>3} of {len(film.targets)}"
@@ -121,7 +121,7 @@ def draw(film: Film, page: Page, frame: Frame) -> Image.Image:
 def _draw_blank(
     pen: Pen, film: Film, piece: str, places: Sequence[Place], mark: Mark | None
 ) -> None:
-    """A blank, and the token in it, if there is one."""
+    """Draw a blank, and the token in it, if there is one."""
     pairs = zip(piece, places, strict=True)
     inner = [place for character, place in pairs if not character.isspace()] or places[:1]
     if mark is None:
@@ -135,7 +135,7 @@ def _draw_blank(
 
 
 def _draw_legend(pen: Pen, film: Film) -> None:
-    """What the colours mean that are seen in the film."""
+    """Draw what the colours mean that are seen in the film."""
     seen = {mark.kind for frame in film.frames for mark in frame.marks.values()}
     top, left = pen.height - LEGEND_BOTTOM, float(MARGIN)
     for kind, meaning in LEGEND.items():
@@ -155,12 +155,12 @@ class Pen:
         self._draw = ImageDraw.Draw(self.image)
 
     def line(self, top: float, text: str, *, left: float = MARGIN, bold: bool = False) -> None:
-        """A line of the heading or the legend."""
+        """Write a line of the heading or the legend."""
         at = SCALE * left, SCALE * top
         self._draw.text(at, text, FAINT_INK if not bold else INK, font(SMALL, bold=bold))
 
     def swatch(self, top: float, left: float, kind: str) -> None:
-        """The box of a kind of token in the legend."""
+        """Draw the box of a kind of token in the legend."""
         fill = TINTS[kind] if kind == DRAFTED else COLORS[kind]
         self._box(left, top + 1, left + 14, top + 15, fill)
 
@@ -171,7 +171,7 @@ class Pen:
                 self._draw.text(self._at(row, column), character, color, font(self.page.size))
 
     def boxes(self, places: Sequence[Place], fill: str) -> None:
-        """A box around the places of each row."""
+        """Draw a box around the places of each row."""
         for row in dict.fromkeys(row for row, _ in places):
             columns = [column for r, column in places if r == row]
             left, top = (v / SCALE for v in self._at(row, min(columns)))
@@ -188,13 +188,13 @@ class Pen:
 
 
 def pitch(size: int) -> int:
-    """Pixels from one line to the next."""
+    """Return the pixels from one line to the next."""
     return round(1.75 * size)
 
 
 @lru_cache
 def font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """The monospaced letters that come with matplotlib, so that every machine draws the same."""
+    """Return the monospaced letters that come with matplotlib: every machine draws the same."""
     name = "DejaVuSansMono-Bold.ttf" if bold else "DejaVuSansMono.ttf"
     path = Path(matplotlib.get_data_path(), "fonts", "ttf", name)
     return ImageFont.truetype(str(path), SCALE * size)
@@ -202,12 +202,12 @@ def font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
 
 @lru_cache
 def advance(size: int) -> float:
-    """Pixels from one character to the next."""
+    """Return the pixels from one character to the next."""
     return font(size).getlength("m") / SCALE
 
 
 def _palette() -> Image.Image:
-    """All colours that there are, one picture for all frames: files stay small."""
+    """Return all colours that there are, one picture for all frames: files stay small."""
     pairs = [(ink, PAPER) for ink in (INK, FAINT_INK, *COLORS.values())]
     pairs += [(COLORS[kind], tint) for kind, tint in TINTS.items()]
     plain = [ImageColor.getrgb(color) for color in (PAPER, BLANK, *TINTS.values())]
@@ -218,7 +218,7 @@ def _palette() -> Image.Image:
 
 
 def _shades(ink: str, paper: str) -> Iterator[tuple[int, ...]]:
-    """From paper to ink: the edges of letters are neither."""
+    """Return the shades from paper to ink: the edges of letters are neither."""
     ends = ImageColor.getrgb(paper), ImageColor.getrgb(ink)
     for step in range(SHADES + 1):
         yield tuple(round(a + (b - a) * step / SHADES) for a, b in zip(*ends, strict=True))

@@ -13,14 +13,14 @@ RC = {"size": 11, "title": 14, "small": 9}
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure, in inches, that needs no display."""
+    """Make an empty figure, in inches, that needs no display."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
 def tidy(axes: Axes) -> None:
-    """Ink where the data are, and little elsewhere."""
+    """Put ink where the data are, and little elsewhere."""
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(FAINT)
@@ -28,7 +28,7 @@ def tidy(axes: Axes) -> None:
 
 
 def png(figure: Figure) -> bytes:
-    """The picture as a file's content."""
+    """Return the picture as a file's content."""
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=160)
     return buffer.getvalue()

@@ -30,7 +30,7 @@ class Segment(NamedTuple):
 def given_spans(
     decode: Callable[[list[int]], str], tokens: Sequence[int], prompt: Sequence[int]
 ) -> list[list[int]]:
-    """First character and end, in the text of `tokens`, of every run of positions in `prompt`.
+    """Return begin and end, in the text of `tokens`, of each run of positions in `prompt`.
 
     A character whose bytes were only partly given belongs to the run that completes it.
 
@@ -53,7 +53,7 @@ def given_spans(
 def segments(
     text: str, given: Sequence[Sequence[int]], prompt: Sequence[int], num_tokens: int
 ) -> list[Segment]:
-    """The text cut where given and filled parts meet, from `given_spans`."""
+    """Cut the text where given and filled parts meet, from `given_spans`."""
     found: list[Segment] = []
     spans, shown = iter([*given, (len(text), len(text))]), 0
     span = next(spans)
@@ -68,7 +68,7 @@ def segments(
 def segments_of(
     tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int], prompt: Sequence[int]
 ) -> list[Segment]:
-    """The text of `tokens`, cut where positions in `prompt` and filled ones meet."""
+    """Cut the text of `tokens` where positions in `prompt` and filled ones meet."""
 
     def shown(ids: list[int]) -> str:
         return text_of(tokenizer, ids)
@@ -78,19 +78,19 @@ def segments_of(
 
 
 def printable(text: str) -> str:
-    """`text` without what would steer the terminal."""
+    """Return `text` without what would steer the terminal."""
     return "".join(c if c.isprintable() or c in "\n\t" else UNPRINTABLE for c in text)
 
 
 def _runs(num_tokens: int, prompt: Sequence[int]) -> Iterator[tuple[bool, list[int]]]:
-    """Positions one after another that are all given or all filled."""
+    """Yield positions one after another that are all given or all filled."""
     is_given = set(prompt)
     for is_target, run in groupby(range(num_tokens), key=lambda i: i not in is_given):
         yield is_target, list(run)
 
 
 def _common(first: str, second: str) -> int:
-    """Length of what both begin with."""
+    """Return the length of what both begin with."""
     if second.startswith(first):
         return len(first)
     pairs = enumerate(zip(first, second, strict=False))

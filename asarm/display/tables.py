@@ -15,7 +15,7 @@ LOG_WIDTH = 130  # characters, where no terminal says how wide it is
 
 
 def plus_minus(estimated: Mapping[str, Any] | None, decimals: int) -> str:
-    """A mean and its standard error, as `statistics.Estimate` has them."""
+    """Write a mean and its standard error, as `statistics.Estimate` has them."""
     if estimated is None:
         return "-"
     mean, error = estimated["mean"], estimated["error"]
@@ -23,18 +23,18 @@ def plus_minus(estimated: Mapping[str, Any] | None, decimals: int) -> str:
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """The lines of a table."""
+    """Make the lines of a table."""
     lines = [head, ["---"] * len(head), *rows]
     return ["| " + " | ".join(cells) + " |" for cells in lines]
 
 
 def markdown_image(about: str, path: str) -> str:
-    """An image, whatever its words and its path hold: CommonMark takes no blanks in a path."""
+    """Write an image, whatever its words and its path hold: a path must have no blanks."""
     return f"![{about.translate(NO_BRACKETS)}]({quote(path)})"
 
 
 def terminal_table(title: str, caption: str) -> Table:
-    """An empty table."""
+    """Make an empty table."""
     return Table(
         title=f"\n{title}",
         caption=caption,
@@ -50,7 +50,7 @@ def terminal_table(title: str, caption: str) -> Table:
 def show_table(
     console: Console, title: str, caption: str, head: Sequence[str], rows: Iterable[Sequence[str]]
 ) -> None:
-    """A table in the terminal: the first column's cells to the left, the others to the right."""
+    """Print a table: the first column's cells to the left, the others to the right."""
     table = terminal_table(title, caption)
     table.padding = (0, 1, 0, 0)
     for column, heading in enumerate(head):
@@ -68,6 +68,6 @@ class _Console(Console):
 
 
 def new_console() -> Console:
-    """The terminal, or a log of a fixed width."""
+    """Return the terminal, or a log of a fixed width."""
     console = _Console()
     return console if console.is_terminal else _Console(width=LOG_WIDTH)

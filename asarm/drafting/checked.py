@@ -8,7 +8,7 @@ from asarm.drafting.drafters import Drafter, Drafts, Request
 
 
 class CheckedDrafter:
-    """Normalises a drafter's distributions, and notes what is no distribution.
+    """Normalises a drafter's distributions, and notes what is not a distribution.
 
     Verification keeps the target distribution only if every draft was drawn from the probabilities
     that come with it.

@@ -29,7 +29,7 @@ class Drafts:
 
     @classmethod
     def none(cls, count: Tensor, vocab_size: int, dtype: torch.dtype) -> Drafts:
-        """No draft for any of as many sequences as `count` (B,) has."""
+        """Make no draft for any of as many sequences as `count` (B,) has."""
         tokens = count.new_zeros(len(count), 0)
         probs = torch.zeros(len(count), 0, vocab_size, dtype=dtype, device=count.device)
         return cls(tokens, probs, torch.zeros_like(count))
@@ -38,17 +38,17 @@ class Drafts:
     def of_steps(
         cls, tokens: list[Tensor], probs: list[Tensor], count: Tensor, request: Request
     ) -> Drafts:
-        """Drafts from the tokens (B, 1) and distributions (B, 1, V) of each step."""
+        """Make drafts from the tokens (B, 1) and distributions (B, 1, V) of each step."""
         if not tokens:
             return cls.none(count, request.vocab_size, request.dtype)
         return cls(torch.cat(tokens, dim=1), torch.cat(probs, dim=1), count)
 
     def select(self, sequences: Tensor) -> Drafts:
-        """Those of some sequences (n,) of the batch alone."""
+        """Return the drafts of some sequences (n,) of the batch alone."""
         return Drafts(self.tokens[sequences], self.probs[sequences], self.count[sequences])
 
     def followed_by(self, others: Drafts) -> Drafts:
-        """These drafts and those of the ranks after them."""
+        """Return these drafts, followed by those of the ranks after them."""
         return Drafts(
             torch.cat([self.tokens, others.tokens], dim=1),
             torch.cat([self.probs, others.probs], dim=1),
@@ -57,7 +57,7 @@ class Drafts:
 
 
 class Request(Protocol):
-    """What is asked of a drafter: drafts for the next ranks, from the rows of a network call.
+    """What a drafter is to do: draft the next ranks, from the rows of a network call.
 
     Everything is in rank space: column r of what is (B, L + 1) belongs to rank r, whatever its
     position, and the last column is spare. A drafter reads and writes nothing.
@@ -65,61 +65,62 @@ class Request(Protocol):
 
     @property
     def size(self) -> int:
-        """K, how many ranks there are rows for."""
+        """K, the number of ranks that there are rows for."""
 
     @property
     def hidden(self) -> Tensor:
-        """Of these rows, (B, K, C); (B, 0, C) for a drafter that reads none."""
+        """Hidden states of these rows, (B, K, C); (B, 0, C) where a drafter reads none."""
 
     @property
     def start(self) -> Tensor:
-        """The first rank, (B,)."""
+        """The first rank that is to be drafted, (B,)."""
 
     @property
     def limit(self) -> Tensor:
-        """How many ranks the rows saw, (B,)."""
+        """The number of ranks that the rows saw, (B,)."""
 
     @property
     def count(self) -> Tensor:
-        """How many drafts are wanted, at most, (B,)."""
+        """The largest number of drafts that is wanted, (B,)."""
 
     @property
     def tokens(self) -> Tensor:
-        """By rank, (B, L + 1): what is committed or drafted below `start`."""
+        """The tokens by rank, (B, L + 1): what is committed or drafted below `start`."""
 
     @property
     def positions(self) -> Tensor:
-        """Of each rank, (B, L + 1)."""
+        """The position that each rank has, (B, L + 1)."""
 
     @property
     def rank(self) -> Tensor:
-        """Of each position, (B, L)."""
+        """The rank that each position has, (B, L)."""
 
     @property
     def vocab_size(self) -> int:
-        """How many tokens there are."""
+        """The number of tokens that there are."""
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of distributions."""
+        """The dtype that distributions have."""
 
     def ranks(self, step: int | None = None) -> Tensor:
-        """The ranks (B, K) that are wanted, or (B, 1) of one step; the spare one is padding."""
+        """Return the wanted ranks (B, K), or (B, 1) of one step; the spare one is padding."""
 
     def logits(self) -> Tensor:
-        """Logits (B, K, V) of the rows, by the network."""
+        """Compute logits (B, K, V) of the rows, by the network."""
 
     def probs(self, logits: Tensor, ranks: Tensor, tokens: Tensor | None = None) -> Tensor:
-        """Draft distributions (B, k, V) at ranks (B, k), from logits: filters and temperature.
+        """Return draft distributions (B, k, V) at ranks (B, k), from logits, temperature and
+        filters.
 
         `tokens` (B, L + 1) are those that are known by now, where more is than at first.
         """
 
     def of_counts(self, counts: Tensor) -> Tensor:
-        """Draft distributions (B, V) from how often each token occurs."""
+        """Return draft distributions (B, V) from how often each token occurs."""
 
     def draw(self, probs: Tensor, ranks: Tensor) -> Tensor:
-        """Tokens (B, k) at ranks (B, k) from probs (B, k, V)."""
+        """Draw tokens (B, k) at ranks (B, k) from probs (B, k, V)."""
 
     def refuse(self, is_wrong: Tensor) -> None:
         """End the decoding with a ValueError if any draft is wrong, as bool of any shape says."""
@@ -133,18 +134,18 @@ class Drafter(Protocol):
     """
 
     def __call__(self, request: Request) -> Drafts:
-        """At most `request.count` drafts for the ranks from `request.start` on."""
+        """Return at most `request.count` drafts for the ranks from `request.start` on."""
 
 
 def self_drafter(request: Request) -> Drafts:
-    """Draw each draft from the network's own distribution, as if those beside it were unknown."""
+    """Draw each draft from the network's own distribution, as if those next to it were unknown."""
     ranks = request.ranks()
     probs = request.probs(request.logits(), ranks)  # (B, K, V)
     return Drafts(request.draw(probs, ranks), probs, request.count)
 
 
 def has_head(model: object) -> bool:
-    """Whether it has a learned draft head."""
+    """Return whether a model has a learned draft head."""
     return getattr(model, "draft_head", None) is not None
 
 
@@ -174,7 +175,7 @@ class HeadDrafter:
 
     @classmethod
     def of(cls, model: Any) -> HeadDrafter:
-        """That of a model that has a head; it is made once for the same weights."""
+        """Make the drafter of a model that has a head, once for the same weights."""
         head = model.draft_head
         embedding, (output, _) = model.embedding_weights(), model.output_weights()
         weights = {id(weight): weight for weight in (embedding, output, *head.parameters())}
@@ -187,13 +188,13 @@ class HeadDrafter:
 
     def __call__(self, request: Request) -> Drafts:
         logits, tokens = request.logits(), request.tokens.clone()  # (B, K, V), (B, L + 1)
-        beside, seen = neighbours(request, self.offsets)  # (B, K, N)
+        nearby, seen = neighbours(request, self.offsets)  # (B, K, N)
         rows = self.head.inner(request.hidden.to(self.dtype))  # (B, K, H)
         is_new, other = seen == Seen.BY_HEAD, self.vocab_size + (seen == Seen.BY_ROW).long()
         drawn: list[Tensor] = []
         probs: list[Tensor] = []
         for step in range(request.size):
-            known = tokens.gather(1, beside[:, step])  # (B, N)
+            known = tokens.gather(1, nearby[:, step])  # (B, N)
             entries = self.first + torch.where(is_new[:, step], known, other[:, step])
             by_neighbours = F.embedding(entries, self.by_neighbour).sum(1)
             code = self.head.code(rows[:, step] + by_neighbours)
@@ -206,8 +207,8 @@ class HeadDrafter:
 
 
 def neighbours(request: Request, offsets: Tensor) -> tuple[Tensor, Tensor]:
-    """The ranks (B, K, N) at offsets (N,) from the positions that are asked for, and what is known
-    of them once it is their turn.
+    """Return the ranks (B, K, N) at offsets (N,) from the positions that are to be drafted, and
+    what is known of them once it is their turn.
 
     Below the limit the network's rows saw them; below their own rank, they are committed or
     drafted.
@@ -220,10 +221,10 @@ def neighbours(request: Request, offsets: Tensor) -> tuple[Tensor, Tensor]:
 def ngram_drafter(request: Request) -> Drafts:
     """Draw each draft from what follows its left neighbour elsewhere in the sequence.
 
-    Algorithm 2 of Guo & Ermon 2025: bigrams of what is known (prompt and committed tokens), or
-    its unigrams where the left neighbour is unknown or was never followed by anything. The left
-    neighbour may be a draft of this round. Something has to be known. What a position may not hold
-    can be drafted, and is then rejected. The rows' hidden states are not read.
+    This is algorithm 2 of Guo & Ermon 2025: it takes bigrams of what is known (prompt and committed
+    tokens), or its unigrams where the left neighbour is unknown or was never followed by anything.
+    The left neighbour may be a draft of this round. Something has to be known. What a position may
+    not hold can be drafted, and is then rejected. The rows' hidden states are not read.
     """
     tokens = request.tokens.clone()
     text = tokens.gather(1, request.rank)  # (B, L) by position
@@ -246,9 +247,9 @@ def ngram_drafter(request: Request) -> Drafts:
 def bigram_counts(
     text: Tensor, is_known: Tensor, left: Tensor, has_left: Tensor, vocab_size: int
 ) -> Tensor:
-    """How often each token follows `left` (B, 1) in the known text, (B, V) float64.
+    """Count how often each token follows `left` (B, 1) in the known text, (B, V) float64.
 
-    The token counts of the whole known text where `left` is unknown, or is followed by nothing.
+    These are the counts of the whole known text where `left` is unknown, or nothing follows it.
     """
     follows = is_known[:, 1:] & is_known[:, :-1] & (text[:, :-1] == left) & has_left
     follows = torch.cat([torch.zeros_like(has_left), follows], dim=1)

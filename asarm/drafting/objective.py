@@ -23,24 +23,24 @@ LAGS = 12  # ranks ahead, of the rows that a head learns from
 
 
 class DraftDistributions(NamedTuple):
-    """Distributions (R, V) of drafts and of the network, and which of (B, S K) rows they are."""
+    """Distributions (R, V) of drafts and of the network, and which of (B, S K) rows these are."""
 
     draft: Tensor
     target: Tensor
     is_row: Tensor
 
     def rejected(self) -> Tensor:
-        """Probability (B, S K) that a draft is rejected, given that those before it are accepted.
+        """Return the probability (B, S K) of rejecting a draft if those before it are accepted.
 
-        The total variation of its distribution and the target's (arXiv 2211.17192, corollary 3.6);
-        0 where there is no row.
+        This is the total variation of its distribution and the target's (arXiv 2211.17192,
+        corollary 3.6); 0 where there is no row.
         """
         rejected = 1 - torch.minimum(self.draft, self.target).sum(1)
         return rejected.new_zeros(self.is_row.shape).masked_scatter(self.is_row, rejected)
 
 
 class DraftObjective(nn.Module):
-    """The loss of a draft head behind a model: what is wrapped for several processes.
+    """The loss of a draft head on top of a model: what is wrapped for several processes.
 
     Args:
         model: the backbone.
@@ -53,8 +53,8 @@ class DraftObjective(nn.Module):
         self.model, self.head, self.loss_scale = model, head, loss_scale
 
     def forward(self, input_ids: Tensor, order: Order, starts: Tensor) -> Tensor:
-        """Mean over sequences of the mean rate at which drafts are rejected; and the joint loss of
-        the backbone."""
+        """Return the mean over sequences of the mean rate at which drafts are rejected; and the
+        joint loss of the backbone."""
         found = draft_distributions(self.model, self.head, input_ids, order, starts)
         num_rows = found.is_row.sum(1).clamp(min=1)  # one target: no draft row
         loss = (found.rejected().sum(1) / num_rows).mean()
@@ -64,24 +64,26 @@ class DraftObjective(nn.Module):
 
 
 def draw_starts(order: Order, count: int, *, seed: int, step: int, indices: list[int]) -> Tensor:
-    """Ranks (B, S) from which a sequence's drafts might start, keyed by its place in the batch.
+    """Draw ranks (B, S) where a sequence's drafts might start, keyed by its place in the batch.
 
-    Each has at least one rank behind it, unless the sequence has one target only.
+    Each has at least one rank after it, unless the sequence has one target only.
     """
     starts = []
     for b, index in enumerate(indices):
         generator = keyed_generator(seed, "draft", step, index)
-        most = max(1, int(order.num_targets[b]) - 1)
-        starts.append(int(order.num_prompt[b]) + torch.randint(most, (count,), generator=generator))
+        num_starts = max(1, int(order.num_targets[b]) - 1)
+        starts.append(
+            int(order.num_prompt[b]) + torch.randint(num_starts, (count,), generator=generator)
+        )
     return torch.stack(starts)
 
 
 def draft_distributions(
     model: TrainableBackbone, head: DraftHead, input_ids: Tensor, order: Order, starts: Tensor
 ) -> DraftDistributions:
-    """Distributions of tokens 1 to `LAGS` ranks after each start: by the head, and the target's.
+    """Compute distributions of tokens 1 to `LAGS` ranks after each start, of head and target.
 
-    The rows that the head is behind see what is below the start; the head sees the tokens in
+    The rows that the head is on top of see what is below the start; the head sees the tokens in
     between as well, as if they had been committed or drafted. The target knows all that is
     below the rank; nothing is learned through it. No row lies beyond the last rank.
 
@@ -108,8 +110,8 @@ def draft_distributions(
     nth = (ranks - order.num_prompt[:, None]).clamp(min=0)  # target of its sequence
     exact = exact.gather(1, nth[..., None].expand(-1, -1, exact.shape[2]))[is_row]
     offsets = torch.tensor(head.config.offsets, device=positions.device)
-    beside, seen = neighbours_of(positions, ranks, limits, order.rank, offsets)
-    tokens = content.tokens.gather(1, beside.flatten(1)).view(beside.shape)
+    nearby, seen = neighbours_of(positions, ranks, limits, order.rank, offsets)
+    tokens = content.tokens.gather(1, nearby.flatten(1)).view(nearby.shape)
     embedded = F.embedding(tokens[is_row], model.embedding_weights())
     changed = hidden + head(hidden, embedded, seen[is_row])
     distribution = Distribution(model.mask_token_id)

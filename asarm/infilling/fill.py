@@ -19,15 +19,15 @@ from transformers import PreTrainedTokenizerBase
 from asarm.checks import is_whole
 from asarm.codec import Codec
 from asarm.density import log_prob
-from asarm.infilling.ask import (
-    asked_lengths,
-    asked_spans,
-    asked_texts,
+from asarm.infilling.cut_words import Healing
+from asarm.infilling.posterior import EVIDENCE, LengthPosterior, choose_lengths
+from asarm.infilling.request import (
     check_batch_size,
+    requested_lengths,
+    requested_spans,
+    requested_texts,
     templates_of,
 )
-from asarm.infilling.choice import EVIDENCE, LengthChoice, choose_lengths
-from asarm.infilling.healing import Healing
 from asarm.infilling.template import Template, collate
 from asarm.infilling.unwritten import warn_of_unwritten
 from asarm.infilling.window import Range, fitted, part_of, trained_length, windows, within
@@ -87,10 +87,10 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Infilling:
-    """The candidates for one text, best first.
+    """What `infill` gives for one text: its candidates, the best one first.
 
     Attributes:
-        parts: what stands before, between and after the blanks.
+        parts: what comes before, between and after the blanks.
         candidates: different texts, by their scores.
         length_log_probs: log P(length | text) of each blank by itself.
         length_rows: rows that it took to find these.
@@ -108,7 +108,7 @@ class _Window:
 
     gaps: slice
     template: Template
-    asked: list[Range]
+    ranges: list[Range]
     seed: int
 
 
@@ -154,18 +154,18 @@ def infill(
     progress: bool = False,
     **sampling: Any,
 ) -> Infilling | list[Infilling]:
-    """Fill the blanks of a text jointly, from the model's law given all that stands around them.
+    """Fill the blanks of a text jointly, from the model's distribution given the text around them.
 
     Candidates are ranked by log P(lengths | text) + log p(fills | text, lengths), and each text is
     given once; `asarm.infilling.length` says how P(lengths | text) comes about and what it assumes.
-    Where a space stands before a blank, the first piece must begin a word; no special token is
-    ever filled in: both are filters of the target law. What is drawn depends on a text's own seed
-    and not on the texts beside it.
+    Where a space comes before a blank, the first piece must begin a word; no special token is
+    ever filled in: both are filters of the target distribution. What is drawn depends on a text's
+    own seed and not on the texts of its batch.
 
     A text may be of any length. Where it has more tokens with its blanks than the texts that the
     model was trained on (`trained_length` in the model's config), the model sees a window of that
     many tokens: blanks that fit into it with the text between them, and as much as there is room
-    for before and behind them. They are filled jointly, and ranges end where their blanks would not
+    for before and after them. They are filled jointly, and ranges end where their blanks would not
     fit. Blanks farther apart have windows of their own, which do not see one another's blanks;
     their log-probabilities add up. Where no trained length is known, the whole text is seen.
 
@@ -206,19 +206,19 @@ def infill(
         ValueError: no blank, blanks that touch, or an option that cannot be served.
     """
     check_tokenizer(model, tokenizer)
-    several = asked_texts(texts)
+    several = requested_texts(texts)
     if isinstance(texts, str):
         length = [length]
     num_drawings = num_samples if best_of is None else best_of
     _check(evidence, num_samples, num_drawings, batch_size)
-    given = None if spans is None else asked_spans(spans, texts, len(several))
+    given = None if spans is None else requested_spans(spans, texts, len(several))
     codec = Codec.of(tokenizer, whitespace_map)
     templates = templates_of(codec, several, blank=blank, spans=given, closed=closed)
     warn_of_unwritten(codec, [text for template in templates for text in template.texts])
     infillings = fill_templates(
         model,
         templates,
-        asked_lengths(length, templates, given),
+        requested_lengths(length, templates, given),
         evidence=evidence,
         num_samples=num_samples,
         num_drawings=num_drawings,
@@ -234,7 +234,7 @@ def infill(
 def fill_templates(
     model: Backbone,
     templates: Sequence[Template],
-    asked: Sequence[Sequence[Range]],
+    ranges: Sequence[Sequence[Range]],
     *,
     seeds: Sequence[int],
     evidence: str = "importance",
@@ -245,37 +245,37 @@ def fill_templates(
     heals: bool = True,
     **sampling: Any,
 ) -> list[Infilling]:
-    """`infill` of texts that are templates already: `asked` has the range of each of their gaps."""
+    """Fill texts that are templates already: `ranges` has the lengths of each of their gaps."""
     for codec in {template.codec for template in templates}:
         check_tokenizer(model, codec.tokenizer)
     limit = trained_length(model)
     by_text = [
-        _windows(template, ranges, seed, limit)
-        for template, ranges, seed in zip(templates, asked, seeds, strict=True)
+        _windows(template, own, seed, limit)
+        for template, own, seed in zip(templates, ranges, seeds, strict=True)
     ]
     flat = [window for own in by_text for window in own]
-    if any(low < high for window in flat for low, high in window.asked):
+    if any(low < high for window in flat for low, high in window.ranges):
         check_sampling(model, **sampling)
     blanks = sum(window.template.num_gaps for window in flat)
     with tqdm(total=blanks, desc="lengths", unit="blank", disable=not progress) as bar:
-        choices = [
+        posteriors = [
             choose_lengths(
-                model, window.template, window.asked, evidence=evidence, on_weighed=bar.update
+                model, window.template, window.ranges, evidence=evidence, on_weighed=bar.update
             )
             for window in flat
         ]
     heal = partial(Healing, model, **sampling) if heals else None
     drawings = [
         drawing
-        for number, (window, choice) in enumerate(zip(flat, choices, strict=True))
-        for drawing in _drawings(number, window, choice, num_drawings, limit, heal)
+        for number, (window, posterior) in enumerate(zip(flat, posteriors, strict=True))
+        for drawing in _drawings(number, window, posterior, num_drawings, limit, heal)
     ]
     found: list[list[Candidate]] = [[] for _ in flat]
     for drawing, candidate in zip(
         drawings, _draw_all(model, drawings, batch_size, progress, sampling), strict=True
     ):
         found[drawing.window].append(candidate)
-    each = iter(zip(choices, found, strict=True))
+    each = iter(zip(posteriors, found, strict=True))
     return [
         _infilling(template, list(islice(each, len(own))), num_samples)
         for template, own in zip(templates, by_text, strict=True)
@@ -283,15 +283,15 @@ def fill_templates(
 
 
 def _windows(
-    template: Template, asked: Sequence[Range], seed: int, limit: int | None
+    template: Template, ranges: Sequence[Range], seed: int, limit: int | None
 ) -> list[_Window]:
-    """The windows of a text; the first has the text's own seed."""
+    """Return the windows of a text; the first has the text's own seed."""
     found = []
-    for gaps in windows(template, asked, limit):
+    for gaps in windows(template, ranges, limit):
         own = part_of(template, gaps)
-        ranges = fitted(own, asked[gaps], limit)
+        fitting = fitted(own, ranges[gaps], limit)
         key = keyed_seed(seed, "window", gaps.start) if gaps.start else seed
-        found.append(_Window(gaps, own, ranges, key))
+        found.append(_Window(gaps, own, fitting, key))
     return found
 
 
@@ -304,13 +304,13 @@ def check_sampling(model: Backbone, **sampling: Any) -> None:
 def _drawings(
     number: int,
     window: _Window,
-    choice: LengthChoice,
+    posterior: LengthPosterior,
     count: int,
     limit: int | None,
     heal: Callable[[Template], Healing] | None,
 ) -> list[_Drawing]:
-    """The drawings of a window, all of which see the same text around its gaps."""
-    drawn = choice.draw(count, window.seed)
+    """Return the drawings of a window, all of which see the same text around its gaps."""
+    drawn = posterior.draw(count, window.seed)
     if window.gaps.start:  # their lengths come in order; those of two windows are independent
         generator = keyed_generator(window.seed, "drawings")
         drawn = [drawn[n] for n in torch.randperm(count, generator=generator)]
@@ -325,18 +325,18 @@ def _drawings(
 
 
 def _infilling(
-    template: Template, found: Sequence[tuple[LengthChoice, list[Candidate]]], num_samples: int
+    template: Template, found: Sequence[tuple[LengthPosterior, list[Candidate]]], num_samples: int
 ) -> Infilling:
-    """The candidates of a text, from the drawings of each of its windows."""
-    choices, drawn = zip(*found, strict=True)
+    """Combine the drawings of each window into the candidates of a text."""
+    posteriors, drawn = zip(*found, strict=True)
     joined = [_joined(template, parts) for parts in zip(*drawn, strict=True)]
-    by_gap = [own for choice in choices for own in choice.by_gap]
-    rows = sum(choice.rows for choice in choices)
+    by_gap = [own for posterior in posteriors for own in posterior.by_gap]
+    rows = sum(posterior.rows for posterior in posteriors)
     return Infilling(template.texts, ranked(joined)[:num_samples], by_gap, rows)
 
 
 def _joined(template: Template, parts: Sequence[Candidate]) -> Candidate:
-    """A candidate for a whole text, from one for each of its windows: their terms add up."""
+    """Join a candidate of each window into one for the whole text: their terms add up."""
     fills = [fill for part in parts for fill in part.fills]
     joint = sum(part.log_prob for part in parts)
     length_log_prob = sum(part.length_log_prob for part in parts)
@@ -359,7 +359,7 @@ def _draw_all(
     progress: bool,
     sampling: dict[str, Any],
 ) -> Iterator[Candidate]:
-    """The candidates of all drawings, in batches."""
+    """Draw the candidates of all drawings, in batches."""
     with tqdm(total=len(drawings), desc="fills", unit="text", disable=not progress) as bar:
         for start in range(0, len(drawings), batch_size):
             batch = drawings[start : start + batch_size]
@@ -368,7 +368,7 @@ def _draw_all(
 
 
 def draw(model: Backbone, drawings: Sequence[_Drawing], **sampling: Any) -> Iterator[Candidate]:
-    """The candidates of a batch of drawings, each for the part of its text that it is of."""
+    """Draw a batch; yield the candidate of each drawing, for its part of the text."""
     sizes = [drawing.template.sizes(drawing.lengths) for drawing in drawings]
     rows = [drawing.template.with_gaps(own) for drawing, own in zip(drawings, sizes, strict=True)]
     ids, allowed, order = collate(rows, drawings[0].template.moves)
@@ -392,8 +392,8 @@ def _candidate(
     log_probs: tuple[Tensor, Tensor],
     cost: tuple[int, int],
 ) -> Candidate:
-    """A candidate from the tokens of its whole text, and their log-probabilities (L,): the model's
-    own, and those that they were drawn with in gaps that cut words."""
+    """Make a candidate from the tokens of its whole text and their log-probabilities (L,): the
+    model's own, and those that they were drawn with in gaps that cut words."""
     text, texts = drawing.template.filled([tokens[place] for place in places])
     free, healed = log_probs
     sums = [
@@ -418,7 +418,7 @@ def _candidate(
 
 
 def ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Best first, each text once."""
+    """Sort candidates, the best one first, and keep each text once."""
     best: dict[str, Candidate] = {}
     for candidate in sorted(candidates, key=lambda candidate: -candidate.score):
         best.setdefault(candidate.text, candidate)

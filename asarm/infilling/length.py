@@ -33,7 +33,7 @@ POWERS = {"direct": 0.2, "importance": 0.15}  # of the evidence of each estimato
 class Evidence(NamedTuple):
     """What the text around gaps says of their lengths, and what it took to find out."""
 
-    log_probs: Tensor  # (C,) log p(what follows | what stands before, the lengths), in nats
+    log_probs: Tensor  # (C,) log p(what follows | what comes before, the lengths), in nats
     rows: int  # pushed through the network
 
 
@@ -45,7 +45,7 @@ def direct_evidence(
     first: int = 0,
     batch_size: int = 64,
 ) -> Evidence:
-    """log p(what follows gap `first` | what stands before it), with all gaps unseen.
+    """Compute log p(what follows gap `first` | what comes before it), with all gaps unseen.
 
     The gaps have the last ranks, so that no row sees them: one row for every token that follows,
     each of which sees all text to its left but the gaps. No filling is generated. These rows have
@@ -56,7 +56,7 @@ def direct_evidence(
         model: any backbone.
         template: the text.
         lengths: (C, G) lengths of its gaps; all combinations go through the network in batches.
-        first: the gap whose length is in question; that of those before it is settled.
+        first: the gap whose length is in question; the lengths of those before it are known.
         batch_size: combinations that go through the network together.
     """
     parts = [part.ids for part in template.parts]
@@ -79,7 +79,7 @@ def direct_evidence(
 def _continuation_log_prob(
     model: Backbone, tokens: Tensor, positions: Tensor, num_prompt: int
 ) -> Tensor:
-    """log p(tokens from num_prompt on | those before), in place order, at positions (C, P + R)."""
+    """Compute log p(tokens from num_prompt on | those before) at positions (C, P + R)."""
     positions = positions.to(model.device)
     tokens = tokens.to(model.device).expand_as(positions)
     ranks = torch.arange(tokens.shape[1], device=model.device).expand_as(positions)
@@ -104,11 +104,11 @@ def importance_evidence(
     seed: int = 0,
     batch_size: int = 16,
 ) -> Evidence:
-    """log p(what follows the first gap | what stands before it), by importance weights.
+    """Estimate log p(what follows the first gap | what comes before it), by importance weights.
 
     A filling is drawn given both sides, at temperature 1 without filters; its weight is the joint
     density of the filling and what follows, left to right, over the density with which it was
-    drawn. The mean weight estimates p(what follows | what stands before) without bias, by rows
+    drawn. The mean weight estimates p(what follows | what comes before) without bias, by rows
     that every training order teaches.
 
     Args:
@@ -140,11 +140,11 @@ def importance_evidence(
 
 
 def left_to_right(order: Order, num_prompt: int) -> Order:
-    """The orders of an ordinary language model, for texts as long as those of `order`."""
+    """Return the orders of an ordinary language model, for texts as long as those of `order`."""
     ranks = torch.arange(order.order.shape[1]).expand_as(order.order)
     return Order(ranks, num_prompt, order.length)
 
 
 def posterior(log_prior: Tensor, evidence: Tensor, power: float) -> Tensor:
-    """log P(m | text) from log P(m) and log p(what follows | what stands before, m), (C,) each."""
+    """Compute log P(m | text), (C,), from log P(m) and log p(what follows | before, m)."""
     return (log_prior + power * evidence.to(log_prior.dtype)).log_softmax(0)

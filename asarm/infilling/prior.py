@@ -17,7 +17,7 @@ from asarm.schedule import keyed_generator
 from asarm.text import encode_all, private
 
 # of what a blank takes the place, and how many of these a span has at most
-MOST = {"words": 8, "sentences": 3, "lines": 3}
+MAX_UNITS = {"words": 8, "sentences": 3, "lines": 3}
 NUM_SPANS = 3000
 SENTENCE_END = re.compile(r"[.?!][\"')\]]*\s*\Z")
 SENTENCE_START = re.compile(r"\s*(\Z|[\"'(\[]*[A-Z])")
@@ -25,10 +25,10 @@ BETWEEN_SENTENCES = re.compile(r"(?<=[.?!])\s+(?=[A-Z])")
 
 
 def kind_of_blank(before: str, after: str) -> str:
-    """What a blank between two texts takes the place of: "words", "sentences" or "lines".
+    """Say what a blank between two texts takes the place of: "words", "sentences" or "lines".
 
-    Lines where the text before ends with a line end; sentences where it ends with that of one, or
-    is empty, and the text after begins one, or is empty.
+    These are lines where the text before ends with a line end, and sentences where it ends with
+    the end of one, or is empty, and the text after begins one, or is empty.
     """
     if before.endswith("\n"):
         return "lines"
@@ -39,7 +39,7 @@ def kind_of_blank(before: str, after: str) -> str:
 def length_prior(
     tokenizer: PreTrainedTokenizerBase, low: int, high: int, kind: str = "words"
 ) -> Tensor:
-    """P(m) for m from low to high tokens, (M,): how often spans of held-out text are so long.
+    """Return P(m) for m from low to high tokens, (M,): how often held-out spans are so long.
 
     The spans are 1 to 8 words, 1 to 3 sentences or 1 to 3 lines, as many of each number, of the
     bundled held-out prose and code; each length counts once more than it was seen.
@@ -51,17 +51,17 @@ def length_prior(
 
 @lru_cache(maxsize=24)
 def _span_lengths(tokenizer: PreTrainedTokenizerBase, kind: str) -> Tensor:
-    """Of spans of held-out text, in tokens, (NUM_SPANS,)."""
-    units, most = _units(kind), MOST[kind]
+    """Return how many tokens spans of held-out text have, (NUM_SPANS,)."""
+    units, max_units = _units(kind), MAX_UNITS[kind]
     starts = torch.randint(
-        len(units) - most, (NUM_SPANS,), generator=keyed_generator("length prior", kind)
+        len(units) - max_units, (NUM_SPANS,), generator=keyed_generator("length prior", kind)
     )
-    spans = ["".join(units[s : s + 1 + i % most]) for i, s in enumerate(starts.tolist())]
+    spans = ["".join(units[s : s + 1 + i % max_units]) for i, s in enumerate(starts.tolist())]
     return torch.tensor([len(ids) for ids in encode_all(tokenizer, spans)])
 
 
 def _units(kind: str) -> list[str]:
-    """The words, sentences or lines of the held-out text, each with what parts it from the last."""
+    """Return the words, sentences or lines of the held-out text, each with what comes before it."""
     if kind == "words":
         return [f" {word}" for d in held_out_documents() for word in d.text.split()]
     if kind == "lines":

@@ -15,8 +15,8 @@ from transformers import PreTrainedTokenizerBase
 from asarm.checks import checked_text, described
 from asarm.codec import Codec
 from asarm.density import log_prob
-from asarm.infilling.ask import check_batch_size, templates_of
-from asarm.infilling.healing import Healing
+from asarm.infilling.cut_words import Healing
+from asarm.infilling.request import check_batch_size, templates_of
 from asarm.infilling.template import Template, collate
 from asarm.infilling.unwritten import warn_of_unwritten
 from asarm.infilling.window import part_of, trained_length, windows, within
@@ -55,7 +55,7 @@ def score(
     whitespace_map: bool = False,
     batch_size: int = 16,
 ) -> list[Score]:
-    """Exact joint log-probabilities of given fillings of a text's blanks, as in multiple choice.
+    """Compute exact joint log-probabilities of given fillings, as in multiple choice.
 
     Of a text that is longer than those the model was trained on, the model sees a window around the
     blanks, the same for all candidates, see `asarm.infill`.
@@ -80,7 +80,7 @@ def score(
     """
     check_tokenizer(model, tokenizer)
     check_batch_size(batch_size)
-    fillings = asked_fillings(candidates)
+    fillings = requested_fillings(candidates)
     codec = Codec.of(tokenizer, whitespace_map)
     texts = [checked_text(context, "context")]
     (template,) = templates_of(codec, texts, blank=blank, spans=None, closed=closed)
@@ -95,11 +95,11 @@ def score(
     ]
 
 
-def asked_fillings(candidates: Sequence[Filling]) -> list[list[str]]:
-    """The fillings of the blanks of each candidate.
+def requested_fillings(candidates: Sequence[Filling]) -> list[list[str]]:
+    """Return the fillings of the blanks of each candidate.
 
     Raises:
-        ValueError: one text instead of a list of candidates, or a candidate that is no text.
+        ValueError: one text instead of a list of candidates, or a candidate that is not text.
     """
     if isinstance(candidates, str):
         raise ValueError(
@@ -123,7 +123,7 @@ def _log_probs(
     batch_size: int,
     healed: Sequence[Sequence[str]] | None,
 ) -> list[float]:
-    """The joint log-probability of each candidate's pieces; those of several windows add up.
+    """Compute the joint log-probability of each candidate's pieces; windows add up.
 
     `healed` has the fillings themselves where cut words are written as they are with these.
     """
@@ -151,8 +151,8 @@ def _of_batch(
     encoded: Sequence[Sequence[Sequence[int]]],
     heal: Healing | None,
 ) -> list[float]:
-    """log p of the fillings of each text: under the filters of gaps that cut words, and with log P
-    of the way in which these are written; the model's own elsewhere."""
+    """Compute log p of the fillings of each text: under the filters of gaps that cut words, and
+    with log P of the way in which these are written; the model's own elsewhere."""
     rows = [t.with_gaps([*map(len, own)]) for t, own in zip(templates, encoded, strict=True)]
     ids, allowed, order = collate(rows, templates[0].moves)
     for b, fills in enumerate(encoded):
@@ -185,7 +185,7 @@ def reference_lengths(
     token_healing: bool = True,
     whitespace_map: bool = False,
 ) -> list[int]:
-    """How many tokens given fillings have where they stand: the oracle length of each blank.
+    """Count the tokens that given fillings have where they are: the oracle length of each blank.
 
     With `token_healing` those are counted that hold any of its characters where the words that a
     blank cuts are whole: for `asarm.infill`, which has the same switch.

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from asarm.codec import Codec
 from asarm.distribution import Allowed
-from asarm.infilling.edges import Cut, Edge, Part, both, part_of
+from asarm.infilling.token_healing import Cut, Edge, Part, both, part_of
 from asarm.order import Order
 from asarm.text import decode, document_end, encode, encode_document
 from asarm.utf8 import COMPLETE, NUM_STATES
@@ -31,13 +31,14 @@ PARAGRAPH_END = re.compile(r"[ \t]*(\Z|\r?\n[ \t]*(\r?\n|\Z))")
 
 
 def split_at_marker(text: str, blank: str) -> list[str]:
-    """What stands before, between and after the markers; a backslash makes a marker plain text.
+    """Return what comes before, between and after the markers; a backslash makes one plain text.
 
-    A part of a longer run of a marker's character is no marker: `____` and `____init____` are text.
+    A part of a longer run of a marker's character is not a marker: `____` and `____init____` are
+    text.
 
     Raises:
         ValueError: the marker is empty, is not in the text, two of them touch, or it is unclear
-            whether a marker is one: behind a path with backslashes, or as a Markdown rule.
+            whether a marker is one: after a path with backslashes, or as a Markdown rule.
     """
     if not blank:
         raise ValueError("blank is ''; expected the text that marks a blank, such as ___")
@@ -55,17 +56,17 @@ def split_at_marker(text: str, blank: str) -> list[str]:
 
 
 def has_blank(text: str, blank: str) -> bool:
-    """Whether a marker is in the text that no backslash makes plain text."""
+    """Return whether a marker is in the text that no backslash makes plain text."""
     return any(not marker[1] for marker in _markers(text, blank))
 
 
 def _markers(text: str, blank: str) -> list[re.Match[str]]:
-    """The markers of a text; the first group of each is a backslash before it, or empty."""
+    """Return the markers of a text; the first group of each is a backslash before it, or empty."""
     return [*re.finditer(rf"(\\?){_marker(blank)}", text)]
 
 
 def _marker(blank: str) -> str:
-    """The pattern of a marker; one that repeats a character is no part of a longer run of it."""
+    """Return the pattern of a marker; one that repeats a character is not part of a longer run."""
     character, marker = re.escape(blank[0]), re.escape(blank)
     is_run = len(set(blank)) == 1
     return f"(?<!{character}){marker}(?!{character})" if is_run else marker
@@ -100,7 +101,7 @@ def _check_rules(text: str, blank: str, blanks: Sequence[re.Match[str]]) -> None
 
 
 def cut_out(text: str, spans: Sequence[Span]) -> list[str]:
-    """What stands before, between and after the spans (start, end) of characters.
+    """Return what comes before, between and after the spans (start, end) of characters.
 
     Raises:
         ValueError: no span, one that is empty or outside the text, or two that overlap or touch.
@@ -132,14 +133,14 @@ def _shown(text: str) -> str:
 
 @dataclass(frozen=True)
 class Template:
-    """A text with gaps of unknown length.
+    """A text with gaps whose lengths are still open.
 
     The length of a gap is how many tokens hold what it adds to the text; its size is that and one
     more where it takes in the first piece of the text after it (`edges`).
 
     Attributes:
         codec: what its tokens are made by.
-        parts: what stands before, between and after the gaps.
+        parts: what comes before, between and after the gaps.
     """
 
     codec: Codec
@@ -147,7 +148,7 @@ class Template:
 
     @classmethod
     def of(cls, codec: Codec, texts: Sequence[str], *, closed: bool = False) -> Template:
-        """The texts before, between and after the gaps, encoded.
+        """Encode the texts before, between and after the gaps.
 
         Args:
             codec: of the model.
@@ -181,17 +182,17 @@ class Template:
         return len(self.parts) - 1
 
     def edges(self) -> list[tuple[Edge, Edge]]:
-        """What is asked of the first and of the last piece of each gap."""
+        """Return what is required of the first and of the last piece of each gap."""
         pairs = zip(self.parts, self.parts[1:], strict=False)
         return [(before.start, after.end) for before, after in pairs]
 
     def sizes(self, lengths: Sequence[int]) -> list[int]:
-        """Pieces of the gaps, where they have these lengths."""
+        """Return how many pieces the gaps have, where they have these lengths."""
         pairs = zip(lengths, self.edges(), strict=True)
         return [length + end.num_extra for length, (_, end) in pairs]
 
     def places(self, sizes: Sequence[int]) -> list[slice]:
-        """Positions of the pieces of the gaps, where they have these sizes."""
+        """Return the positions of the pieces of the gaps, where they have these sizes."""
         found, position = [], 0
         for part, size, (_, end) in zip(self.parts, sizes, self.edges(), strict=False):
             position += len(part.ids)
@@ -200,29 +201,29 @@ class Template:
         return found
 
     def cuts(self, gap: int) -> list[tuple[Cut, Cut]]:
-        """The ways to write the words that a gap cuts: those of its beginning and its end."""
+        """Return the ways to write the words that a gap cuts at its beginning and its end."""
         before, after = self.parts[gap : gap + 2]
         starts = before.starts or [Cut([], before.start)]
         return [*product(starts, after.ends or [Cut([], after.end)])]
 
     def with_cut(self, gap: int, start: Cut, end: Cut) -> Template:
-        """The text with one of these ways."""
+        """Return the text with its words at a gap written in one of these ways."""
         parts = [*self.parts]
         parts[gap] = parts[gap].with_start(start)
         parts[gap + 1] = parts[gap + 1].with_end(end)
         return replace(self, parts=parts)
 
     def with_gaps(self, sizes: Sequence[int]) -> tuple[list[int], dict[int, Tensor]]:
-        """Token ids (L), 0 in the gaps, and what the positions of the gaps may hold, (V,) each."""
+        """Return token ids (L), 0 in the gaps, and what each position of a gap may hold, (V,)."""
         ids = list(self.parts[0].ids)
         allowed: dict[int, Tensor] = {}
         for g, (part, size) in enumerate(zip(self.parts[1:], sizes, strict=True)):
-            allowed |= {len(ids) + i: table for i, table in enumerate(self._asked(g, size))}
+            allowed |= {len(ids) + i: table for i, table in enumerate(self._tables(g, size))}
             ids += [0] * size + part.ids[part.end.is_extra :]
         return ids, allowed
 
-    def _asked(self, gap: int, size: int) -> list[Tensor]:
-        """What the edges of a gap ask of each of its pieces, (V,) each."""
+    def _tables(self, gap: int, size: int) -> list[Tensor]:
+        """Return what the edges of a gap allow each of its pieces to be, (V,) each."""
         start, end = self.edges()[gap]
         tables = [self.codec.fillable] * size
         if end.before_last is not None and size > 1:
@@ -232,11 +233,11 @@ class Template:
         return tables
 
     def is_fillable(self, gap: int, size: int) -> bool:
-        """Whether any pieces of this number can fill a gap."""
-        return _by_state(tuple(self._asked(gap, size)), self.moves)[1]
+        """Return whether any pieces of this number can fill a gap."""
+        return _by_state(tuple(self._tables(gap, size)), self.moves)[1]
 
     def filled(self, pieces: Sequence[Sequence[int]]) -> tuple[str, list[str]]:
-        """The whole text, and the text of each gap, from the pieces of the gaps."""
+        """Decode the pieces of the gaps: the whole text, and the text of each gap."""
         texts = [
             self._decode(own, part, start, end)
             for own, part, (start, end) in zip(pieces, self.parts, self.edges(), strict=False)
@@ -244,12 +245,12 @@ class Template:
         return self.with_fills(texts), texts
 
     def with_fills(self, fills: Sequence[str]) -> str:
-        """The whole text, from the texts of the gaps."""
+        """Join the texts of the gaps with what is around them into the whole text."""
         pairs = zip(self.parts[1:], fills, strict=True)
         return self.parts[0].text + "".join(fill + part.text for part, fill in pairs)
 
     def _decode(self, ids: Sequence[int], part: Part, start: Edge, end: Edge) -> str:
-        """The text of a gap behind a part, from its pieces."""
+        """Decode the pieces of the gap after a part."""
         if self.codec.is_exact:
             text = decode(self.codec.tokenizer, list(ids))
         else:
@@ -257,7 +258,7 @@ class Template:
         return text[len(start.shared) : len(text) - len(end.shared)]
 
     def encode_fills(self, fills: Sequence[str]) -> list[list[int]]:
-        """The pieces of the gaps with given fillings.
+        """Encode given fillings: the pieces of each gap.
 
         Raises:
             ValueError: another number of fillings than gaps, or an empty one.
@@ -272,17 +273,17 @@ class Template:
         return found
 
     def _encode_fill(self, fill: str, part: Part, start: Edge, end: Edge) -> list[int]:
-        """The pieces of a gap behind a part."""
+        """Encode a given filling of the gap after a part."""
         if not fill:
             return []
         text = start.shared + fill + end.shared
         if self.codec.is_exact:
             return encode(self.codec.tokenizer, text)
-        # after the part alone: what its end leaves to the fill is settled by itself
+        # after the part alone: what its end leaves to the fill is written by itself
         return self.codec.encode(text, after=part.text.removesuffix(start.shared))
 
     def written_with(self, fills: Sequence[str]) -> Template:
-        """The text with the words that gaps cut written as they are with given fillings.
+        """Return the text with the words that gaps cut written as they are with given fillings.
 
         Where a filling makes no word that the tokenizer writes in one of the ways, or is empty,
         the pieces of the cut word stay as they are.
@@ -294,7 +295,7 @@ class Template:
         return found
 
     def _cut_of(self, gap: int, before: str, fill: str, after: str) -> tuple[Cut, Cut]:
-        """The way in which the tokenizer writes the words that a gap cuts, with their filling."""
+        """Return how the tokenizer writes the words that a gap cuts, with their filling."""
         cuts, codec, (one, other) = self.cuts(gap), self.codec, self.parts[gap : gap + 2]
         word = codec.last_word(before) if one.starts else one.start.shared
         rest = codec.first_word(after) if other.ends else other.end.shared
@@ -308,11 +309,11 @@ class Template:
         return cuts[0]
 
     def lengths(self, fills: Sequence[str]) -> list[int]:
-        """How many tokens given fillings add to the text: the oracle length of each gap."""
+        """Return how many tokens given fillings add to the text: the oracle length of each gap."""
         return self.lengths_of(self.encode_fills(fills))
 
     def lengths_of(self, pieces: Sequence[Sequence[int]]) -> list[int]:
-        """The lengths of gaps that have these pieces, at least 1."""
+        """Return the lengths of gaps that have these pieces, at least 1."""
         pairs = zip(pieces, self.edges(), strict=True)
         return [max(1, len(ids) - end.num_extra) for ids, (_, end) in pairs]
 
@@ -320,9 +321,10 @@ class Template:
 def collate(
     rows: Sequence[tuple[list[int], dict[int, Tensor]]], moves: Tensor | None = None
 ) -> tuple[Tensor, Allowed, Order]:
-    """A batch of texts with gaps, as `Template.with_gaps` gives them: what `sample` takes.
+    """Make a batch of texts with gaps, as `Template.with_gaps` gives them: what `sample` takes.
 
-    Token ids (B, L), what each position may hold, and prompts before gaps, both left to right.
+    It has token ids (B, L), what each position may hold, and orders: prompts before gaps, both left
+    to right.
     With the codec's `moves`, pieces that end inside a character are allowed only where others go
     on with it.
     """
@@ -346,7 +348,7 @@ def collate(
 
 
 def _with_states(allowed: dict[int, Tensor], moves: Tensor | None) -> Iterator[tuple[int, Tensor]]:
-    """What each position of gaps may hold in each state, (S, V), from what it may hold, (V,)."""
+    """Yield what each position of gaps may hold in each state, (S, V), from its table (V,)."""
     for _, run in groupby(enumerate(allowed), lambda pair: pair[1] - pair[0]):
         positions = [position for _, position in run]
         tables, _ = _by_state(tuple(allowed[position] for position in positions), moves)
@@ -355,8 +357,8 @@ def _with_states(allowed: dict[int, Tensor], moves: Tensor | None) -> Iterator[t
 
 @lru_cache(maxsize=16)
 def _by_state(tables: tuple[Tensor, ...], moves: Tensor | None) -> tuple[list[Tensor], bool]:
-    """What consecutive positions may hold in each state, (S, V), so that the last one completes a
-    character; and whether the first one, in state 0, may hold anything at all."""
+    """Return what consecutive positions may hold in each state, (S, V), so that the last one
+    completes a character; and whether the first one, in state 0, may hold anything at all."""
     if moves is None:
         return [_in_one_state(table) for table in tables], bool(tables[0].any())
     leads_on, found = [n == COMPLETE for n in range(NUM_STATES)], []
@@ -375,7 +377,7 @@ def _in_one_state(table: Tensor) -> Tensor:
 def _in_states(
     table: Tensor, leads_on: tuple[bool, ...], moves: Tensor
 ) -> tuple[Tensor, list[bool]]:
-    """What a position may hold in each state, and in which of them that is anything at all.
+    """Return what a position may hold in each state, and in which of them that is anything at all.
 
     Args:
         table: (V,) what it may hold; that is left to states in which nothing fits.

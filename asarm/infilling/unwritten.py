@@ -33,7 +33,7 @@ def warn_of_unwritten(codec: Codec, texts: Iterable[str]) -> None:
 
 
 def unwritten(codec: Codec, texts: Iterable[str]) -> list[str]:
-    """The characters of texts that do not come back from their tokens, and runs of blanks."""
+    """Return the characters that do not come back from their tokens, and runs of blanks."""
     if codec.is_exact:
         return []
     split = [WHITESPACE.split(text) if codec.whitespace_map else [text] for text in texts]
@@ -45,7 +45,7 @@ def unwritten(codec: Codec, texts: Iterable[str]) -> list[str]:
 
 
 def _written(codec: Codec, words: list[str]) -> str:
-    """The characters of the tokens of words, but of <unk>, which stands for any."""
+    """Return the characters of the tokens of words, but of <unk>, which stands for any."""
     pieces = codec.tokenizer.convert_ids_to_tokens(
         [i for ids in encode_all(codec.tokenizer, words) for i in ids]
     )

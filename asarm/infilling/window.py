@@ -18,12 +18,12 @@ Range = tuple[int, int]
 
 
 def trained_length(model: Backbone) -> int | None:
-    """How many tokens the texts had that a model was trained on, if it is known."""
+    """Return how many tokens the texts had that a model was trained on, if it is known."""
     return getattr(model, "trained_length", None)
 
 
-def windows(template: Template, asked: Sequence[Range], limit: int | None) -> list[slice]:
-    """The gaps (G) of each window: neighbours whose longest fills fit into one.
+def windows(template: Template, ranges: Sequence[Range], limit: int | None) -> list[slice]:
+    """Return the gaps (G) of each window: neighbours whose longest fills fit into one.
 
     Where gaps may be long, it is enough that they fit at their shortest into half a window; their
     ranges then end earlier, see `fitted`.
@@ -33,7 +33,7 @@ def windows(template: Template, asked: Sequence[Range], limit: int | None) -> li
     starts = [0]
     for end in range(1, template.num_gaps):
         gaps = slice(starts[-1], end + 1)
-        shortest, longest = (_inside(template, asked, gaps, bound) for bound in (0, 1))
+        shortest, longest = (_inside(template, ranges, gaps, bound) for bound in (0, 1))
         if longest > limit and shortest > limit // 2:
             starts.append(end)
     ends = [*starts[1:], template.num_gaps]
@@ -41,24 +41,24 @@ def windows(template: Template, asked: Sequence[Range], limit: int | None) -> li
 
 
 def part_of(template: Template, gaps: slice) -> Template:
-    """The template of some neighbouring gaps, and of the text up to the gaps beside them."""
+    """Return the template of neighbouring gaps, and of the text up to the gaps next to them."""
     return Template(template.codec, template.parts[gaps.start : gaps.stop + 1])
 
 
-def fitted(template: Template, asked: Sequence[Range], limit: int | None) -> list[Range]:
-    """The ranges of a window's gaps (G), each no longer than its share of what the window holds."""
+def fitted(template: Template, ranges: Sequence[Range], limit: int | None) -> list[Range]:
+    """Return the ranges of a window's gaps (G), each no longer than its part of the window."""
     whole = slice(0, template.num_gaps)
-    if limit is None or _inside(template, asked, whole, 1) <= limit:
-        return list(asked)
-    room = max(0, limit - _inside(template, asked, whole, 0))
-    share = room // max(1, sum(low < high for low, high in asked))
-    return [(low, min(high, low + share)) for low, high in asked]
+    if limit is None or _inside(template, ranges, whole, 1) <= limit:
+        return list(ranges)
+    room = max(0, limit - _inside(template, ranges, whole, 0))
+    extra = room // max(1, sum(low < high for low, high in ranges))
+    return [(low, min(high, low + extra)) for low, high in ranges]
 
 
 def within(template: Template, sizes: Sequence[int], limit: int | None) -> Template:
-    """The template without the tokens beyond its window, where its gaps have these sizes.
+    """Return the template without the tokens beyond its window, where its gaps have these sizes.
 
-    As many tokens stay before the first gap as behind the last one, or more where the text ends on
+    As many tokens stay before the first gap as after the last one, or more where the text ends on
     the other side.
     """
     first, *between, last = template.parts
@@ -75,9 +75,10 @@ def within(template: Template, sizes: Sequence[int], limit: int | None) -> Templ
     return Template(template.codec, [first, *between, last])
 
 
-def _inside(template: Template, asked: Sequence[Range], gaps: slice, bound: int) -> int:
-    """Tokens from the first of some gaps to the last one, at their shortest (0) or longest (1)."""
+def _inside(template: Template, ranges: Sequence[Range], gaps: slice, bound: int) -> int:
+    """Count tokens from the first of some gaps to the last, at their shortest (0) or longest
+    (1)."""
     inner = part_of(template, gaps)
-    lengths = [bounds[bound] for bounds in asked[gaps]]
+    lengths = [bounds[bound] for bounds in ranges[gaps]]
     places = inner.places(inner.sizes(lengths))
     return places[-1].stop - places[0].start

@@ -30,9 +30,9 @@ def block_bits(
     rates: Sequence[float] = RATES,
     batch_size: int = 16,
 ) -> Tensor:
-    """Bits of the targets of some blocks, and how many targets, (2, N, rates) in float64.
+    """Measure the bits of the targets of some blocks, and count targets, (2, N, rates) in float64.
 
-    The split of a block depends on its index and the rate only. Blocks that are not asked for
+    The split of a block depends on its index and the rate only. Blocks that are not requested
     stay 0, so that the parts of several processes add up.
     """
     found = torch.zeros(2, len(blocks.lengths), len(rates), dtype=torch.float64)
@@ -59,7 +59,7 @@ def draft_rejections(
     num_starts: int = 8,
     batch_size: int = 16,
 ) -> Tensor:
-    """Drafts of a head that would be rejected, in expectation, and all of them: (2,) float64.
+    """Count drafts of a head that would be rejected, in expectation, and all: (2,) float64.
 
     Splits and starts depend on the block's index and the rate only.
     """
@@ -79,7 +79,7 @@ def draft_rejections(
 
 
 def bits_per_token(found: Tensor) -> list[float]:
-    """Of all targets together at each rate, from `block_bits`."""
+    """Return the bits per token of all targets together at each rate, from `block_bits`."""
     bits, num_targets = found.sum(1)
     rates: list[float] = (bits / num_targets).tolist()
     return rates

@@ -46,7 +46,7 @@ def bits_per_byte(
     length: int = 256,
     batch_size: int = 16,
 ) -> float:
-    """Exact joint density of the targets in packed blocks: bits per token x tokens per byte."""
+    """Measure the exact joint density of targets in packed blocks, in bits per byte."""
     check_tokenizer(model, tokenizer)
     encoded = [encode_document(tokenizer, document.text) for document in documents]
     num_bytes = sum(len(document.text.encode()) for document in documents)
@@ -64,7 +64,7 @@ def bits_per_byte(
 
 
 def held_out_figures(folder: Path) -> dict[str, dict[Kind, float]]:
-    """Bits per byte of a model under each protocol, and of the byte-level baselines."""
+    """Measure bits per byte of a model under each protocol, and of the byte-level baselines."""
     model, tokenizer = load(folder)
     texts = {kind: "".join(d.text for d in held_out_documents(kind)) for kind in KINDS}
     training = "".join(document.text for document in training_documents())
@@ -83,7 +83,7 @@ def held_out_figures(folder: Path) -> dict[str, dict[Kind, float]]:
 
 
 def markdown_table(figures: dict[str, dict[Kind, float]]) -> str:
-    """The figures, a row each, a column a kind of text."""
+    """Make a table of the figures: a row each, and a column for each kind of text."""
     lines = [f"| | {' | '.join(KINDS)} |", "|---" * (len(KINDS) + 1) + "|"]
     for name, row in figures.items():
         lines.append(f"| {name} | {' | '.join(f'{row[kind]:.2f}' for kind in KINDS)} |")

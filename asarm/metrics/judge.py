@@ -49,19 +49,19 @@ class Judge:
         return ids
 
     def perplexity(self, text: str) -> float:
-        """That of one text, see `perplexities`."""
+        """Return the perplexity of one text, see `perplexities`."""
         return self.perplexities([text])[0]
 
     @torch.no_grad()
     def perplexities(self, texts: Sequence[str]) -> list[float]:
-        """exp of the mean -log p of each text's first 960 tokens; NaN where nothing is scored.
+        """Return exp of the mean -log p of each text's first 960 tokens; NaN if nothing is scored.
 
         The first is given the judge's start token; it is not scored where the judge has none.
         Texts are padded on the right, which a causal model does not see.
         """
         start = self.tokenizer.bos_token_id
-        most = getattr(self.model.config, "max_position_embeddings", None) or MAX_TOKENS + 1
-        found = [self.tokens(text)[: min(MAX_TOKENS, most - 1)] for text in texts]
+        max_length = getattr(self.model.config, "max_position_embeddings", None) or MAX_TOKENS + 1
+        found = [self.tokens(text)[: min(MAX_TOKENS, max_length - 1)] for text in texts]
         found = found if start is None else [[start, *ids] for ids in found]
         longest = max(map(len, found))
         if longest < 2:
@@ -77,17 +77,17 @@ class Judge:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of its weights, their precision and its tokenizer: another judge has another one."""
+        """A hash of its weights, their precision and its tokenizer: another judge has another."""
         return of_model(self.model, self.tokenizer)
 
     def key_of(self, text: str) -> tuple[str, str, str]:
-        """What a score is about, as `key` of its line."""
+        """Return what a score is about, as `key` of its line."""
         return self.name, self.fingerprint, hashlib.sha256(text.encode()).hexdigest()[:32]
 
     def score(
         self, groups: Iterable[Sequence[str]], done: Iterable[Record] = ()
     ) -> Iterator[Record]:
-        """Perplexity of each text, and entropy in bits of all its judge tokens.
+        """Yield the perplexity of each text, and the entropy in bits of all its judge tokens.
 
         Args:
             groups: texts that are scored together, a few at a time; as long as a group is the
@@ -113,12 +113,12 @@ class Judge:
 
 
 def key(score: Record) -> tuple[str, str, str]:
-    """What a score is about: judge, its fingerprint, and the text's hash."""
+    """Return what a score is about: judge, its fingerprint, and the text's hash."""
     return score["judge"], score["fingerprint"], score["text"]
 
 
 def load_judge(name: str, device: str | torch.device | None = None) -> Judge:
-    """A judge by hub name or folder, "@revision" behind it or not; bfloat16 on a GPU.
+    """Load a judge by hub name or folder, with "@revision" after it or not; bfloat16 on a GPU.
 
     Raises:
         ValueError: there is no such model, or the hub cannot be reached.
@@ -143,5 +143,5 @@ def load_judge(name: str, device: str | torch.device | None = None) -> Judge:
 
 
 def _perplexity(logits: Tensor, tokens: Tensor) -> float:
-    """Of tokens (L,) under logits (L, V)."""
+    """Compute the perplexity of tokens (L,) under logits (L, V)."""
     return float(cross_entropy(logits.float(), tokens).exp()) if len(tokens) else math.nan

@@ -13,7 +13,7 @@ NORMAL_QUANTILE = 1.959963984540054  # of 97.5%
 
 @dataclass(frozen=True)
 class Rate:
-    """A share of passed tasks with its 95% confidence interval."""
+    """The rate of passed tasks, with its 95% confidence interval."""
 
     mean: float
     low: float
@@ -22,7 +22,7 @@ class Rate:
 
 
 def pass_at_k(samples: int, passed: int, k: int) -> float:
-    """The chance that at least one of k completions passes, from `samples` of which `passed` did.
+    """Return the probability that one of k completions passes, if `passed` of `samples` did.
 
     The estimator without bias of Chen et al. 2021 (arXiv 2107.03374, equation 1),
     1 - C(samples - passed, k) / C(samples, k), as a product that does not overflow.
@@ -39,7 +39,7 @@ def pass_at_k(samples: int, passed: int, k: int) -> float:
 
 
 def rate(values: Sequence[float], problems: Sequence[Hashable]) -> Rate | None:
-    """The mean of pass rates over tasks, and where it lies with 95% confidence.
+    """Average pass rates over tasks, and say where the mean lies with 95% confidence.
 
     Wilson's score interval with the effective number of tasks: gaps in the same function pass and
     fail together, so the error is that of whole functions (`clustered_estimate`), and
@@ -62,7 +62,7 @@ def rate(values: Sequence[float], problems: Sequence[Hashable]) -> Rate | None:
 
 
 def wilson(mean: float, count: float) -> tuple[float, float]:
-    """Wilson's 95% interval of a share that was seen in `count` independent trials."""
+    """Return Wilson's 95% interval of a rate that was seen in `count` independent trials."""
     z = NORMAL_QUANTILE**2 / count
     center = (mean + z / 2) / (1 + z)
     half = math.sqrt(z * mean * (1 - mean) + z * z / 4) / (1 + z)

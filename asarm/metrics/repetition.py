@@ -8,22 +8,22 @@ import torch
 
 
 def token_entropy(tokens: Sequence[int]) -> float:
-    """Entropy in bits of the frequencies of the tokens of one text."""
-    shares = torch.tensor(tokens).unique(return_counts=True)[1].double() / len(tokens)
-    return float((shares * -shares.log2()).sum())
+    """Compute the entropy in bits of the frequencies of the tokens of one text."""
+    probs = torch.tensor(tokens).unique(return_counts=True)[1].double() / len(tokens)
+    return float((probs * -probs.log2()).sum())
 
 
 def distinct(tokens: Sequence[int], n: int) -> float | None:
-    """Distinct-n (Li et al. 2016): different n-grams over all n-grams; 1 where none repeats.
+    """Compute distinct-n (Li et al. 2016): different n-grams over all; 1 where none repeats.
 
-    None where there are fewer than n tokens.
+    It is None where there are fewer than n tokens.
     """
     grams = [tuple(tokens[start : start + n]) for start in range(len(tokens) - n + 1)]
     return len(set(grams)) / len(grams) if grams else None
 
 
 def copied(tokens: Sequence[int], prompt: Collection[int]) -> float | None:
-    """Share of the filled tokens that stand in the prompt too; None where none was filled.
+    """Return which fraction of the filled tokens the prompt has, too; None if none was filled.
 
     Args:
         tokens: of the whole text.

@@ -25,10 +25,11 @@ KINDS = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
 
 
 def rouge(prediction: str, reference: str, *, any_letters: bool = False) -> dict[str, float]:
-    """F-measures x 100 of ROUGE-1, ROUGE-2 and ROUGE-L, and their average ("rouge").
+    """Compute F-measures x 100 of ROUGE-1, ROUGE-2 and ROUGE-L, and their average ("rouge").
 
-    By the package rouge-score, words not stemmed: the default of Hugging Face's `evaluate`, with
-    which the published figures were made (a run's score is the mean of its items').
+    The package rouge-score computes them, words not stemmed: the default of Hugging Face's
+    `evaluate`, with which the published figures were made (a run's score is the mean of its
+    items').
 
     Args:
         prediction: a text.
@@ -42,7 +43,7 @@ def rouge(prediction: str, reference: str, *, any_letters: bool = False) -> dict
 
 
 def needs_any_letters(texts: Iterable[str]) -> bool:
-    """Whether texts have letters, more than a foreign word now and then, that are not a to z."""
+    """Return whether texts have more letters that are not a to z than a foreign word has."""
     letters = [character.isascii() for text in texts for character in text if character.isalpha()]
     return letters.count(False) > FOREIGN * len(letters)
 
@@ -51,7 +52,7 @@ class AnyLetters:
     """A tokenizer for rouge-score that knows letters; on ASCII it is rouge-score's own."""
 
     def tokenize(self, text: str) -> list[str]:
-        """The words of a text, in lower case."""
+        """Split a text into words, in lower case."""
         found = unicodedata.normalize("NFKC", text.lower())
         kept = (c if unicodedata.category(c)[0] in "LMN" else " " for c in found)
         return NO_BLANKS.sub(r" \g<0> ", "".join(kept)).split()

@@ -17,7 +17,7 @@ Values = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean and its standard error, None where one value cannot tell."""
+    """A mean and its standard error, which is None where there is but one value."""
 
     mean: float
     error: float | None
@@ -38,14 +38,14 @@ class Comparison:
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """Mean and standard error (ddof 1) of independent values."""
+    """Compute the mean and the standard error (ddof 1) of independent values."""
     array = np.asarray(values, dtype=np.float64)
     error = float(array.std(ddof=1)) / math.sqrt(len(array)) if len(array) > 1 else None
     return Estimate(float(array.mean()), error)
 
 
 def clustered_estimate(values: Sequence[float], clusters: Sequence[Hashable]) -> Estimate:
-    """Mean of values, and its standard error where those of one cluster hang together.
+    """Compute the mean of values, and its standard error where those of one cluster hang together.
 
     The cluster-robust error of a mean: clusters are independent, and G / (G - 1) corrects for
     their number G. With a cluster of its own for each value it is that of `estimate`.
@@ -62,7 +62,7 @@ def clustered_estimate(values: Sequence[float], clusters: Sequence[Hashable]) ->
 
 
 def ratio_of_means(numerator: Sequence[float], denominator: Sequence[float]) -> Estimate:
-    """mean(numerator) / mean(denominator) of paired values, its error by the delta method."""
+    """Compute mean(numerator) / mean(denominator) of pairs, its error by the delta method."""
     top, bottom = np.asarray(numerator, np.float64), np.asarray(denominator, np.float64)
     if not bottom.mean() > 0:
         return Estimate(math.inf, None)
@@ -74,7 +74,7 @@ def compare(values: Sequence[float], reference: Sequence[float]) -> Comparison:
     """Test values against a reference, value i paired with reference i."""
     ours, theirs = np.asarray(values, np.float64), np.asarray(reference, np.float64)
     if len(ours) != len(theirs):
-        raise ValueError(f"{len(ours)} values and {len(theirs)} of the reference are no pairs")
+        raise ValueError(f"{len(ours)} values and {len(theirs)} of the reference are not pairs")
     if len(ours) < 2:
         return Comparison(None, None, None, None)
     differences = ours - theirs
@@ -92,9 +92,9 @@ def _wilcoxon(differences: Values, zeros: Values) -> Any:
 
 
 def _p_value(test: Callable[[Values, Values], Any], ours: Values, theirs: Values) -> float | None:
-    """The test's p-value: 1 where nothing differs, None where it is not defined.
+    """Return the test's p-value: 1 where nothing differs, None where it is not defined.
 
-    The t-tests give 0 for two constants that differ, which is no chance.
+    The t-tests give 0 for two constants that differ, which is not a probability that chance leaves.
     """
     if np.array_equal(ours, theirs):
         return 1.0

@@ -60,7 +60,7 @@ def sample(
 
     Args:
         model: any backbone, such as an `AnySubsetTransformer`.
-        input_ids: (B, L) token ids; what stands at targets and padding is not read. Any integers:
+        input_ids: (B, L) token ids; ids at targets and padding are not read. Any integers:
             a tensor, an array or nested lists.
         order: which positions are targets, and in which order they are decoded.
         sampler: "sequential", one target a call; "assd" and "ngram", algorithms 1 and 2 of
@@ -117,7 +117,7 @@ def sample(
             on_commit=bar.update,
         ).run()
         tokens, log_probs = state.by_position(ids, order)
-        if isinstance(sampler, Parallel):  # its draws are no conditionals: one call, not counted
+        if isinstance(sampler, Parallel):  # its draws are not conditionals: one call, not counted
             log_probs = joint_log_probs(model, tokens, order, net.target, net.allowed)
     return SampleResult(
         tokens=tokens,
@@ -135,7 +135,7 @@ def sample(
 
 
 def make_sampler(sampler: str | Sampler, options: Mapping[str, Any]) -> Sampler:
-    """A sampler by its name and options, or the one that is given.
+    """Make a sampler from its name and options, or take the one that is given.
 
     Raises:
         ValueError: an unknown name, or an option that the sampler does not have.
@@ -148,8 +148,8 @@ def make_sampler(sampler: str | Sampler, options: Mapping[str, Any]) -> Sampler:
             )
         if options:
             raise ValueError(
-                f"{next(iter(options))} is given beside the sampler {sampler!r}; expected its "
-                "options within it"
+                f"{next(iter(options))} is given together with the sampler {sampler!r}; expected "
+                "its options within it"
             )
         return sampler
     one_of("sampler", sampler, tuple(SAMPLERS))
@@ -180,7 +180,7 @@ def prepare(
     is_static: bool = False,
     cache: ContentCache | None = None,
 ) -> tuple[Net, State]:
-    """A model and a batch as a sampler's rounds need them.
+    """Bring a model and a batch into the form that a sampler's rounds need.
 
     Args:
         model: the backbone.
@@ -198,7 +198,7 @@ def prepare(
     if is_static:
         cache.fix_shapes()
     if allowed and isinstance(sampler, Parallel):
-        allowed = allowed.without_moves()  # what stands beside a token is not known yet
+        allowed = allowed.without_moves()  # the tokens next to it are not known yet
     net = Net(
         model,
         target,
@@ -215,7 +215,7 @@ def prepare(
 
 
 def default_drafter(model: Backbone) -> Drafter:
-    """The model's own head, if it has one, and else its rows alone."""
+    """Return the model's own head, if it has one, and else the drafter of its rows alone."""
     return self_drafter if getattr(model, "draft_head", None) is None else HeadDrafter.of(model)
 
 
@@ -231,7 +231,7 @@ def _verifier(sampler: Sampler, randomness: Randomness) -> Verifier:
 
 
 def _drafter(sampler: Sampler, model: Backbone) -> Drafter:
-    """What drafts for a sampler.
+    """Return the drafter of a sampler.
 
     Raises:
         ValueError: an unknown name, or a head that the model has not.
@@ -249,7 +249,7 @@ def _drafter(sampler: Sampler, model: Backbone) -> Drafter:
 
 
 def _lengths(sampler: Sampler, model: Backbone, num_targets: int) -> DraftLengths:
-    """How many drafts a sampler's rounds have: no round can have more than there are targets."""
+    """Return how many drafts a sampler's rounds have: no more than there are targets."""
     if not isinstance(sampler, Speculative):
         return FixedLength(1)
     if sampler.k == "auto":
@@ -258,37 +258,39 @@ def _lengths(sampler: Sampler, model: Backbone, num_targets: int) -> DraftLength
 
 
 def _k(sampler: Sampler) -> int | Literal["auto"] | None:
-    """Drafts of a round, where a sampler drafts."""
+    """Return the number of drafts of a round, where a sampler drafts."""
     k = getattr(sampler, "k", None)
     return int(k) if k is not None and k != "auto" else k
 
 
 def _costs(sampler: Sampler, model: Backbone) -> Any:
-    """What calls, rows and drafts take: the sampler's, or usual ones of the device."""
+    """Return the costs of calls, rows and drafts: the sampler's, or usual ones of the device."""
     own = getattr(sampler, "costs", None)
     return own or COSTS.get(model.device.type, COSTS["cuda"])
 
 
-def _execution(asked: str | None, sampler: Sampler, device: torch.device, is_watched: bool) -> str:
-    """How rounds are made."""
+def _execution(
+    execution: str | None, sampler: Sampler, device: torch.device, is_watched: bool
+) -> str:
+    """Choose how rounds are executed, where the caller did not."""
     is_parallel = isinstance(sampler, Parallel)
-    if asked is None:
+    if execution is None:
         return "static" if device.type == "cuda" and not (is_parallel or is_watched) else "eager"
-    one_of("execution", asked, EXECUTIONS)
-    if asked != "eager" and (is_parallel or is_watched):
+    one_of("execution", execution, EXECUTIONS)
+    if execution != "eager" and (is_parallel or is_watched):
         raise ValueError(
-            f"execution is {asked!r} with sampler {sampler.name!r}; expected 'eager': rounds that "
-            "are traced or watched, and those of 'parallel', wait for the device"
+            f"execution is {execution!r} with sampler {sampler.name!r}; expected 'eager': rounds "
+            "that are traced or watched, and those of 'parallel', wait for the device"
         )
-    if asked == "graph" and device.type != "cuda":
+    if execution == "graph" and device.type != "cuda":
         raise ValueError(
             f"execution is 'graph' on {device.type!r}; expected 'static': no CUDA there"
         )
-    return asked
+    return execution
 
 
 class Watch:
-    """Records rounds, and tells of them."""
+    """Records rounds, and passes them to `on_round`."""
 
     def __init__(self, batch: int, trace: bool, on_round: OnRound | None):
         self.trace: list[list[Round]] | None = [[] for _ in range(batch)] if trace else None

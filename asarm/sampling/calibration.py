@@ -22,7 +22,7 @@ def calibrate(
 ) -> Costs:
     """Time rounds of `onepass` with few and many rows and drafts, in milliseconds.
 
-    For `sample(..., k="auto", costs=...)`; costs that were recorded give the same texts again.
+    They are for `sample(..., k="auto", costs=...)`; recorded costs give the same texts again.
 
     Args:
         model: on its device and in its dtype, with its draft head.
@@ -31,7 +31,7 @@ def calibrate(
         repeats: of each probe, of which the median counts.
 
     Raises:
-        ValueError: too few targets to tell calls, rows and drafts apart.
+        ValueError: too few targets to distinguish calls, rows and drafts.
     """
     rng = torch.Generator().manual_seed(0)
     ids = torch.randint(model.vocab_size, (1, length), generator=rng)

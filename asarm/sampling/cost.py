@@ -13,7 +13,7 @@ from torch import Tensor
 from asarm.checks import is_real
 
 MAX_DRAFTS = 16  # of a round that "auto" may choose
-GRID = 64  # acceptance rates that it tells apart
+GRID = 64  # acceptance rates that it distinguishes
 EVENNESS = 10.0  # of acceptance from round to round: a + b of its Beta(a, b) distribution
 
 
@@ -47,14 +47,14 @@ COSTS = {  # by the device's type; `calibrate` measures those of a model
 
 
 class RoundCost(NamedTuple):
-    """What a round has: network calls, rows in them, and drafts that are drawn and verified."""
+    """What a round takes: network calls, rows in them, and drafts that are drawn and verified."""
 
     calls: int
     rows: int
     drafts: int
 
     def time_per_token(self, acceptance: float, costs: Costs) -> float:
-        """Expected time of the round over the tokens that it commits.
+        """Return the expected time of the round over the tokens that it commits.
 
         A token follows the accepted drafts. Texts have easy places and hard ones: the acceptance
         rate varies around `acceptance` from round to round, so that the more drafts are accepted,
@@ -70,7 +70,7 @@ class RoundCost(NamedTuple):
 
 @cache
 def best_lengths(cost: tuple[tuple[int, RoundCost], ...], costs: Costs) -> Tensor:
-    """The best number of drafts (GRID,) by acceptance rate, 0 to 1.
+    """Return the best number of drafts (GRID,) for each acceptance rate from 0 to 1.
 
     Args:
         cost: of a round, for each number of drafts that it may have.

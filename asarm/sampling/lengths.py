@@ -21,14 +21,14 @@ class DraftLengths(Protocol):
 
     @property
     def max_drafts(self) -> int:
-        """In any round."""
+        """The most drafts that any round may have."""
 
     def __call__(self, state: State) -> Tensor:
-        """In the next round, (B,)."""
+        """Return how many drafts the next round of each sequence may have, (B,)."""
 
 
 class FixedLength:
-    """As many drafts in every round."""
+    """Gives every round the same number of drafts."""
 
     def __init__(self, k: int):
         self.max_drafts = k
@@ -38,9 +38,9 @@ class FixedLength:
 
 
 class AutoLength:
-    """As many drafts as make a token cheapest, if they are accepted as often as they were so far.
+    """Gives a round as many drafts as make a token cheapest, at the acceptance rate so far.
 
-    It knows what became of the drafts of earlier rounds of the same sequence, and nothing else, so
+    It knows the outcome of earlier rounds of the same sequence, and nothing else, so
     the distribution of the samples stays as it is, and a sequence's sample does not depend on
     others.
 

@@ -22,7 +22,7 @@ from asarm.sampling.verify import Verifier
 
 
 class Rows(NamedTuple):
-    """Query rows in rank space."""
+    """Query rows, each with the rank that it predicts and its limit."""
 
     ranks: Tensor  # (B, Q) to predict
     limits: Tensor  # (B, Q) how many ranks each row may see
@@ -30,12 +30,12 @@ class Rows(NamedTuple):
 
     @classmethod
     def own(cls, ranks: Tensor, is_row: Tensor) -> Rows:
-        """Rows that see all ranks below their own: those of the target distribution."""
+        """Return rows that see all ranks below their own: those of the target distribution."""
         return cls(ranks, ranks, is_row)
 
     @classmethod
     def ahead(cls, start: Tensor, count: Tensor, size: int) -> Rows:
-        """Rows of `count` (B,) ranks from `start` (B,) on, all of which see the ranks below it."""
+        """Return rows of `count` (B,) ranks from `start` (B,) on, all with limit `start`."""
         steps = torch.arange(size, device=start.device)
         ranks = start[:, None] + steps
         return cls(ranks, start[:, None].expand_as(ranks), steps < count[:, None])
@@ -71,15 +71,15 @@ class Net:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of distributions."""
+        """The dtype that distributions have."""
         return torch.promote_types(self.model.dtype, torch.float32)
 
     def size(self, count: Tensor, bound: int) -> int:
-        """The largest of count (B,), or its bound where shapes are static."""
+        """Return the largest of count (B,), or its bound where shapes are static."""
         return bound if self.is_static else int(count.max())
 
     def call(self, state: State, rows: Rows, upto: Tensor, max_content: int = 1) -> Tensor:
-        """One network call: hidden states (B, Q, C) of query rows.
+        """Make one network call; return the hidden states (B, Q, C) of query rows.
 
         The content of all ranks below `upto` (B,) that the cache lacks rides along; a sequence
         without a query row takes no part.
@@ -104,7 +104,7 @@ class Net:
         return hidden
 
     def _content(self, state: State, count: Tensor, bound: int) -> ContentRows:
-        """Content rows of `count` (B,) ranks, from the first that the cache lacks on."""
+        """Return content rows of `count` (B,) ranks, from the first that the cache lacks on."""
         ranks, is_row = state.ranks(state.cached, count, self.size(count, bound))
         return ContentRows(
             state.tokens.gather(1, ranks),
@@ -114,7 +114,7 @@ class Net:
         )
 
     def _hidden(self, content: ContentRows, query: QueryRows, is_row: Tensor) -> Tensor:
-        """Hidden states (B, Q, C) of query rows; those that no sequence needs are not computed."""
+        """Compute hidden states (B, Q, C) of query rows, but not of rows that no sequence needs."""
         if self.is_static or (is_needed := is_row.any(0)).all():
             return self.model(content, query, self.cache)
         fewer = QueryRows(query.positions[:, is_needed], query.limits[:, is_needed])
@@ -124,12 +124,12 @@ class Net:
         return hidden
 
     def target_probs(self, state: State, hidden: Tensor, ranks: Tensor) -> Tensor:
-        """Target distributions (B, K, V) at ranks (B, K), from hidden states (B, K, C)."""
+        """Compute target distributions (B, K, V) at ranks (B, K) from hidden states (B, K, C)."""
         logits = self.model.logits(hidden)
         return self.target.probs(logits, self.allowed_at(state, ranks, state.tokens))
 
     def allowed_at(self, state: State, ranks: Tensor, tokens: Tensor) -> Tensor | None:
-        """Which tokens the ranks (B, K) may hold, (B, K, V); ranks beyond the last are padding."""
+        """Return which tokens the ranks (B, K) may hold, (B, K, V); some may be padding."""
         if self.allowed is None:
             return None
         positions = state.positions.gather(1, ranks.clamp(max=state.spare))
@@ -138,7 +138,7 @@ class Net:
     def draw(
         self, probs: Tensor, ranks: Tensor, purpose: Purpose, round: Step, needed: Tensor
     ) -> Tensor:
-        """Tokens (B, K) at ranks (B, K) from probs (B, K, V), where `needed` (B, K)."""
+        """Draw tokens (B, K) at ranks (B, K) from probs (B, K, V), where `needed` (B, K)."""
         return self.verifier.draw(probs, ranks, purpose, round, needed)
 
     def drafts(
@@ -151,12 +151,12 @@ class Net:
         count: Tensor,
         size: int | None = None,
     ) -> Drafts:
-        """Drafts for `count` (B,) ranks from `start` (B,) on, by rows that saw `limit` ranks."""
+        """Draw drafts for `count` (B,) ranks from `start` (B,) on, by rows with `limit` (B,)."""
         size = hidden.shape[1] if size is None else size
         return self.drafter(DraftRequest(self, state, size, hidden, start, limit, count))
 
     def select(self, sequences: Tensor) -> Net:
-        """The same for some sequences (n,) of the batch alone."""
+        """Return the same for some sequences (n,) of the batch alone."""
         return replace(
             self,
             cache=self.cache.select(sequences),
@@ -167,7 +167,7 @@ class Net:
 
 @dataclass(frozen=True)
 class DraftRequest:
-    """What a drafter is asked, and what it may know: see `asarm.drafting.drafters.Request`."""
+    """What a drafter is to do, and what it may know: see `asarm.drafting.drafters.Request`."""
 
     net: Net
     state: State

@@ -20,7 +20,7 @@ from asarm.sampling.verify import has_bad
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a round has decided.
+    """What a round decided: the drafts that were accepted and the token that follows them.
 
     Attributes:
         drafts: what was verified, the exact ones first.
@@ -38,7 +38,7 @@ class Outcome:
     has_token: Tensor
 
     def records(self, state: State) -> Iterator[tuple[int, Round]]:
-        """The rounds of the sequences that took part, by their places in the whole batch."""
+        """Yield the rounds of the sequences that took part, by their places in the whole batch."""
         for b, sequence in enumerate(state.sequences.tolist()):
             count, accepted = int(self.drafts.count[b]), int(self.accepted[b])
             start = int(self.start[b])
@@ -61,7 +61,7 @@ def verify_and_commit(
 
     Args:
         net: the model.
-        state: of the batch; the drafts stand at its next ranks.
+        state: of the batch; the drafts are at its next ranks.
         drafts: what is verified.
         target_probs: (B, K, V) the target distributions at their ranks; (B, K + 1, V) with that of
             the rank after them, whose token follows where all drafts are accepted.

@@ -36,25 +36,25 @@ class Purpose(IntEnum):
 
 
 class Randomness(Protocol):
-    """All that a sampler leaves to chance."""
+    """Everything that a sampler leaves to chance."""
 
     def categorical(
         self, probs: Tensor, ranks: Tensor, purpose: Purpose, round: Step, needed: Tensor
     ) -> Tensor:
-        """Tokens (B, K) drawn from probs (B, K, V); only those `needed` (B, K) are looked at."""
+        """Draw tokens (B, K) from probs (B, K, V); only those `needed` (B, K) are looked at."""
 
     def bernoulli(self, prob: Tensor, ranks: Tensor, round: Step, needed: Tensor) -> Tensor:
-        """Yes (B, K) with probability prob (B, K); only those `needed`, up to the first no."""
+        """Draw yes (B, K) with probability prob (B, K); only those `needed`, up to the first no."""
 
     def gumbel(self, ranks: Tensor, vocab_size: int) -> Tensor:
-        """The Gumbel vectors (B, K, V) that the ranks (B, K) own."""
+        """Return the Gumbel vectors (B, K, V) that the ranks (B, K) own."""
 
     def select(self, sequences: Tensor) -> Randomness:
-        """That of some sequences (n,) of the batch alone."""
+        """Return the randomness of some sequences (n,) of the batch alone."""
 
 
 class HashedRandomness:
-    """Randomness from one seed per sequence (B,)."""
+    """Draws everything from one seed per sequence (B,)."""
 
     def __init__(self, seeds: Tensor):
         self.seeds = seeds
@@ -83,12 +83,12 @@ class HashedRandomness:
         return mix(self._keys + (ranks * signed(RANK_STRIDE) + stream))
 
     def _uniform(self, ranks: Tensor, purpose: Purpose, round: Step) -> Tensor:
-        """Numbers in [0, 1), float64, (B, K)."""
+        """Return numbers in [0, 1), float64, (B, K)."""
         return unit_interval(self._bits(ranks, purpose, round))
 
 
 def inverse_cdf(probs: Tensor, uniform: Tensor) -> Tensor:
-    """The token (...) at which the summed probs (..., V) pass a share `uniform` (...) of them all.
+    """Return the token (...) where the summed probs (..., V) pass `uniform` (...) of their total.
 
     A token of probability 0 is never taken.
     """
@@ -101,25 +101,25 @@ def inverse_cdf(probs: Tensor, uniform: Tensor) -> Tensor:
 
 
 def mix(x: Tensor) -> Tensor:
-    """Int64 `x` so mixed that the upper bits of neighbours have nothing in common.
+    """Mix the bits of int64 `x` so that the upper bits of neighbours have nothing in common.
 
-    splitmix64 without its last step, which mends the lower bits: nothing here reads them alone.
+    This is splitmix64 without its last step, which mends the lower bits: nothing reads them alone.
     """
     x = (x ^ _shift(x, 30)) * signed(MIX_1)
     return (x ^ _shift(x, 27)) * signed(MIX_2)
 
 
 def unit_interval(bits: Tensor) -> Tensor:
-    """The top 53 bits as a float64 in [0, 1)."""
+    """Make the top 53 bits a float64 in [0, 1)."""
     return _shift(bits, 11).to(torch.float64) * 2.0**-53
 
 
 def signed(x: int) -> int:
-    """The lowest 64 bits of `x` as the int64 of the same bits."""
+    """Make the lowest 64 bits of `x` the int64 of the same bits."""
     x &= (1 << 64) - 1
     return x - (1 << 64) if x >> 63 else x
 
 
 def _shift(x: Tensor, by: int) -> Tensor:
-    """Logical right shift: torch's keeps the sign."""
+    """Shift right logically: torch's own shift keeps the sign."""
     return (x >> by) & ((1 << (64 - by)) - 1)

@@ -33,7 +33,7 @@ class Round:
 
 @dataclass(frozen=True)
 class SampleResult:
-    """A batch of samples and what they cost.
+    """A batch of samples, with what each of them took.
 
     Attributes:
         tokens: (B, L) prompt and padding as given, targets as sampled.
@@ -45,10 +45,10 @@ class SampleResult:
         rounds: (B,) rounds of drafting and verifying.
         drafted: (B,) drafts that were verified.
         accepted: (B,) drafts that were kept.
-        k: most drafts of a round, or "auto"; None where the method drafts nothing.
+        k: the largest number of drafts of a round, or "auto"; None for what drafts nothing.
         costs: by which "auto" chose.
         lossless: whether the samples have exactly the sequential sampler's distribution.
-        trace: per sequence its rounds, if asked for.
+        trace: the rounds of each sequence, if they were recorded.
     """
 
     tokens: Tensor

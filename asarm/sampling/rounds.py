@@ -54,7 +54,7 @@ class Decoding:
 
     @torch.inference_mode()
     def run(self) -> State:
-        """Make all rounds; the state of the whole batch after them."""
+        """Make all rounds; return the state of the whole batch after them."""
         if self.execution == "eager":
             while self.is_unfinished():
                 self.drop_finished()
@@ -82,7 +82,7 @@ class Decoding:
                 again()
 
     def record(self) -> Callable[[], object]:
-        """A round as a CUDA graph, which reads and writes what the state holds now."""
+        """Record a round as a CUDA graph, which reads and writes what the state holds now."""
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             self.round_in_place()
@@ -98,20 +98,20 @@ class Decoding:
         self.state.assign(before)
 
     def is_unfinished(self) -> bool:
-        """Whether any target is left; asks for what the host must know, and waits for the device.
+        """Return whether any target is left; this waits for the device.
 
         Raises:
             ValueError: a target distribution held NaN, or drafts came from no distribution.
         """
         state = self.state
-        asked = (state.left > 0).any(), state.committed, state.is_nan, state.is_bad_draft
-        is_left, committed, is_nan, is_bad = torch.stack([part.long() for part in asked]).tolist()
+        values = (state.left > 0).any(), state.committed, state.is_nan, state.is_bad_draft
+        is_left, committed, is_nan, is_bad = torch.stack([part.long() for part in values]).tolist()
         if is_nan:
             raise ValueError("the model gives NaN instead of probabilities; check its weights")
         if is_bad:
             raise ValueError(
                 "drafts come with probabilities that are NaN, infinite, negative or 0 at the "
-                "drafted token, or are more than were asked for; expected the distributions that "
+                "drafted token, or are more than were requested; expected the distributions that "
                 "they were drawn from: check the drafter, or take drafter='self'"
             )
         self.on_commit(committed - self.reported)
@@ -120,7 +120,7 @@ class Decoding:
         return bool(is_left) and not is_last
 
     def drop_finished(self) -> bool:
-        """Have finished sequences leave, where they are enough; `whole` keeps what they came to."""
+        """Drop finished sequences, where they are enough; `whole` keeps their final state."""
         state = self.state
         if len(state.known) == 1:
             return False

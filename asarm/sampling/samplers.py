@@ -30,7 +30,7 @@ ONE_LIMIT = 2**30  # a stride with which all rows of drafts see what is known, a
 
 
 class Sampler(Protocol):
-    """A way to fill the targets of a batch, round by round."""
+    """A way to fill the targets of a batch, which it does round by round."""
 
     name: ClassVar[str]
 
@@ -44,7 +44,7 @@ class Sampler(Protocol):
 
 @dataclass(frozen=True)
 class Sequential:
-    """One target a call: the distribution that every lossless sampler has.
+    """Decodes one target a call: its distribution is that of every lossless sampler.
 
     Args:
         verifier: how tokens are drawn: with "gumbel", the text is that of every other lossless
@@ -68,14 +68,14 @@ class Sequential:
 
 @dataclass(frozen=True)
 class Speculative:
-    """The options of all samplers that draft.
+    """The options that the samplers have which draft.
 
     Args:
-        k: most drafts of a round; "auto" chooses them round by round, from what was accepted so
-            far and `costs`.
-        verifier: "block", which accepts most (arXiv 2403.10444); "rejection", one draft after the
-            other (the paper's); or "gumbel", with which every lossless sampler, k and batch gives
-            the same text.
+        k: the largest number of drafts of a round; "auto" chooses them round by round, from what
+            was accepted so far and `costs`.
+        verifier: "block", with the highest acceptance rate (arXiv 2403.10444); "rejection", one
+            draft after the other (the paper's); or "gumbel", with which every lossless sampler, k
+            and batch gives the same text.
         draft_temperature: of the drafts alone; changes the cost, never the distribution. The
             target's if None.
         tolerance: added to the probability of accepting a draft, the paper's r_atol; above 0 the
@@ -115,18 +115,18 @@ class Speculative:
 
     @classmethod
     def cost(cls, k: int) -> RoundCost:
-        """What a round with k drafts has."""
+        """Return what a round with k drafts has."""
         raise NotImplementedError
 
     @classmethod
     def cost_by_length(cls) -> tuple[tuple[int, RoundCost], ...]:
-        """The cost of a round for every number of drafts that "auto" may choose."""
+        """Return the cost of a round for every number of drafts that "auto" may choose."""
         return tuple((k, cls.cost(k)) for k in range(cls.min_auto, MAX_DRAFTS + 1))
 
 
 @dataclass(frozen=True, kw_only=True)
 class ASSD(Speculative):
-    """Any-subset speculative decoding: algorithm 1 of Guo & Ermon 2025. Two calls a round.
+    """Drafts and verifies in two calls a round: algorithm 1 of Guo & Ermon 2025.
 
     Args:
         drafter: "self", the network's own rows (the paper's); "head", the learned head of the
@@ -167,9 +167,9 @@ class ASSD(Speculative):
 
 @dataclass(frozen=True, kw_only=True)
 class NGram(Speculative):
-    """ASSD with drafts from the text's own bigrams: algorithm 2 of Guo & Ermon 2025.
+    """Drafts from the text's own bigrams and verifies: algorithm 2 of Guo & Ermon 2025.
 
-    One call a round: the drafts' rows and, for the case that all are accepted, the one after them.
+    A round is one call: the drafts' rows and, in case all are accepted, the one after them.
     """
 
     name: ClassVar[str] = "ngram"
@@ -194,7 +194,7 @@ class NGram(Speculative):
 
 @dataclass(frozen=True, kw_only=True)
 class OnePass(Speculative):
-    """Verify and draft in the same call: it carries rows for the drafts of the next round, too.
+    """Verifies and drafts in one call, which carries rows for the drafts of the next round, too.
 
     These see what is known before the call and, at most, the drafts that are accepted.
 
@@ -224,7 +224,7 @@ class OnePass(Speculative):
 
     @property
     def own_stride(self) -> int:
-        """The stride, or what takes least where none was chosen."""
+        """Return the stride, or what takes least where none was chosen."""
         return self.stride or (1 if self.k in (1, 2) else ONE_LIMIT)
 
     def round(self, net: Net, state: State) -> Outcome:
@@ -255,9 +255,9 @@ class Layout(NamedTuple):
     With n ranks known, 2 drafts to verify, k = 3 to prepare and stride 1:
 
         rows that verify        ranks n, n+1, n+2            each sees the ranks below its own
-        if 0 drafts stay        ranks n+1, n+2, n+3          all see n ranks
-        if 1 draft stays        ranks n+2, n+3, n+4          all see n + 1 ranks
-        if 2 drafts stay        ranks n+3, n+4, n+5          all see n + 2 ranks
+        if 0 are accepted       ranks n+1, n+2, n+3          all see n ranks
+        if 1 is accepted        ranks n+2, n+3, n+4          all see n + 1 ranks
+        if 2 are accepted       ranks n+3, n+4, n+5          all see n + 2 ranks
 
     With a larger stride only every stride-th of the lower lines is there, longer by the ranks that
     the lines left out would add.
@@ -268,7 +268,7 @@ class Layout(NamedTuple):
     stride: int
 
     def rows(self, start: Tensor, num_drafts: Tensor, ahead: Tensor, length: Tensor) -> Rows:
-        """The rows from `start` (B,) on, where `ahead` (B,) drafts are to be prepared."""
+        """Return the rows from `start` (B,) on, where `ahead` (B,) drafts are to be prepared."""
         above = _layout(self, start.device)  # (2, Q)
         ranks, limits = start[:, None] + above[0], start[:, None] + above[1]
         last = (start + num_drafts + ahead).minimum(length - 1)
@@ -276,11 +276,11 @@ class Layout(NamedTuple):
         return Rows(ranks, limits, is_row)
 
     def prepared(self, accepted: Tensor) -> Tensor:
-        """For which number of accepted drafts the rows are that serve (B,) of them."""
+        """Return for which number of accepted drafts the rows are that serve (B,) of them."""
         return accepted - accepted % self.stride
 
     def rows_after(self, accepted: Tensor, hidden: Tensor, size: int) -> Tensor:
-        """Hidden states (B, size, C) of the rows of the drafts, after `accepted` (B,) of them."""
+        """Return hidden states (B, size, C) of the drafts' rows after `accepted` (B,) of them."""
         prepared = self.prepared(accepted)
         line = self.stride - 1 + self.k  # rows of one number of accepted drafts
         first = self.num_drafts + 1 + prepared // self.stride * line + accepted - prepared
@@ -290,7 +290,7 @@ class Layout(NamedTuple):
 
 @cache
 def _layout(layout: Layout, device: torch.device) -> Tensor:
-    """Ranks and limits (2, Q), above what is known, of all rows."""
+    """Return ranks and limits (2, Q), above what is known, of all rows."""
     num_drafts, k, stride = layout
     verify = [(rank, rank) for rank in range(num_drafts + 1)]
     prepare = [
@@ -303,15 +303,15 @@ def _layout(layout: Layout, device: torch.device) -> Tensor:
 
 @dataclass(frozen=True)
 class Parallel:
-    """Fill all targets in `steps` calls, those of one call as if they were independent.
+    """Fills all targets in `steps` calls, those of one call as if they were independent.
 
-    As masked-diffusion samplers do, and lossy like them: the comparator.
+    This is what masked-diffusion samplers do, and it is lossy like them: the comparator.
 
     Args:
         steps: network calls.
         by: which targets are filled first: by "order", or by "confidence": of all targets left,
             those whose drawn token is the most probable. Their positions move to the front, while
-            every draw stays that of the rank that was asked for.
+            every draw stays that of the rank in the given order.
         verifier: how tokens are drawn, as of `Sequential`.
 
     Raises:
@@ -332,9 +332,9 @@ class Parallel:
         one_of("verifier", self.verifier, tuple(VERIFIERS))
 
     def round(self, net: Net, state: State) -> Outcome:
-        share = -(-state.left // (self.steps - int(state.round)))  # rounded up
-        asked = state.left if self.by == "confidence" else share
-        ranks, is_row = state.ranks(state.known, asked, int(asked.max()))
+        count = -(-state.left // (self.steps - int(state.round)))  # rounded up
+        drawn = state.left if self.by == "confidence" else count
+        ranks, is_row = state.ranks(state.known, drawn, int(drawn.max()))
         limits = state.known[:, None].expand_as(ranks)
         hidden = net.call(state, Rows(ranks, limits, is_row), upto=state.known)
         probs = net.target_probs(state, hidden, ranks)  # (B, Q, V)
@@ -348,8 +348,8 @@ class Parallel:
             tokens = tokens.gather(1, best)
             probs = probs.gather(1, best[..., None].expand_as(probs))
             state.positions.scatter_(1, ranks, positions.gather(1, best))
-        state.write(state.known, tokens, share)
-        return commit_unverified(state, Drafts(tokens, probs, share))
+        state.write(state.known, tokens, count)
+        return commit_unverified(state, Drafts(tokens, probs, count))
 
 
 SAMPLERS: dict[str, type] = {
@@ -358,7 +358,7 @@ SAMPLERS: dict[str, type] = {
 
 
 def sampler_of(name: str, **settings: object) -> Sampler:
-    """The sampler of a name, with those of the settings that it has and that are not None.
+    """Return the sampler of a name, with those of the settings that it has and that are not None.
 
     For programs whose settings serve several samplers; `sample` refuses what a sampler lacks.
     """
@@ -367,17 +367,17 @@ def sampler_of(name: str, **settings: object) -> Sampler:
 
 
 def has_option(name: str, option: str) -> bool:
-    """Whether the sampler of a name has an option, such as "drafter"."""
+    """Return whether the sampler of a name has an option, such as "drafter"."""
     return option in {field.name for field in fields(SAMPLERS[name])}
 
 
 def lossless_names() -> list[str]:
-    """The names of the samplers that are lossless, whatever their options are."""
+    """Return the names of the samplers that are lossless, whatever their options are."""
     return [name for name, kind in SAMPLERS.items() if kind is not Parallel]
 
 
 def draw_exact(net: Net, state: State, hidden: Tensor) -> Drafts:
-    """The next token, drawn from the target distribution: a draft that is always accepted."""
+    """Draw the next token from the target distribution: a draft that is always accepted."""
     ranks, is_left = state.known[:, None], state.left > 0
     probs = net.target_probs(state, hidden, ranks)  # (B, 1, V)
     tokens = net.draw(probs, ranks, Purpose.TARGET, state.round, is_left[:, None])
@@ -385,12 +385,12 @@ def draw_exact(net: Net, state: State, hidden: Tensor) -> Drafts:
 
 
 def is_count(value: object) -> bool:
-    """Whether a value is a whole number from 1."""
+    """Return whether a value is a whole number from 1."""
     return is_whole(value) and value >= 1  # type: ignore[operator]
 
 
 def one_of(name: str, value: object, valid: tuple[str, ...]) -> None:
-    """Refuse what is not one of some names.
+    """Refuse a value that is not one of some names.
 
     Raises:
         ValueError: it is not; the message names those that are valid.

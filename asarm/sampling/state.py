@@ -23,7 +23,7 @@ COUNTS = ("nfe", "rows", "rounds", "drafted", "accepted", "rejected")
 
 @dataclass
 class State:
-    """The tensors that one round leaves to the next.
+    """What one round leaves to the next, as tensors.
 
     Attributes:
         num_prompt: (B,) how many ranks are given.
@@ -77,10 +77,10 @@ class State:
         *,
         counts_on_device: bool = False,
     ) -> State:
-        """The state before the first round, of checked ids (B, L).
+        """Make the state before the first round from checked ids (B, L).
 
         Args:
-            input_ids: what stands at targets and padding is never read.
+            input_ids: ids at targets and padding are never read.
             order: the decoding order.
             vocab_size: of the model.
             dtype: of distributions.
@@ -122,7 +122,8 @@ class State:
         return self.rank.shape[1]
 
     def ranks(self, start: Tensor, count: Tensor, size: int) -> tuple[Tensor, Tensor]:
-        """Ranks (B, size) from `start` (B,) on, `count` (B,) of them; then the spare one."""
+        """Return `count` (B,) ranks from `start` (B,) on, then spare, (B, size); and which
+        count."""
         steps = torch.arange(size, device=start.device)
         is_rank = steps < count[:, None]
         return torch.where(is_rank, start[:, None] + steps, self.spare), is_rank
@@ -133,7 +134,7 @@ class State:
         self.tokens.scatter_(1, ranks, tokens)
 
     def commit(self, count: Tensor, probs: Tensor) -> None:
-        """Make the next `count` (B,) tokens, drawn from probs (B, K, V), final."""
+        """Commit the next `count` (B,) tokens, drawn from probs (B, K, V)."""
         ranks, is_new = self.ranks(self.known, count, probs.shape[1])
         tokens = self.tokens.gather(1, ranks)
         log_probs = probs.gather(2, tokens[..., None])[..., 0].log()
@@ -146,7 +147,7 @@ class State:
         self.committed += count.sum()
 
     def select(self, sequences: Tensor) -> State:
-        """The state of some sequences (n,) of the batch alone; what belongs to all stays shared."""
+        """Return the state of some sequences (n,); what belongs to the whole batch stays shared."""
         return State(**{name: _selected(value, sequences) for name, value in self.items()})
 
     def put(self, part: State) -> None:
@@ -159,23 +160,23 @@ class State:
                 setattr(self, name, value)
 
     def flat(self) -> dict[str, Any]:
-        """Every field by name, the drafts' too."""
+        """Return every field by its name, the drafts' fields too."""
         drafts = {f"drafts.{field.name}": getattr(self.drafts, field.name) for field in DRAFTS}
         return {name: value for name, value in self.items() if name != "drafts"} | drafts
 
     def assign(self, values: dict[str, Any]) -> None:
-        """Have the fields that `flat` gave."""
+        """Set the fields that `flat` returned."""
         self.drafts = Drafts(*(values[f"drafts.{field.name}"] for field in DRAFTS))
         for name, value in values.items():
             if not name.startswith("drafts."):
                 setattr(self, name, value)
 
     def items(self) -> list[tuple[str, Any]]:
-        """The fields by name."""
+        """Return the fields by their names."""
         return [(field.name, getattr(self, field.name)) for field in fields(self)]
 
     def by_position(self, input_ids: Tensor, order: Order) -> tuple[Tensor, Tensor]:
-        """Tokens and log-probabilities at their positions, (B, L) each; the given ids elsewhere."""
+        """Return tokens and log-probabilities by position, (B, L) each; given ids elsewhere."""
         positions = self.positions[:, :-1]
         tokens = input_ids.scatter(1, positions, self.tokens[:, :-1])
         log_probs = torch.zeros_like(self.log_probs[:, :-1])

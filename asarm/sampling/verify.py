@@ -25,13 +25,13 @@ class Verdict(NamedTuple):
 
 
 def accept_prob(draft_probs: Tensor, target_probs: Tensor) -> Tensor:
-    """Probability (...) of keeping a token drafted with draft_probs (...) of its own."""
+    """Return the probability (...) of accepting a token that was drafted with draft_probs (...)."""
     tiny = torch.finfo(draft_probs.dtype).tiny  # both are 0 at <mask>, beyond top-k and top-p
     return (target_probs / draft_probs.clamp(min=tiny)).clamp(max=1)
 
 
 def residual(draft_probs: Tensor, target_probs: Tensor) -> Tensor:
-    """Distribution (..., V) of what replaces a rejected draft: target mass that it left uncovered.
+    """Return the distribution (..., V) that replaces a rejected draft: the uncovered target mass.
 
     The target may be weighted, by the joint ratio of the drafts that are accepted before.
     """
@@ -43,25 +43,25 @@ def residual(draft_probs: Tensor, target_probs: Tensor) -> Tensor:
 
 
 def prefix_length(accepted: Tensor) -> Tensor:
-    """Length (B,) of the leading run of True in (B, K)."""
+    """Return the length (B,) of the leading run of True in (B, K)."""
     return accepted.long().cumprod(1).sum(1)
 
 
 class Verifier(Protocol):
-    """How tokens are drawn, and drafts verified so that the target distribution is kept."""
+    """Draws tokens, and verifies drafts so that the target distribution is kept."""
 
     def select(self, sequences: Tensor) -> Verifier:
-        """That of some sequences (n,) of the batch alone."""
+        """Return the verifier of some sequences (n,) of the batch alone."""
 
     def draw(
         self, probs: Tensor, ranks: Tensor, purpose: Purpose, round: Step, needed: Tensor
     ) -> Tensor:
-        """Tokens (B, K) at ranks (B, K) from probs (B, K, V), where `needed` (B, K)."""
+        """Draw tokens (B, K) at ranks (B, K) from probs (B, K, V), where `needed` (B, K)."""
 
     def verify(
         self, drafts: Drafts, target_probs: Tensor, start: Tensor, round: Step, has_bonus: Tensor
     ) -> Verdict:
-        """Keep a prefix of the drafts at ranks `start` (B,) and up, and choose what follows it.
+        """Accept a prefix of the drafts at ranks `start` (B,) and up, and choose what follows it.
 
         Where all drafts are accepted, a bonus token follows if target_probs (B, K or K + 1, V)
         holds the distribution of its rank, which `has_bonus` (B,) says.
@@ -70,7 +70,7 @@ class Verifier(Protocol):
 
 @dataclass(frozen=True)
 class RejectionVerifier:
-    """Keep a draft with probability target / draft, else draw from the residual.
+    """Accepts a draft with probability target / draft, else draws from the residual.
 
     Args:
         randomness: where draws come from.
@@ -109,9 +109,9 @@ class RejectionVerifier:
     def accept(
         self, drafts: Drafts, target_probs: Tensor, start: Tensor, round: Step
     ) -> tuple[Tensor, Tensor]:
-        """How many drafts are accepted, (B,), and the target's weight (B,) in the residual.
+        """Return how many drafts are accepted, (B,), and the target's weight (B,) in the residual.
 
-        Here draft after draft, until the first that is rejected; the weight is 1.
+        This goes draft by draft, until the first that is rejected; the weight is 1.
         """
         steps = torch.arange(drafts.tokens.shape[1], device=start.device)
         is_draft = steps < drafts.count[:, None]
@@ -121,7 +121,7 @@ class RejectionVerifier:
         return accepted, torch.ones_like(accepted, dtype=target_probs.dtype)
 
     def keep_probs(self, drafts: Drafts, target_probs: Tensor) -> Tensor:
-        """Probability (B, K) that each draft is accepted, if those before it are."""
+        """Return the probability (B, K) that each draft is accepted, if those before it are."""
         draft, target = probs_of(drafts, target_probs)
         keep = self.tolerance + accept_prob(draft, target)
         return keep.where(target > 0, 0)  # no tolerance lets in what the target excludes
@@ -129,16 +129,16 @@ class RejectionVerifier:
 
 @dataclass(frozen=True)
 class BlockVerifier(RejectionVerifier):
-    """Keep the longest prefix of the drafts that their joint ratio allows (arXiv 2403.10444).
+    """Accepts the longest prefix of drafts that their joint ratio allows (arXiv 2403.10444).
 
-    On average it keeps no fewer drafts than one after the other would, from the same
+    On average it accepts no fewer drafts than verification one after the other, from the same
     distributions.
     """
 
     def accept(
         self, drafts: Drafts, target_probs: Tensor, start: Tensor, round: Step
     ) -> tuple[Tensor, Tensor]:
-        """From the last draft down, the first prefix kept; the weight is its joint ratio."""
+        """Accept the first prefix from the last draft down; the weight is its joint ratio."""
         weights = prefix_weights(*probs_of(drafts, target_probs))  # (B, K)
         keep = block_keep_probs(weights, drafts, target_probs)
         steps = torch.arange(weights.shape[1], device=start.device)
@@ -154,20 +154,20 @@ class BlockVerifier(RejectionVerifier):
 
 
 def has_bad(drafts: Drafts) -> Tensor:
-    """Whether a draft is impossible under the distribution it is said to come from, (B, K)."""
+    """Return whether a draft is impossible under its own distribution, (B, K)."""
     steps = torch.arange(drafts.tokens.shape[1], device=drafts.count.device)
     own = drafts.probs.gather(2, drafts.tokens[..., None])[..., 0]
     return (steps < drafts.count[:, None]) & ~(own > 0)  # a softmax with NaN or inf is NaN
 
 
 def probs_of(drafts: Drafts, target_probs: Tensor) -> tuple[Tensor, Tensor]:
-    """Probability of each draft, (B, K), under its own distribution and under the target's."""
+    """Return the probability of each draft, (B, K), under its own distribution and the target's."""
     token = drafts.tokens[..., None]
     return drafts.probs.gather(2, token)[..., 0], target_probs.gather(2, token)[..., 0]
 
 
 def prefix_weights(draft_probs: Tensor, target_probs: Tensor) -> Tensor:
-    """Joint ratio (B, K) of each prefix: target / draft, multiplied up, never above 1."""
+    """Return the joint ratio (B, K) of each prefix: target / draft, multiplied, at most 1."""
     tiny = torch.finfo(draft_probs.dtype).tiny
     ratios = target_probs / draft_probs.clamp(min=tiny)
     weight, weights = torch.ones_like(ratios[:, 0]), []
@@ -178,7 +178,7 @@ def prefix_weights(draft_probs: Tensor, target_probs: Tensor) -> Tensor:
 
 
 def block_keep_probs(weights: Tensor, drafts: Drafts, target_probs: Tensor) -> Tensor:
-    """Probability (B, K) that each prefix is kept, where no longer one is.
+    """Return the probability (B, K) that each prefix is accepted, where no longer one is.
 
     Equation 4 of arXiv 2403.10444: what the target, weighted, leaves uncovered of the next draft's
     distribution, over that and the weight that is missing; the weight itself for the whole block.
@@ -195,9 +195,9 @@ def block_keep_probs(weights: Tensor, drafts: Drafts, target_probs: Tensor) -> T
 
 @dataclass(frozen=True)
 class GumbelVerifier:
-    """Every rank owns one Gumbel vector; draft and target both take argmax(log p + it).
+    """Gives every rank one Gumbel vector; draft and target both take argmax(log p + it).
 
-    A draft is accepted if it is the target's own choice. The text is then the same for every
+    A draft is accepted if the target draws it, too. The text is then the same for every
     lossless sampler, every k and every batch (the Gumbel-max trick; ties aside).
     """
 
@@ -216,12 +216,12 @@ class GumbelVerifier:
     ) -> Verdict:
         steps = torch.arange(target_probs.shape[1], device=start.device)
         ranks = start[:, None] + steps
-        choice = self.draw(target_probs, ranks, Purpose.TARGET, round, torch.ones_like(ranks) > 0)
+        chosen = self.draw(target_probs, ranks, Purpose.TARGET, round, torch.ones_like(ranks) > 0)
         num_drafts = drafts.tokens.shape[1]
         is_draft = steps[:num_drafts] < drafts.count[:, None]
-        accepted = prefix_length((choice[:, :num_drafts] == drafts.tokens) & is_draft)
+        accepted = prefix_length((chosen[:, :num_drafts] == drafts.tokens) & is_draft)
         place = accepted.clamp(max=len(steps) - 1)
-        return Verdict(accepted, choice.gather(1, place[:, None])[:, 0])
+        return Verdict(accepted, chosen.gather(1, place[:, None])[:, 0])
 
 
 VERIFIERS: dict[str, type[RejectionVerifier] | type[GumbelVerifier]] = {
@@ -232,7 +232,7 @@ VERIFIERS: dict[str, type[RejectionVerifier] | type[GumbelVerifier]] = {
 
 
 def make_verifier(name: str, randomness: Randomness, tolerance: float = 0.0) -> Verifier:
-    """A verifier by its name; with a tolerance, drafts are verified one after the other."""
+    """Make a verifier from its name; with a tolerance, drafts are verified one after the other."""
     if tolerance:
         return RejectionVerifier(randomness, tolerance)
     return VERIFIERS[name](randomness)

@@ -1,1 +1,1 @@
-"""Runs programs that nobody trusts in isolation, and their tests beside them; knows no model."""
+"""Runs programs that nobody trusts in isolation, and their tests next to them; knows no model."""

@@ -4,7 +4,8 @@ The protocol is that of OpenAI's human-eval-infilling: the program's text, then 
 `check(entry_point)`; it passes when nothing raises. Here the two texts run in two processes, each
 in its own sandbox, so that a verdict cannot be forged:
 
-- The tests' process (`judge`) never runs the program's code. It asks the other one for the names
+- The tests' process (`judge`) never runs the program's code. It requests the names from the other
+one
   and calls that the tests use, and gets copies of plain values, so that real numbers are compared
   by Python's real `==`. Its report carries a random token, and is written after `check` returned.
 - The program's process (`guest`) has neither the tests nor the token, nor the pipe of the report,
@@ -97,7 +98,7 @@ def run_programs(
     limits: Limits = DEFAULT_LIMITS,
     workers: int | None = None,
 ) -> Iterator[tuple[int, Outcome]]:
-    """The place and outcome of every program, as they finish; some are doubtful (`Outcome`).
+    """Yield the place and outcome of every program, as they finish; some are doubtful.
 
     Args:
         programs: what to run, equal ones as often as they are there.
@@ -130,7 +131,7 @@ class Runs:
         self._lock = threading.Lock()
 
     def run(self, program: Program) -> Outcome:
-        """The outcome of one program; with isolation, all that it started ends with it."""
+        """Return the outcome of one program; with isolation, all that it started ends with it."""
         try:
             return self._run(program)
         except OSError as error:  # no process, pipe or file is to be had here
@@ -142,19 +143,19 @@ class Runs:
             job, *errors = (stack.enter_context(tempfile.TemporaryFile()) for _ in range(3))
             self._write_job(job, program, token)
             folder = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
-            (requests, ask), (answers, reply) = os.pipe(), os.pipe()
+            (requests, send), (answers, reply) = os.pipe(), os.pipe()
             try:
                 streams = {"stdin": requests, "stdout": reply, "stderr": errors[0]}
                 program_side = self._start(guest, folder=folder, **streams)
                 stack.callback(self._end, program_side)
                 streams = {"stdin": job, "stdout": subprocess.PIPE, "stderr": errors[1]}
-                pipes = (answers, ask)
+                pipes = (answers, send)
                 test_side = self._start(
                     judge, *map(str, pipes), folder=folder, pass_fds=pipes, **streams
                 )
                 stack.callback(self._end, test_side)
             finally:
-                for descriptor in (requests, ask, answers, reply):
+                for descriptor in (requests, send, answers, reply):
                     os.close(descriptor)
             return self._outcome(test_side, program_side, token, errors)
 
@@ -193,7 +194,7 @@ class Runs:
         return process
 
     def _end(self, process: Process) -> None:
-        """See to it that a process and its session, or its sandbox, are no more."""
+        """End a process and its session, or its sandbox."""
         with self._lock:
             self._alive.discard(process)
         end(process, by_itself=self._isolation.isolates)
@@ -205,7 +206,7 @@ class Runs:
         token: str,
         errors: Sequence[IO[bytes]],
     ) -> Outcome:
-        """What the tests' process reports."""
+        """Return what the tests' process reports."""
         if read_line(test_side, START_SECONDS) != {"started": True}:
             return self._no_sandbox("it does not start", errors)
         report = read_line(test_side, self._limits.seconds)

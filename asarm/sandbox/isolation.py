@@ -41,7 +41,7 @@ EXECUTE = ("sandbox", "unsafe")
 
 @dataclass(frozen=True)
 class Isolation:
-    """A way to start a module of `inside` apart from the machine."""
+    """A way to start a module of `inside` so that it is apart from the machine."""
 
     name: str  # "bubblewrap", "namespaces" or "none"
     wrap: Callable[[list[str], int], list[str]]  # command, bytes of /tmp -> command to start
@@ -51,18 +51,18 @@ class Isolation:
         return self.name != "none"
 
     def command(self, module: ModuleType, *arguments: str, space: int) -> list[str]:
-        """What to start, with `environment()`, for a module to run with at most `space` bytes."""
+        """Return a command that, with `environment()`, runs a module with at most `space` bytes."""
         folder = SOURCES if self.isolates else str(INSIDE)
         return self.wrap(start(folder, module, *arguments), space)
 
 
 def start(folder: str, module: ModuleType, *arguments: str) -> list[str]:
-    """The command that runs `main` of a module that lies in a folder."""
+    """Return the command that runs `main` of a module that lies in a folder."""
     return [interpreter(), *PYTHON, START, folder, module.__name__, *arguments]
 
 
 def find_isolation(execute: str = "sandbox") -> Isolation:
-    """The best isolation that this machine allows, tried out before it is trusted.
+    """Find the best isolation that this machine allows, tried out before it is trusted.
 
     That is bubblewrap where it is installed, else namespaces of our own; for the superuser the
     other way round, since bubblewrap keeps the user, and the superuser's processes have no limit.
@@ -93,7 +93,7 @@ def find_isolation(execute: str = "sandbox") -> Isolation:
 
 
 def candidates() -> list[Isolation]:
-    """What may isolate here, better first."""
+    """Return what may isolate here, better first."""
     found = [Isolation("namespaces", own_namespaces)]
     if shutil.which("bwrap"):
         found.insert(1 if namespaces.spare_user() else 0, Isolation("bubblewrap", bubblewrap))
@@ -101,7 +101,7 @@ def candidates() -> list[Isolation]:
 
 
 def environment() -> dict[str, str]:
-    """All that a program's process knows of its surroundings."""
+    """Return all that a program's process knows of its surroundings."""
     # without its library path, a Python that was built against libraries elsewhere does not start
     kept = {name: os.environ[name] for name in ["LD_LIBRARY_PATH"] if os.environ.get(name)}
     common = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0"}
@@ -109,13 +109,13 @@ def environment() -> dict[str, str]:
 
 
 def interpreter() -> str:
-    """This Python itself, outside of any virtual environment."""
+    """Return this Python itself, outside of any virtual environment."""
     return os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
 
 
 @cache
 def mounts() -> list[tuple[str, str]]:
-    """What a program may read, and where it finds it: the system, Python, `inside`."""
+    """Return what a program may read, and where it finds it: the system, Python, `inside`."""
     prefix = Path(interpreter()).parents[1]
     python = [prefix / "bin", prefix / "lib", prefix / "lib64", interpreter()]
     standard_library = os.path.realpath(sysconfig.get_path("stdlib"))
@@ -129,12 +129,12 @@ def mounts() -> list[tuple[str, str]]:
 
 
 def links() -> list[tuple[str, str]]:
-    """Links of the root folder and their targets, as in a system with /bin in /usr."""
+    """Return links of the root folder and their targets, as in a system with /bin in /usr."""
     return [(path, os.readlink(path)) for path in SYSTEM if os.path.islink(path)]
 
 
 def libraries() -> list[str]:
-    """Folders of the shared libraries that Python loads, wherever they are."""
+    """Return folders of the shared libraries that Python loads, wherever they are."""
     code = "import ctypes, decimal, hashlib, json; print(open('/proc/self/maps').read())"
     command = [interpreter(), *PYTHON, code]
     listing = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True)
@@ -155,7 +155,7 @@ def own_namespaces(command: list[str], space: int) -> list[str]:
 
 
 def bubblewrap(command: list[str], space: int) -> list[str]:
-    """bwrap(1), with exactly the plan of `own_namespaces`."""
+    """Isolate by bwrap(1), with exactly the plan of `own_namespaces`."""
     options = ["--unshare-user", "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"]
     options += ["--unshare-cgroup-try", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
     user = str(namespaces.USER)
@@ -171,7 +171,7 @@ def bubblewrap(command: list[str], space: int) -> list[str]:
 
 
 def find_fault(isolation: Isolation) -> str | None:
-    """What is wrong with an isolation, in a few words, by trying to break out of it."""
+    """Say what is wrong with an isolation, in a few words, by trying to break out of it."""
     with tempfile.TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as server:
         secret = Path(folder) / "secret"
         secret.write_text("secret")

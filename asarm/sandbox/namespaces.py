@@ -64,14 +64,14 @@ def end_with_parent(parent: int) -> None:
 
 
 def spare_user() -> bool:
-    """Whether the command can be another user than the superuser who starts it."""
+    """Return whether the command can be another user than the superuser who starts it."""
     with open("/proc/self/uid_map") as file:
         ranges = [list(map(int, line.split())) for line in file]
     return os.geteuid() == 0 and any(first <= NOBODY < first + n for first, _, n in ranges)
 
 
 def map_users(child: int) -> None:
-    """Name the child's user and group, as the kernel demands from outside."""
+    """Name the child's user and group, as the kernel requires from outside."""
     spare = spare_user()
     for kind, number in (("uid", os.geteuid()), ("gid", os.getegid())):
         if kind == "gid" and not spare:
@@ -108,7 +108,7 @@ def inside(plan: dict[str, Any], command: list[str], made: int, mapped: int, out
 
 
 def make_file_system(plan: dict[str, Any]) -> None:
-    """A root with nothing but the plan's mounts, read-only, and an empty /tmp of `space` bytes."""
+    """Make a root with nothing but the plan's mounts, read-only, and a /tmp of `space` bytes."""
     os.umask(0o022)
     system_call("mount", b"none", b"/", None, RECURSIVE | PRIVATE, None)
     mount_memory(ROOT, "size=1m,mode=755")
@@ -173,6 +173,6 @@ def become(command: list[str], environment: dict[str, str], spare: bool) -> None
 
 
 def exit_code(status: int) -> int:
-    """As a shell has it: 128 and the signal's number where a signal ended the process."""
+    """Return the exit code as a shell has it: 128 and the signal's number after a signal."""
     code = os.waitstatus_to_exitcode(status)
     return code if code >= 0 else 128 - code

@@ -20,7 +20,7 @@ END_SECONDS = 5.0  # for a sandbox to end by itself
 
 
 def read_line(process: Process, seconds: float) -> dict[str, Any] | None:
-    """The next line of JSON from a process: empty where it ended, None where it took too long."""
+    """Read a process's next line of JSON: empty where it ended, None where it took too long."""
     assert process.stdout
     deadline = time.monotonic() + seconds
     descriptor, line = process.stdout.fileno(), b""
@@ -39,7 +39,7 @@ def read_line(process: Process, seconds: float) -> dict[str, Any] | None:
 
 
 def how_it_ended(process: Process) -> str:
-    """Why a process gave no answer, from its exit code."""
+    """Say why a process gave no answer, from its exit code."""
     try:
         code = process.wait(GRACE_SECONDS)
     except subprocess.TimeoutExpired:
@@ -53,7 +53,7 @@ def how_it_ended(process: Process) -> str:
 
 
 def last_line(file: IO[bytes]) -> str:
-    """The last line of what a process wrote to a file."""
+    """Return the last line of what a process wrote to a file."""
     file.seek(0)
     return (file.read().decode(errors="replace").strip().splitlines() or [""])[-1]
 

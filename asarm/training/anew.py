@@ -30,7 +30,7 @@ def refuse_loss(run: Run, config: TrainingConfig, checkpoints: Checkpoints) -> N
 
 
 def _what_would_be_lost(run: Run, config: TrainingConfig, checkpoints: Checkpoints) -> str | None:
-    """What a run that begins anew would write over, in words; None where it loses nothing."""
+    """Say what a run that begins anew would write over; None where it loses nothing."""
     if steps := checkpoints.steps():
         return f"{len(steps)} checkpoints, the last of step {steps[-1]}, and none of them is whole"
     if _has_model(run):

@@ -62,14 +62,14 @@ def card(
     use: str | None = None,
     more_figures: str = "",
 ) -> str:
-    """Markdown with the hub's front matter.
+    """Write the card: Markdown with the hub's front matter.
 
     Args:
         config: of the run.
         model: the trained one.
         evaluation: the last held-out figures, as `evaluations.jsonl` has them.
         use: the name to load it by; the hub's or the run's if None.
-        more_figures: Markdown that stands below the held-out figures.
+        more_figures: Markdown that comes below the held-out figures.
     """
     settings = {k: v for k, v in asdict(config).items() if k not in NOT_OF_THE_MODEL}
     name = use or config.push_to_hub or config.output_dir
@@ -94,7 +94,7 @@ def card(
         low=config.min_mask_rate,
         high=config.max_mask_rate,
         warmup=config.mask_warmup_steps,
-        orders=", ".join(f"{share:.0%} {kind}" for kind, share in config.orders.items()),
+        orders=", ".join(f"{weight:.0%} {kind}" for kind, weight in config.orders.items()),
         figures="\n\n".join(filter(None, [densities_table(evaluation), more_figures]))
         or "Not evaluated.",
         licence="mit" if is_ours else "other",
@@ -104,10 +104,10 @@ def card(
 
 
 def densities_table(evaluation: dict[str, Any] | None) -> str:
-    """Exact joint densities at each mask rate."""
+    """Make a table of the exact joint densities at each mask rate."""
     if evaluation is None:
         return ""
-    lines = ["| share of blanks | bits per token | bits per byte |", "|---|---|---|"]
+    lines = ["| mask rate | bits per token | bits per byte |", "|---|---|---|"]
     for rate in RATES:
         figures = (evaluation[f"bits_per_{unit}_{rate}"] for unit in ("token", "byte"))
         lines.append(f"| {rate:.0%} | {' | '.join(map(number, figures))} |")
@@ -115,5 +115,5 @@ def densities_table(evaluation: dict[str, Any] | None) -> str:
 
 
 def number(figure: float | str) -> str:
-    """A figure as the records have it, where NaN and infinity are words."""
+    """Return a figure as the records have it, where NaN and infinity are words."""
     return f"{figure:.3f}" if isinstance(figure, float) else figure

@@ -40,7 +40,7 @@ class Progress:
 
 
 class Checkpoints:
-    """The checkpoints of a run, `keep` of the last and the best."""
+    """The checkpoints of a run, of which `keep` of the last and the best are kept."""
 
     def __init__(self, folder: Path, *, keep: int):
         self.folder, self.keep = folder, keep
@@ -49,12 +49,12 @@ class Checkpoints:
         return self.folder / f"step-{step:07d}"
 
     def steps(self) -> list[int]:
-        """The steps of what lies there under the name of a checkpoint, ascending."""
+        """Return the steps of what lies there under the name of a checkpoint, ascending."""
         names = (path.name.removeprefix("step-") for path in self.folder.glob("step-*"))
         return sorted(int(name) for name in names if name.isdecimal())
 
     def newest_whole(self) -> int | None:
-        """The step of the newest checkpoint whose sums are right; damaged ones are warned of."""
+        """Return the step of the newest checkpoint whose sums are right; warn of damaged ones."""
         for step in reversed(self.steps()):
             problem = damage(self.path(step))
             if problem is None:
@@ -63,7 +63,7 @@ class Checkpoints:
         return None
 
     def temporary(self, step: int) -> Path:
-        """Where the processes write the checkpoint of a step before it is one."""
+        """Return where the processes write the checkpoint of a step before it is one."""
         return self.folder / f"{self.path(step).name}.tmp"
 
     def begin(self, step: int) -> None:
@@ -74,7 +74,7 @@ class Checkpoints:
             self.temporary(step).mkdir(parents=True)
 
     def write_data_state(self, step: int, process: int, state: dict[str, Any]) -> None:
-        """One process's place in the data.
+        """Write one process's place in the data.
 
         Raises:
             OSError: the folder is not there for this process, or the disk is full.
@@ -115,14 +115,14 @@ class Checkpoints:
         self._prune(progress)
 
     def _prune(self, progress: Progress) -> None:
-        """Remove what is old, and what is newer: the run went back behind it, it is damaged."""
+        """Remove what is old, and what is newer: it is damaged, or the run went back before it."""
         newer = [step for step in self.steps() if step > progress.step]
         older = [step for step in self.steps() if step <= progress.step][: -self.keep]
         for step in {*newer, *older} - {progress.best_step}:
             shutil.rmtree(self.path(step))
 
     def progress(self, step: int) -> Progress:
-        """What the checkpoint of a step says of the run."""
+        """Read what the checkpoint of a step says of the run."""
         return Progress(**json.loads((self.path(step) / STATE).read_text()))
 
     def restore(
@@ -139,7 +139,7 @@ class Checkpoints:
         optimizer.load_state_dict({**optimizer.state_dict(), "state": found})
 
     def data_state(self, step: int, process: int, num_processes: int) -> dict[str, Any]:
-        """A process's place in the data; where it did not take part, that of the first.
+        """Read a process's place in the data; where it did not take part, that of the first.
 
         The data refuse it if they cannot be shared among another number of processes.
         """
@@ -150,7 +150,7 @@ class Checkpoints:
 
 
 def damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint, in words; None where it is whole."""
+    """Say what is wrong with a checkpoint; None where it is whole."""
     try:
         sums = json.loads((folder / CHECKSUMS).read_text())
         for name, expected in sums.items():

@@ -35,7 +35,7 @@ def check_types(config: TrainingConfig) -> None:
 
 
 def _is_of(value: Any, kind: Any) -> bool:
-    """Whether a value is of a kind such as int | None or dict[str, float]."""
+    """Return whether a value is of a kind such as int | None or dict[str, float]."""
     origin, inside = get_origin(kind), get_args(kind)
     if origin is UnionType:
         return any(_is_of(value, one) for one in inside)
@@ -50,7 +50,7 @@ def _is_of(value: Any, kind: Any) -> bool:
 
 
 def check_all_count(config: TrainingConfig) -> None:
-    """Refuse settings that would do nothing: they would stand in the run's records all the same.
+    """Refuse settings that would do nothing: they would be in the run's records all the same.
 
     Raises:
         ValueError: names the setting, its value and why nothing follows from it.
@@ -80,7 +80,7 @@ def check_own(name: str, config: TrainingConfig, own: int) -> None:
 
 
 def without_idle(config: TrainingConfig, flags: Collection[str]) -> TrainingConfig:
-    """The config without what a file says and a flag makes idle, as --dataset the data of a preset.
+    """Drop settings of a file that a flag makes idle, such as those of another --dataset.
 
     Args:
         config: of files and flags together.
@@ -92,7 +92,7 @@ def without_idle(config: TrainingConfig, flags: Collection[str]) -> TrainingConf
 
 
 def _idle(config: TrainingConfig) -> Iterator[tuple[str, str, tuple[str, ...]]]:
-    """Settings that make others do nothing, why, and which others."""
+    """Yield settings that make others do nothing, why, and which others."""
     model = f"model is {config.model}, which"
     if config.model != "scratch":
         yield "model", f"{model} has its own", ("tokenizer", *SIZES)
@@ -105,7 +105,7 @@ def _idle(config: TrainingConfig) -> Iterator[tuple[str, str, tuple[str, ...]]]:
         of_model = ("loss_scale", "dropout") if config.dropout else ("loss_scale",)
         yield "learn", "learn is draft_head, and the model stays as it is", of_model
     if config.objective == "joint":
-        yield "objective", "objective is joint, which has no choice", ("prompt_attention",)
+        yield "objective", "objective is joint, which has one attention", ("prompt_attention",)
     if config.eval_num_decodes == 0:
         yield "eval_num_decodes", "eval_num_decodes is 0, and no text is filled", ("judge",)
     if config.dataset:

@@ -1,4 +1,4 @@
-"""What a training run is told."""
+"""The settings of a training run."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class TrainingConfig(DataConfig):
     """Train an any-subset model: from scratch, or on from a model that exists.
 
     Without --config, --model and --dataset the command takes the settings of
-    configs/train/smoke.yaml: a small model, from scratch, in two minutes. Other presets lie beside
-    it.
+    configs/train/smoke.yaml: a small model, from scratch, in two minutes. Other presets are in the
+    same folder.
 
     Args:
         output_dir: the run's folder; the same command goes on where it stopped.
@@ -28,7 +28,7 @@ class TrainingConfig(DataConfig):
         n_layer: from scratch: layers.
         n_head: from scratch: attention heads.
         d_inner: from scratch: width of the feed-forward part.
-        dropout: share of activations dropped in training; if null the model's own, and 0.1
+        dropout: rate of activations dropped in training; if null the model's own, and 0.1
             from scratch.
         global_batch_size: sequences a step, over all devices.
         batch_size: sequences that a device takes at a time; the rest of a step is accumulated.
@@ -47,9 +47,9 @@ class TrainingConfig(DataConfig):
         head_starts: places in a sequence from which a draft head drafts in training.
         loss_scale: of the joint objective: none, mask_rate or snr.
         orders: weights of the kinds of order: ascending, permuted, span.
-        start_mask_rate: share of positions that are targets, at the first step.
-        min_mask_rate: the lowest share, from mask_warmup_steps on.
-        max_mask_rate: the highest share, from mask_warmup_steps on.
+        start_mask_rate: fraction of positions that are targets, at the first step.
+        min_mask_rate: the lowest fraction, from mask_warmup_steps on.
+        max_mask_rate: the highest fraction, from mask_warmup_steps on.
         mask_warmup_steps: steps from the first mask rate to the final window.
         bf16: matrix products in bfloat16; if null, where the hardware on which the run begins is
             fast at it.
@@ -58,7 +58,7 @@ class TrainingConfig(DataConfig):
         seed: of weights, data order, orders, mask rates and dropout.
         log_steps: steps from one line of metrics to the next.
         save_steps: steps from one checkpoint to the next.
-        keep_checkpoints: how many of the last are kept, beside the best.
+        keep_checkpoints: how many of the last are kept, besides the best.
         eval_steps: steps from one held-out evaluation to the next.
         eval_num_decodes: texts that are filled at each evaluation, to look at.
         judge: a causal language model whose perplexity of these texts is reported too.

@@ -52,9 +52,9 @@ def export(
 
 
 def check_upload(name: str) -> None:
-    """Refuse an upload that nobody here may make: before the run, not behind its last step.
+    """Refuse an upload that nobody here may make: before the run, not after its last step.
 
-    Where the hub cannot be asked now, that is said.
+    Where the hub cannot be reached now, that is reported.
 
     Raises:
         ValueError: no model can have the name, nobody is logged in, or who is may not write there.
@@ -68,7 +68,8 @@ def check_upload(name: str) -> None:
             problem = first_line(error)
         elif is_network_trouble(error):
             print(
-                f"the hub cannot be asked now ({first_line(error)}); the upload is tried at the end"
+                f"the hub cannot be reached now ({first_line(error)}); "
+                "the upload is tried at the end"
             )
             return
         else:
@@ -81,7 +82,7 @@ def check_upload(name: str) -> None:
 
 
 def _may_not_write(name: str, who: dict[str, Any]) -> str | None:
-    """Why the one who is logged in may not write to a repository; None where nothing says so."""
+    """Say why the one who is logged in may not write to a repository; None if nothing says so."""
     owner = name.rpartition("/")[0] or who["name"]
     if owner not in [who["name"], *(organisation["name"] for organisation in who.get("orgs", []))]:
         return f"{who['name']}, who is logged in, is not {owner} and not of that organisation"

@@ -19,7 +19,7 @@ class Stopped(BaseException):
 
 
 class StopSignal:
-    """Whether a signal has asked the run to stop, and which."""
+    """Remembers whether a signal has requested a stop, and which."""
 
     def __init__(self) -> None:
         self.name: str | None = None
@@ -27,10 +27,10 @@ class StopSignal:
 
     def note(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.name == "SIGINT":
-            raise KeyboardInterrupt  # asked twice: at once
+            raise KeyboardInterrupt  # requested twice: at once
         self.name = signal.Signals(number).name
         if os.environ.get("RANK", "0") == "0":
-            how = "stopping" if self._is_at_once else "stopping behind a checkpoint"
+            how = "stopping" if self._is_at_once else "stopping after a checkpoint"
             os.write(2, f"\n{self.name}: {how}\n".encode())
         self._obey()
 
@@ -50,7 +50,7 @@ class StopSignal:
 
     def _obey(self) -> None:
         if self._is_at_once and self.name:
-            self._is_at_once = False  # what cleans up behind the block is not ended by the next one
+            self._is_at_once = False  # what cleans up after the block is not ended by the next one
             raise Stopped(self.name)
 
 
@@ -58,7 +58,7 @@ class StopSignal:
 def stop_signals() -> Iterator[StopSignal]:
     """Have signals noted instead of obeyed: SIGTERM, SIGUSR1 (Slurm's, before its limit), SIGINT.
 
-    Within another such block both are told by one. Outside the main thread signals are left alone.
+    Within another such block both know by one. Outside the main thread signals are left alone.
     """
     noting = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
     if isinstance(noting, StopSignal):

@@ -27,7 +27,7 @@ from transformers import PreTrainedTokenizerBase
 from asarm.backbones.xlnet import AnySubsetTransformer
 from asarm.data import Batch, BlockSource, DataUnavailable, is_finite, open_blocks, prepare_blocks
 from asarm.run import NOT_RESULTS, Run, shown
-from asarm.schedule import warm_up_then_fall
+from asarm.schedule import warm_up_then_decay
 from asarm.training.anew import refuse_loss
 from asarm.training.checkpoint import Checkpoints, Progress
 from asarm.training.config import TrainingConfig
@@ -65,7 +65,7 @@ class TrainingResult:
     folder: Path  # of the run; an ordinary model folder once it is finished
     step: int
     is_finished: bool
-    is_main: bool  # whether this is the run's first process, which tells the user
+    is_main: bool  # whether this is the run's first process, which reports to the user
     stopped_by: str | None = None  # the signal, or the trouble with the data
     best_step: int | None = None  # of the lowest held-out loss
 
@@ -78,7 +78,7 @@ class Stop(NamedTuple):
 
 
 def train(config: TrainingConfig) -> TrainingResult:
-    """Train as told, from the run's last checkpoint if there is one.
+    """Train by the config, from the run's last checkpoint if there is one.
 
     Every process of a run calls this. Data, orders, mask rates and dropout are keyed by the step,
     so a run that was killed goes on to the result of an uninterrupted one.
@@ -101,7 +101,7 @@ def train(config: TrainingConfig) -> TrainingResult:
 
 
 def set_up(config: TrainingConfig, stop: StopSignal, stack: ExitStack) -> Trainer:
-    """The folder, the model and the data of a run; what has to be closed goes onto the stack."""
+    """Open the folder, the model and the data of a run; the stack gets what has to be closed."""
     accelerator = new_accelerator(config)
     config = with_precision(config, accelerator, may_change=may_change(config))
     if config.push_to_hub and accelerator.is_main_process:
@@ -125,7 +125,7 @@ def set_up(config: TrainingConfig, stop: StopSignal, stack: ExitStack) -> Traine
 
 
 def stopped_early(config: TrainingConfig, stop: StopSignal) -> TrainingResult:
-    """The result of a start that a signal ended before it made a step."""
+    """Return the result of a start that a signal ended before it made a step."""
     folder = Path(config.output_dir)
     steps = Checkpoints(folder / CHECKPOINTS, keep=config.keep_checkpoints).steps()
     return TrainingResult(
@@ -138,7 +138,7 @@ def stopped_early(config: TrainingConfig, stop: StopSignal) -> TrainingResult:
 
 
 class Trainer:
-    """A run that is set up."""
+    """Trains a run that is set up."""
 
     def __init__(
         self,
@@ -164,22 +164,22 @@ class Trainer:
     def begin(self) -> dict[str, Any]:
         """Go to where the run is, and say what the model is worth before its first step.
 
-        Gives the place in the data.
+        This returns the place in the data.
         """
         place = self.restore()
         is_finished = self.progress.step == self.config.max_steps
         if not is_finished:
-            self.tell_of_data(place)
+            self.report_data(place)
         self.begin_run()
         if not is_finished:
-            self.tell_of_rate()
+            self.report_rate()
             self.watch.start(self.progress.step)
             if self.progress.step == 0:
                 self.watch.evaluate(self.model, self.tokenizer, 0)
         return place
 
     def train(self, place: dict[str, Any]) -> TrainingResult:
-        """From wherever the run is to its last step, or until something asks it to stop."""
+        """Train from wherever the run is to its last step, or until something stops it."""
         while self.progress.step < self.config.max_steps:
             plan = plan_step(self.progress.step, self.config, self.accelerator.num_processes)
             batch = self.read(plan)
@@ -196,7 +196,7 @@ class Trainer:
         return self.finish()
 
     def read(self, plan: Plan) -> Batch | Stop:
-        """This process's blocks of a step; where any process has to stop, all do, and why."""
+        """Read this process's blocks of a step; where any process has to stop, all do, and why."""
         found: Batch | Stop
         try:
             with self.stop.at_once():  # the data may be waited for
@@ -238,7 +238,7 @@ class Trainer:
             raise ValueError(self.bad_steps(losses, batch))
 
     def bad_steps(self, losses: Tensor, batch: Batch) -> str:
-        """What to say of a run that learns nothing any more; all processes ask together."""
+        """Say that a run learns nothing any more, if so; all processes agree on it."""
         size = self.config.batch_size
         bad = [i for i in range(len(batch.names)) if not losses[i // size].isfinite()]
         names = gather_object([batch.names[i] for i in bad or range(len(batch.names))])
@@ -257,7 +257,7 @@ class Trainer:
         return step % every == 0 or step == self.config.max_steps
 
     def evaluate(self) -> bool:
-        """Held-out figures; whether they are the best so far."""
+        """Compute held-out figures; return whether they are the best so far."""
         loss = self.watch.evaluate(self.model, self.tokenizer, self.progress.step)
         best = self.progress.best_loss
         if math.isfinite(loss) and (best is None or loss < best):
@@ -303,14 +303,14 @@ class Trainer:
         return self.blocks.state_dict()
 
     def begin_run(self) -> None:
-        """Write down what is asked for: settings, data and checkpoints are found to fit."""
+        """Write down the settings, once settings, data and checkpoints are found to fit."""
         if self.accelerator.is_main_process:
             self.run.begin()
             for name, (before, now) in self.run.changed.items():
                 print(f"{name} was {shown(before)} and is {shown(now)} from here on")
         self.accelerator.wait_for_everyone()
 
-    def tell_of_data(self, place: dict[str, Any]) -> None:
+    def report_data(self, place: dict[str, Any]) -> None:
         """Say what the data are, and refuse others in another process."""
         keys = gather_object([str(place.get("data"))])
         if len(set(keys)) > 1:
@@ -318,19 +318,19 @@ class Trainer:
                 "the processes have different data; give all nodes one --dataset and --cache_dir"
             )
         counts = self.blocks.statistics.items()
-        said = [f"{count:,} {name.replace('_', ' ')}" for name, count in counts if count]
-        if self.accelerator.is_main_process and said:
-            print("data:", ", ".join(said))
+        counted = [f"{count:,} {name.replace('_', ' ')}" for name, count in counts if count]
+        if self.accelerator.is_main_process and counted:
+            print("data:", ", ".join(counted))
 
-    def tell_of_rate(self) -> None:
-        """Say that the learning rate jumps, where a run is given another end."""
+    def report_rate(self) -> None:
+        """Say that the learning rate jumps, where a run gets another end."""
         before, now = self.run.changed.get("max_steps", (0, 0))
         if before == now or not self.progress.step:
             return
         config, last = self.config, self.progress.step - 1
         rate_before, rate_now = (
             config.learning_rate
-            * warm_up_then_fall(step, warmup_steps=config.warmup_steps, max_steps=end)
+            * warm_up_then_decay(step, warmup_steps=config.warmup_steps, max_steps=end)
             for step, end in ((last, before), (last + 1, now))
         )
         print(
@@ -366,7 +366,7 @@ class Trainer:
 
 
 def may_change(config: TrainingConfig) -> tuple[str, ...]:
-    """The settings that a run which is taken up again may change."""
+    """Return the settings that a run which is taken up again may change."""
     # of packed data the content is compared, wherever it lies
     of_packed = ("dataset", "workers") if is_finite(config.dataset) else ()
     unknown = ("bf16",) if knows_no_precision(config) else ()
@@ -374,7 +374,7 @@ def may_change(config: TrainingConfig) -> tuple[str, ...]:
 
 
 def new_accelerator(config: TrainingConfig) -> Accelerator:
-    """The processes of the run, as their launcher started them."""
+    """Make the processes of the run, as their launcher started them."""
     folders = ProjectConfiguration(config.output_dir, str(Path(config.output_dir, TENSORBOARD)))
     # one process may pack data for hours, or wait for the network, while the others wait for it;
     # the death of one is seen by their launcher
@@ -389,7 +389,7 @@ def new_accelerator(config: TrainingConfig) -> Accelerator:
 
 @contextmanager
 def open_run(config: TrainingConfig, accelerator: Accelerator) -> Iterator[Run]:
-    """The run's folder, which the first process locks and looks at; `begin_run` writes into it."""
+    """Open the run's folder, which the first process locks; `begin_run` writes into it."""
     if not accelerator.is_main_process:
         yield Run(config.output_dir)
         return
@@ -407,7 +407,7 @@ def open_run(config: TrainingConfig, accelerator: Accelerator) -> Iterator[Run]:
 
 
 def out_of_memory(config: TrainingConfig, num_processes: int) -> str:
-    """What to try."""
+    """Say what to try where memory is not enough."""
     each = config.global_batch_size // num_processes
     smaller = [size for size in batch_sizes(each) if size < config.batch_size]
     if smaller:

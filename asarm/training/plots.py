@@ -20,12 +20,12 @@ from asarm.display.drawing import FAINT, INK, RC, new_figure, png, tidy
 from asarm.run import CONFIG, HEADER, Run
 from asarm.training.files import EVALUATIONS, METRICS
 
-# Okabe & Ito's colours, told apart with every kind of colour vision; then the dashes differ
+# Okabe & Ito's colours, distinct with every kind of colour vision; then the dashes differ
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", "--", ":")
 HELD_OUT = "bits_per_byte_"  # and the mask rate
 SMOOTHED_SHARE = 0.04  # of the logged steps, around each
-BEGINNING = 0.03  # of a run, which may leave the picture at the top: it falls from very high
+BEGINNING = 0.03  # of a run, which may leave the picture at the top: it comes down from very high
 
 Records = list[dict[str, Any]]
 
@@ -40,10 +40,10 @@ class Curves:
 
 
 def read_curves(folders: Sequence[str | Path]) -> list[Curves]:
-    """The records of runs, finished or not, named by their folders.
+    """Return the records of runs, finished or not, named by their folders.
 
     Raises:
-        ValueError: a folder that is no training run's, or one that has logged nothing yet.
+        ValueError: a folder that is not a training run's, or one that has logged nothing yet.
     """
     paths = [Path(folder) for folder in folders]
     counts = Counter(path.resolve().name for path in paths)
@@ -67,12 +67,12 @@ def _read(folder: Path, name: str) -> Curves:
 
 
 def training_figure(runs: Sequence[Curves]) -> bytes:
-    """Loss, mask window, learning rate and held-out bits per byte over steps, as PNG."""
+    """Draw loss, mask window, learning rate and held-out bits per byte over steps, as PNG."""
     return png(draw(runs))
 
 
 def draw(runs: Sequence[Curves]) -> Figure:
-    """`training_figure`, still to be looked into.
+    """Draw `training_figure`, still to be looked into.
 
     A run has one colour in all panels; a legend says which where there are several.
     """
@@ -96,13 +96,13 @@ def draw(runs: Sequence[Curves]) -> Figure:
 
 
 def held_out_rates(runs: Iterable[Curves]) -> list[str]:
-    """The mask rates at which held-out densities were taken, as their records write them."""
+    """Return the mask rates of the held-out densities, as the records write them."""
     keys = {key for run in runs for record in run.evaluations for key in record}
     return sorted((k.removeprefix(HELD_OUT) for k in keys if k.startswith(HELD_OUT)), key=float)
 
 
 def smoothed(values: NDArray[np.float64], half: int) -> NDArray[np.float64]:
-    """The mean over up to `half` values on either side of each; NaN and infinity do not count."""
+    """Return the mean over up to `half` finite values on either side of each value."""
     is_number = np.isfinite(values)
     sums = np.concatenate([[0], np.cumsum(np.where(is_number, values, 0))])
     counts = np.concatenate([[0], np.cumsum(is_number)])
@@ -116,7 +116,7 @@ def smoothed(values: NDArray[np.float64], half: int) -> NDArray[np.float64]:
 
 
 def _loss(axes: Axes, runs: Sequence[Curves]) -> None:
-    raw, settled = False, []
+    raw, steady = False, []
     for run, style in _styled(runs):
         steps, loss = _series(run.metrics, "loss")
         half = round(len(loss) * SMOOTHED_SHARE / 2)
@@ -124,8 +124,8 @@ def _loss(axes: Axes, runs: Sequence[Curves]) -> None:
             axes.plot(steps, loss, color=style["color"], lw=0.7, alpha=0.3)
             raw = True
         axes.plot(steps, smoothed(loss, half), lw=1.7, **style)
-        settled.append(loss[int(BEGINNING * len(loss)) :])
-    _limit(axes, settled)
+        steady.append(loss[int(BEGINNING * len(loss)) :])
+    _limit(axes, steady)
     note = "   (faint: single steps; line: smoothed)" if raw else ""
     _head(axes, "training loss", _unit_of_loss(runs), note)
 
@@ -136,7 +136,7 @@ def _unit_of_loss(runs: Sequence[Curves]) -> str:
         for run in runs
         if run.evaluations
     ]
-    return "share of drafts rejected" if of_heads and all(of_heads) else "nats"
+    return "rejection rate of drafts" if of_heads and all(of_heads) else "nats"
 
 
 def _mask_window(axes: Axes, runs: Sequence[Curves]) -> None:
@@ -148,7 +148,7 @@ def _mask_window(axes: Axes, runs: Sequence[Curves]) -> None:
         for edge in (low, high):
             axes.plot(steps, edge, lw=width, **style)
     axes.set_ylim(-0.03, 1.03)
-    _head(axes, "mask-rate window", "share of targets")
+    _head(axes, "mask-rate window", "fraction of targets")
 
 
 def _learning_rate(axes: Axes, runs: Sequence[Curves]) -> None:
@@ -160,15 +160,15 @@ def _learning_rate(axes: Axes, runs: Sequence[Curves]) -> None:
 
 
 def _held_out(axes: Axes, runs: Sequence[Curves], rate: str) -> None:
-    settled = []
+    steady = []
     for run, style in _styled(runs):
         steps, bits = _series(run.evaluations, HELD_OUT + rate)
         marker: dict[str, Any] = {"marker": "o", "ms": 3.5} if len(bits) <= 30 else {}
         axes.plot(steps, bits, lw=1.5, **style, **marker)
-        settled.append(bits[1:] if len(bits) > 2 else bits)
+        steady.append(bits[1:] if len(bits) > 2 else bits)
         if len(runs) == 1 and len(bits):
             _mark_last(axes, steps, bits, style["color"])
-    _limit(axes, settled)
+    _limit(axes, steady)
     _head(axes, f"held-out, mask rate {rate}", "bits per byte")
 
 
@@ -187,7 +187,7 @@ def _mark_last(
 
 
 def _series(records: Records, key: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Steps and values; what was not finite is written as text."""
+    """Return steps and values; what was not finite is written as text."""
     pairs = [(record["step"], float(record[key])) for record in records if key in record]
     steps, values = np.array(pairs, dtype=np.float64).reshape(-1, 2).T
     return steps, values
@@ -200,18 +200,18 @@ def _styled(runs: Sequence[Curves]) -> Iterable[tuple[Curves, dict[str, Any]]]:
 
 
 def _nested(runs: Sequence[Curves]) -> list[float]:
-    """Widths of lines that often coincide: each shows beside those drawn over it."""
+    """Return widths of lines that often coincide: each shows next to those drawn over it."""
     return [1.3 + min(above, 3) for above in reversed(range(len(runs)))]
 
 
 def _column(figure: Figure, place: SubplotSpec, heights: Sequence[float]) -> list[Axes]:
-    """Panels one below the other."""
+    """Make panels one below the other."""
     grid = place.subgridspec(len(heights), 1, height_ratios=heights)
     return [figure.add_subplot(grid[row]) for row in range(len(heights))]
 
 
 def _limit(axes: Axes, series: Sequence[NDArray[np.float64]]) -> None:
-    """Room for these values; what is higher leaves the picture at the top."""
+    """Make room for these values; what is higher leaves the picture at the top."""
     values = np.concatenate(series)
     values = values[np.isfinite(values)]
     if len(values):
@@ -236,7 +236,7 @@ def _say(axes: Axes, text: str) -> None:
 
 
 def _share_steps(column: Sequence[Axes], runs: Sequence[Curves], *, margin: float) -> None:
-    """The same steps in every panel, a margin on the right; numbers below the last one."""
+    """Show the same steps in every panel, a margin on the right, and numbers below the last."""
     last = max(record["step"] for run in runs for record in [*run.metrics, *run.evaluations])
     for axes in column:
         axes.set_xlim(0, (1 + margin) * max(1, last))
@@ -247,7 +247,7 @@ def _share_steps(column: Sequence[Axes], runs: Sequence[Curves], *, margin: floa
 
 
 def _name_runs(figure: Figure, runs: Sequence[Curves]) -> None:
-    """A heading for one run, a legend for several."""
+    """Write a heading for one run, a legend for several."""
     if len(runs) == 1:
         figure.suptitle(runs[0].name, x=0.01, ha="left", size=RC["title"], color=INK)
         return

@@ -16,7 +16,7 @@ from asarm.training.config import TrainingConfig
 def with_precision(
     config: TrainingConfig, accelerator: Accelerator, *, may_change: tuple[str, ...]
 ) -> TrainingConfig:
-    """The config with `bf16` decided: as told, as the run began, or as the first device is fast.
+    """Decide `bf16`: as it is set, as the run began, or as the first device is fast.
 
     All processes and all starts of a run compute alike, whatever machines they get.
     """
@@ -35,24 +35,24 @@ def with_precision(
 
 
 def begun_with(config: TrainingConfig, may_change: tuple[str, ...]) -> bool | None:
-    """The precision of the run that the folder holds, if that run is this one."""
+    """Return the precision of the run that the folder holds, if that run is this one."""
     stored = stored_settings(config)
     here = {name: v for name, v in asdict(config).items() if name not in ("bf16", *may_change)}
     return stored.get("bf16") if all(stored.get(name) == v for name, v in here.items()) else None
 
 
 def knows_no_precision(config: TrainingConfig) -> bool:
-    """Whether the folder's run was begun by a version that did not write down what it chose."""
+    """Return whether a version began the folder's run that did not record what it chose."""
     return stored_settings(config).get("bf16", False) is None
 
 
 def stored_settings(config: TrainingConfig) -> dict[str, Any]:
-    """The settings of the run that the folder holds; none where it holds none."""
+    """Return the settings of the run that the folder holds; none where it holds none."""
     return read_settings(config.output_dir) or {}
 
 
 def is_bf16_fast(device: torch.device) -> bool:
-    """Whether a device multiplies matrices faster in bfloat16 than in float32."""
+    """Return whether a device multiplies matrices faster in bfloat16 than in float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities = torch.cpu.get_capabilities()

@@ -110,7 +110,7 @@ def check_size(config: TrainingConfig) -> None:
 
 
 def remarks(config: TrainingConfig) -> list[str]:
-    """What may be meant otherwise, though it can be trained."""
+    """Yield what may be meant otherwise, though it can be trained."""
     found = [
         f"{name} is {getattr(config, name)} and max_steps {config.max_steps}: {what} is never "
         "reached; give both"
@@ -126,7 +126,7 @@ def remarks(config: TrainingConfig) -> list[str]:
 
 
 def accumulation(config: TrainingConfig, num_processes: int) -> int:
-    """Micro-steps that make up a global batch.
+    """Return how many micro-steps make up a global batch.
 
     Raises:
         ValueError: it does not come out even.
@@ -148,12 +148,12 @@ def accumulation(config: TrainingConfig, num_processes: int) -> int:
 
 
 def batch_sizes(each: int) -> list[int]:
-    """The sizes of a micro-step that make up `each`, a device's share of a global batch."""
+    """Return the sizes of a micro-step that make up `each`, a device's part of a global batch."""
     return [size for size in range(1, each + 1) if each % size == 0]
 
 
 def start_model(config: TrainingConfig) -> tuple[AnySubsetTransformer, PreTrainedTokenizerBase]:
-    """The model to train, on the CPU in float32, and its tokenizer."""
+    """Load or make the model to train, on the CPU in float32, and its tokenizer."""
     if config.model == "scratch":
         tokenizer = load_tokenizer(config.tokenizer)
         model = new_model(tokenizer, config)
@@ -176,9 +176,9 @@ def start_model(config: TrainingConfig) -> tuple[AnySubsetTransformer, PreTraine
 
 
 def start_head(model: AnySubsetTransformer, config: TrainingConfig) -> DraftHead | None:
-    """The draft head to train, that of the model or a new one; none where the model alone learns.
+    """Return the draft head to train, the model's or a new one; None where the model alone learns.
 
-    A head that is not trained beside its model would not fit it any more.
+    A head that is not trained with its model would not fit it any more.
     """
     if config.learn == "model":
         return None
@@ -199,7 +199,7 @@ def start_head(model: AnySubsetTransformer, config: TrainingConfig) -> DraftHead
 def new_objective(
     model: AnySubsetTransformer, config: TrainingConfig
 ) -> Objective | DraftObjective:
-    """What is minimised."""
+    """Make the objective that is minimised."""
     if model.draft_head is None:
         return Objective(
             model, loss_scale=config.loss_scale, prompt_attention=config.prompt_attention
@@ -209,7 +209,7 @@ def new_objective(
 
 
 def new_model(tokenizer: PreTrainedTokenizerBase, config: TrainingConfig) -> AnySubsetTransformer:
-    """Random weights of the size that the config asks for."""
+    """Make a model with random weights, of the size that the config gives."""
     torch.manual_seed(config.seed)
     return AnySubsetTransformer(
         XLNetConfig(
@@ -229,7 +229,7 @@ def new_model(tokenizer: PreTrainedTokenizerBase, config: TrainingConfig) -> Any
 
 
 def new_optimizer(objective: torch.nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW; matrices decay, biases, norms and the blank do not."""
+    """Make AdamW; matrices decay, biases, norms and the blank do not."""
     trained = {name: p for name, p in objective.named_parameters() if p.requires_grad}
     matrices = [p for name, p in trained.items() if not NO_MATRIX.search(name)]
     others = [p for name, p in trained.items() if NO_MATRIX.search(name)]

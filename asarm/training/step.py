@@ -20,7 +20,7 @@ from asarm.schedule import (
     micro_batches,
     parallel_orders,
     stratified_rates,
-    warm_up_then_fall,
+    warm_up_then_decay,
 )
 from asarm.training.config import TrainingConfig
 
@@ -37,13 +37,13 @@ class Plan:
     parts: Tensor  # (accumulation, processes, batch_size) places in the global batch
 
     def indices(self, process: int) -> list[int]:
-        """A process's places in the global batch, micro-step by micro-step."""
+        """Return a process's places in the global batch, micro-step by micro-step."""
         places: list[int] = self.parts[:, process].flatten().tolist()
         return places
 
 
 def plan_step(step: int, config: TrainingConfig, num_processes: int) -> Plan:
-    """Everything about a step that does not depend on the data."""
+    """Draw everything about a step that does not depend on the data."""
     window = mask_window(
         step,
         start=config.start_mask_rate,
@@ -53,10 +53,10 @@ def plan_step(step: int, config: TrainingConfig, num_processes: int) -> Plan:
     )
     size, seed = config.global_batch_size, config.seed
     rates = stratified_rates(*window, size, seed=seed, step=step)
-    share = warm_up_then_fall(step, warmup_steps=config.warmup_steps, max_steps=config.max_steps)
+    warmth = warm_up_then_decay(step, warmup_steps=config.warmup_steps, max_steps=config.max_steps)
     return Plan(
         step,
-        config.learning_rate * share,
+        config.learning_rate * warmth,
         window,
         rates,
         draw_kinds(config.orders, size, seed=seed, step=step),
@@ -73,9 +73,9 @@ def accumulate(
     *,
     bf16: bool,
 ) -> Tensor:
-    """Add up the gradients of this process's share of a global batch.
+    """Add up the gradients of this process's part of a global batch.
 
-    What is given back is each micro-step's share of the mean loss, (accumulation,).
+    What is returned is each micro-step's part of the mean loss, (accumulation,).
     Gradients are averaged over the processes in the last micro-step.
     """
     device, process = accelerator.device, accelerator.process_index
@@ -98,8 +98,8 @@ def accumulate(
 def micro_batch(
     input_ids: Tensor, lengths: Tensor, part: Tensor, plan: Plan, config: TrainingConfig
 ) -> tuple:
-    """Arguments of the objective for some sequences: ids (B, L), their orders, what is visible, or
-    where a head drafts."""
+    """Return arguments of the objective for some sequences: ids (B, L), their orders, what is
+    visible, or where a head drafts."""
     indices = part.tolist()
     kinds = [plan.kinds[i] for i in indices]
     input_ids = input_ids[:, : int(lengths.max())]
@@ -131,8 +131,8 @@ def apply_gradients(
 ) -> tuple[float, bool]:
     """Take the step unless loss or gradients are NaN or infinite.
 
-    The gradients' norm before it was cut, and whether the step was taken. The loss is that of all
-    processes, so that they do the same.
+    This returns the gradients' norm before it was cut, and whether the step was taken. The loss is
+    that of all processes, so that they do the same.
     """
     norm = torch.nn.utils.clip_grad_norm_(objective.parameters(), clip_norm)
     is_good = bool(norm.isfinite() & loss.isfinite())

@@ -1,4 +1,4 @@
-"""What is said when a run ends."""
+"""The last lines of a run."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ SHOWN = 600  # characters of a sample
 
 
 def summary(result: TrainingResult, config: TrainingConfig) -> str:
-    """Held-out figures before and after, a sample before and after, and how to go on."""
+    """Compare held-out figures and a sample before and after, and say how to go on."""
     run, folder = Run(result.folder), quote(str(result.folder))
     same_command = f"the same command (--output_dir {quote(config.output_dir)})"
     evaluations = run.read(EVALUATIONS)
     parts = []
     if evaluations:
-        parts.append("held-out bits per byte, by share of blanks:")
+        parts.append("held-out bits per byte, by mask rate:")
         for figures in (*evaluations[:1], *evaluations[1:][-1:]):
             rates = (f"{rate:.0%}: {number(figures[f'bits_per_byte_{rate}'])}" for rate in RATES)
             parts.append(f"  step {figures['step']}: {', '.join(rates)}")
@@ -53,7 +53,7 @@ def summary(result: TrainingResult, config: TrainingConfig) -> str:
 
 
 def sample_at(run: Run, step: int) -> str:
-    """The beginning of the first text that was filled at a step."""
+    """Return the beginning of the first text that was filled at a step."""
     path = run.folder / SAMPLES / f"step-{step:07d}.txt"
     if not path.exists():
         return ""

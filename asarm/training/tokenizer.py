@@ -22,7 +22,7 @@ PRE_TOKENIZER_PATTERN = "|".join(
 
 
 def train_tokenizer(texts: Iterable[str], *, num_pieces: int = NUM_PIECES) -> Tokenizer:
-    """A byte-level BPE of `num_pieces` pieces: decode(encode(text)) is `text`, byte for byte.
+    """Train a byte-level BPE of `num_pieces` pieces: decode(encode(text)) is `text`, byte for byte.
 
     All 256 bytes are pieces, nothing is normalised, and the same texts give the same pieces.
     """

@@ -1,4 +1,4 @@
-"""What a run tells while it goes on: metrics, held-out densities, filled texts."""
+"""What a run reports while it goes on: metrics, held-out densities, filled texts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from asarm.training.config import TrainingConfig
 from asarm.training.files import EVALUATIONS, METRICS, SAMPLES, WANDB
 from asarm.training.step import Plan
 
-SAMPLE_RATE = 0.5  # share of blanks in the texts that are filled
+SAMPLE_RATE = 0.5  # mask rate of the texts that are filled
 
 
 class Watch:
@@ -66,7 +66,7 @@ class Watch:
         self.clock, self.last_step = perf_counter(), step
 
     def _tracker_options(self, step: int) -> dict[str, dict[str, Any]]:
-        """A run that is taken up again goes on in the same curves; one that begins has its own."""
+        """Return the trackers' options: a run that goes on continues its own curves."""
         folder = self.run.folder.resolve()
         options: dict[str, dict[str, Any]] = {}
         options["tensorboard"] = {"purge_step": step + 1} if step else {}
@@ -76,14 +76,14 @@ class Watch:
         return options
 
     def _wandb_id(self, step: int) -> str:
-        """By what W&B knows the run: drawn when it begins, and kept in its folder."""
+        """Return W&B's id of the run, drawn when it begins, and kept in its folder."""
         path = self.run.folder / WANDB
         if step == 0 or not path.exists():
             self.run.write(WANDB, {"id": secrets.token_hex(8)})
         return str(json.loads(path.read_text(encoding="utf-8"))["id"])
 
     def log(self, plan: Plan, loss: float, norm: float) -> None:
-        """A step that was made."""
+        """Log a step that was made."""
         done = plan.step + 1
         if self.bar is not None:
             self.bar.update()
@@ -116,10 +116,10 @@ class Watch:
     def evaluate(
         self, model: AnySubsetTransformer, tokenizer: PreTrainedTokenizerBase, step: int
     ) -> float:
-        """Held-out joint densities, and filled texts; the mean loss over the rates, nats a token,
-        or the share of drafts rejected where a draft head learns.
+        """Measure held-out joint densities and fill texts; return the mean loss over the rates,
+        nats a token, or the rejection rate of drafts where a draft head learns.
 
-        Blocks are shared out among the processes.
+        Blocks are divided among the processes.
         """
         was_training = model.training
         model.eval()
@@ -149,7 +149,7 @@ class Watch:
         return loss
 
     def _drafts_rejected(self, model: AnySubsetTransformer, head: DraftHead, mine: range) -> float:
-        """Expected share of drafts of held-out tokens that are rejected, over the rates."""
+        """Return the expected rejection rate of drafts of held-out tokens, over the mask rates."""
         blocks, size = self.held_out.blocks, self.config.batch_size
         found = draft_rejections(model, head, blocks, mine, batch_size=size)
         found = self.accelerator.reduce(found.to(self.accelerator.device), reduction="sum")
@@ -191,7 +191,7 @@ class Watch:
 
 
 def filled_text(tokenizer: PreTrainedTokenizerBase, tokens: list[int], prompt: list[int]) -> str:
-    """A text with blanks, and the same text filled."""
+    """Show a text with blanks, and the same text filled."""
     parts = segments_of(tokenizer, tokens, prompt)
     blanked = "".join(BLANK * p.num_tokens if p.is_target else printable(p.text) for p in parts)
     filled = "".join(printable(part.text) for part in parts)
@@ -199,5 +199,5 @@ def filled_text(tokenizer: PreTrainedTokenizerBase, tokens: list[int], prompt: l
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no NaN."""
+    """Write NaN and infinity as words, for JSON has neither."""
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -27,7 +27,7 @@ from asarm.infilling.length import (
     importance_evidence,
     posterior,
 )
-from asarm.infilling.prior import MOST, length_prior
+from asarm.infilling.prior import MAX_UNITS, length_prior
 from asarm.infilling.template import Template
 from asarm.metrics.statistics import estimate
 from asarm.rows import Backbone
@@ -68,7 +68,7 @@ class Question:
 def gaps(kind: Kind, count: int, seed: int) -> list[Gap]:
     """1 to 8 words each (between blanks), anywhere in the held-out documents of a kind."""
     documents = [
-        d.text for d in held_out_documents(kind) if len(d.text.split()) > 2 * MOST["words"]
+        d.text for d in held_out_documents(kind) if len(d.text.split()) > 2 * MAX_UNITS["words"]
     ]
     generator = keyed_generator(seed, "gaps", kind)
 
@@ -78,7 +78,7 @@ def gaps(kind: Kind, count: int, seed: int) -> list[Gap]:
     found: list[Gap] = []
     while len(found) < count:
         text = documents[any_of(len(documents))]
-        start, num_words = any_of(len(text)), 1 + any_of(MOST["words"])
+        start, num_words = any_of(len(text)), 1 + any_of(MAX_UNITS["words"])
         start = text.find(" ", start) + 1
         end = start
         for _ in range(num_words):

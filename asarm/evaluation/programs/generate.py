@@ -18,8 +18,8 @@ from asarm.evaluation.programs.config import InfillCodeConfig
 from asarm.evaluation.programs.network import Network
 from asarm.evaluation.programs.task import Task, TaskSet
 from asarm.evaluation.programs.variants import Variant, variants
-from asarm.infilling.choice import AUTO
 from asarm.infilling.fill import Infilling, fill_templates
+from asarm.infilling.posterior import AUTO
 from asarm.loading import load
 from asarm.run import Record
 from asarm.sampling import sampler_of

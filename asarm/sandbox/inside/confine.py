@@ -65,9 +65,9 @@ def set_limits(limits: dict[str, float]) -> None:
 
 
 def _limit(kind: int, soft: int, hard: int) -> None:
-    most = resource.getrlimit(kind)[1]  # an ordinary user cannot go beyond
-    if most != resource.RLIM_INFINITY:
-        soft, hard = min(soft, most), min(hard, most)
+    limit = resource.getrlimit(kind)[1]  # an ordinary user cannot go beyond
+    if limit != resource.RLIM_INFINITY:
+        soft, hard = min(soft, limit), min(hard, limit)
     resource.setrlimit(kind, (soft, hard))
 
 
@@ -99,7 +99,7 @@ Line = tuple[int, int, int, int]  # operation, lines to skip if true, if false, 
 
 
 def filter_program(numbers: dict[str, int]) -> Iterable[Line]:
-    """The filter of seccomp(2), as instructions of classic BPF."""
+    """Return the filter of seccomp(2), as instructions of classic BPF."""
     yield (LOAD, 0, 0, ARCHITECTURE)
     yield (EQUAL, 1, 0, numbers["architecture"])
     yield (RETURN, 0, 0, KILL)

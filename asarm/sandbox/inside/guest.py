@@ -1,4 +1,4 @@
-"""The process that runs a program and answers what its tests ask. Runs inside the sandbox.
+"""The process that runs a program and answers the requests of its tests. Runs inside the sandbox.
 
 Nothing here is secret or trusted: whatever the program does to this process, it can only change
 its own answers.
@@ -16,7 +16,7 @@ from asarm.sandbox.inside.confine import refuse_system_calls, set_limits
 from asarm.sandbox.inside.values import Decoder, Encoder
 from asarm.sandbox.inside.wire import Broken, Channel
 
-# an error that cannot even be told
+# an error that cannot even be reported
 UNKNOWN: list[Any] = ["error", [[None, "builtins", "Exception", []], "", [], [], None]]
 OPERATIONS: dict[str, Callable[..., Any]] = {
     "call": lambda function, arguments, named: function(*arguments, **named),
@@ -35,7 +35,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
 
 def main(arguments: list[str]) -> None:
     """Take a program from the standard input, then requests; answer on the standard output."""
-    channel = Channel(*take_standard_streams(), most=1 << 30)
+    channel = Channel(*take_standard_streams(), max_bytes=1 << 30)
     job = channel.receive()
     if job["refuse_system_calls"]:
         refuse_system_calls()
@@ -79,7 +79,7 @@ class Guest:
 
 
 def take_standard_streams() -> tuple[int, int]:
-    """Descriptors of what were the standard input and output; in their places is nothing."""
+    """Take the standard input and output, leave nothing in their places, and return descriptors."""
     incoming, outgoing = os.dup(0), os.dup(1)
     nothing = os.open(os.devnull, os.O_RDWR)
     for standard in range(3):
@@ -93,7 +93,7 @@ def execute(source: str, namespace: dict[str, Any]) -> None:
 
 
 def perform(request: Any, namespace: dict[str, Any]) -> Any:
-    """The outcome of a request."""
+    """Return the outcome of a request."""
     operation, *arguments = request
     if operation == "name":
         if arguments[0] not in namespace:
@@ -130,7 +130,7 @@ def answer(
 def pack(
     side: Guest, kind: str, outcome: Any, given: Sequence[Any], contents: Sequence[Any]
 ) -> list[Any]:
-    """A reply: its kind, a value, and what is in containers, None for what is as it was."""
+    """Make a reply: its kind, a value, and what is in containers, None for what is as it was."""
     encoder = Encoder(side, given)
     value, now = encoder.encode(outcome), encoder.contents()
     before = [*contents, *[None] * len(now)]

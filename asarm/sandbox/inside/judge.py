@@ -1,7 +1,7 @@
 """The process that runs the tests and gives the verdict. Runs inside a sandbox of its own.
 
 The program runs in another process (`guest`), out of reach: it sees neither the tests nor the
-token, shares no memory and no namespace with them, and can only answer what the tests ask it.
+token, shares no memory and no namespace with them, and can only answer the tests' requests.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class CannotCross(BaseException):
 
 
 class Program:
-    """The other process, asked for names, calls and whatever else its values can do.
+    """The other process, which is queried for names, calls and whatever else its values can do.
 
     It is a `values.Side`: what is the program's is known by numbers.
     """
@@ -41,8 +41,8 @@ class Program:
         if self.channel.receive() != "started":
             raise self.channel.fail(Broken("it does not start"))
 
-    def ask(self, *request: Any) -> Any:
-        """The outcome of an operation: see `guest.OPERATIONS`. Raises what the program raised.
+    def request(self, *request: Any) -> Any:
+        """Request an operation (`guest.OPERATIONS`); return its outcome or raise its error.
 
         What it has changed in the arguments, however deep, is changed.
         """
@@ -52,7 +52,7 @@ class Program:
         return self.take(encoder.containers)
 
     def take(self, given: Sequence[Any] = ()) -> Any:
-        """The outcome in the next answer, about containers that the program was given."""
+        """Take the outcome from the next answer, about containers that the program was given."""
         reply = self.channel.receive()
         try:
             kind, value, contents = reply
@@ -67,7 +67,7 @@ class Program:
         raise outcome
 
     def keep(self, value: object) -> list[Any]:
-        """What stands for a value of the program's; the tests' own cannot be left behind."""
+        """Return a placeholder of a value of the program's; the tests' own cannot be left there."""
         if isinstance(value, Remote):
             return ["remote", value._number]
         name = getattr(value, "__name__", "")
@@ -103,7 +103,7 @@ class Remote:
         self.__dict__.update(_program=program, _number=number)
 
     def _ask(self, operation: str, *arguments: Any) -> Any:
-        return self._program.ask(operation, self, *arguments)
+        return self._program.request(operation, self, *arguments)
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         return self._ask("call", arguments, named)
@@ -142,7 +142,7 @@ class Remote:
 
 
 class Names(dict[str, Any]):
-    """Global names of the tests: their own, Python's, and then those of the program."""
+    """Holds the global names of the tests: their own, Python's, and then those of the program."""
 
     def __init__(self, program: Program):
         self._program = program
@@ -150,7 +150,7 @@ class Names(dict[str, Any]):
     def __missing__(self, name: str) -> Any:
         if name.startswith("__") or hasattr(builtins, name):
             raise KeyError(name)
-        return self._program.ask("name", name)
+        return self._program.request("name", name)
 
 
 def judge(program: Program, test: str, entry_point: str) -> str:
@@ -161,9 +161,9 @@ def judge(program: Program, test: str, entry_point: str) -> str:
         CannotCross: the test cannot be run with the program in another process.
     """
     try:
-        program.take()  # what became of the program's own text
+        program.take()  # the outcome of the program's own text
         names = Names(program)
-        names[entry_point] = candidate = program.ask("name", entry_point)
+        names[entry_point] = candidate = program.request("name", entry_point)
         exec(compile(test, "<test>", "exec", dont_inherit=True), names)
         names["check"](candidate)
     except (Broken, CannotCross):
@@ -188,13 +188,13 @@ def main(arguments: list[str]) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what the tests print
     set_limits(job["limits"] | {"processes": 1 << 20})
     incoming, outgoing = map(int, arguments)
-    program = Program(Channel(incoming, outgoing, most=int(job["limits"]["output_bytes"])))
+    program = Program(Channel(incoming, outgoing, max_bytes=int(job["limits"]["output_bytes"])))
     program.start({name: job[name] for name in ("source", "limits", "refuse_system_calls")})
     write_line(report, {"started": True})
     try:
         verdict = {"result": judge(program, job["test"], job["entry_point"])}
     except Gone:
-        verdict = {"gone": "its exit code tells why"}
+        verdict = {"gone": "its exit code says why"}
     except Broken as error:
         verdict = {"result": f"failed: {error}"}
     except CannotCross as error:

@@ -20,7 +20,7 @@ def main(arguments: list[str]) -> None:
 
 
 def breaches(attempt: dict[str, Any]) -> list[str]:
-    """Which of these succeed: reaching a port of the machine, a file or a process outside."""
+    """Return which of these succeed: reaching a port of the machine, a file, a process outside."""
     attempts: dict[str, Callable[[], object]] = {
         "reaches the network": lambda: reach(attempt["port"]),
         "reads files of the user's": lambda: Path(attempt["secret"]).read_text(),

@@ -3,8 +3,8 @@
 Plain values are copied: numbers, texts, dates, errors, and containers of them. Containers that can
 be changed are numbered in each message, so that what is one object at one side is one object at the
 other, and what a call changes in its arguments, however deep, is changed where they came from.
-Everything else stays where it is and is asked from afar. What arrives is built of Python's own
-types, so nothing of the program's ever runs beside its tests.
+Everything else stays where it is and is queried from afar. What arrives is built of Python's own
+types, so nothing of the program's ever runs next to its tests.
 
 A value is JSON's own, or [name, content]; a message is a value and the contents of its containers,
 to which ["@", number] refers.
@@ -69,16 +69,16 @@ class Side(Protocol):
     """What one side knows of the other's values and classes, by their numbers."""
 
     def keep(self, value: object) -> list[Any]:
-        """What stands for a value that cannot be copied."""
+        """Return a placeholder of a value that cannot be copied."""
 
     def find(self, name: str, number: Any) -> Any:
-        """What stands for such a value of the other side."""
+        """Return what a placeholder of the other side means."""
 
     def number_of(self, kind: type) -> int | None:
-        """The number of a class; None where the other side has none for it."""
+        """Return the number of a class; None where the other side has none for it."""
 
     def class_of(self, number: int | None, make: Callable[[], type]) -> type:
-        """The class of a number, made where it is not known yet."""
+        """Return the class of a number, made where it is not known yet."""
 
 
 class Encoder:
@@ -95,7 +95,7 @@ class Encoder:
         self._numbers = {id(value): n for n, value in enumerate(self.containers)}
 
     def encode(self, value: Any) -> Any:
-        """What stands for a value.
+        """Return the form in which a value crosses.
 
         Instances of subclasses arrive as the type itself, which compares alike, unless it was made
         to compare otherwise: that does not cross.
@@ -121,7 +121,7 @@ class Encoder:
         return self.side.keep(value)
 
     def contents(self) -> list[Any]:
-        """The contents of all containers, those that are found on the way included."""
+        """Return the contents of all containers, those that are found on the way included."""
         found: list[Any] = []
         for value in self.containers:  # it grows meanwhile
             found.append([name := _name(value), self._content(name, value)])
@@ -134,7 +134,7 @@ class Encoder:
         return self._numbers[id(value)]
 
     def _content(self, name: str, value: Any) -> list[Any]:
-        """What a container is made with, and what it holds."""
+        """Return what a container is made with, and what it holds."""
         if name == "bytearray":
             return [None, value.hex()]
         made_with = {"deque": "maxlen", "defaultdict": "default_factory"}.get(name)
@@ -164,7 +164,7 @@ class Encoder:
         return [self.side.number_of(kind), kind.__name__, list(_fields(kind) or ())]
 
     def _error_class(self, kind: type) -> list[Any]:
-        """Number, module if it is one of Python's, name, and the classes below it."""
+        """Return number, module if it is one of Python's, name, and the classes below it."""
         module, name = kind.__module__, kind.__name__[:80]
         if module in ERRORS and getattr(sys.modules.get(module), name, None) is kind:
             number = None if module == "builtins" else self.side.number_of(kind)
@@ -219,7 +219,7 @@ class Decoder:
             _fill(*change)
 
     def decode(self, value: Any) -> Any:
-        """The value that `Encoder.encode` was given."""
+        """Return the value that `Encoder.encode` was given."""
         if not isinstance(value, list):
             if isinstance(value, dict):
                 raise ValueError("a message holds no objects")
@@ -295,20 +295,20 @@ def _name(container: Any) -> str:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether a value has no time zone that runs code of its own."""
+    """Return whether a value has no time zone that runs code of its own."""
     zone = getattr(value, "tzinfo", None) if isinstance(value, datetime | time) else None
     known = zone is None or isinstance(zone, timezone)
     return known or (type(zone).__module__, type(zone).__name__) in LATE
 
 
 def _fields(kind: type) -> tuple[str, ...] | None:
-    """The fields of a class of named tuples."""
+    """Return the fields of a class of named tuples."""
     fields = getattr(kind, "_fields", None)
     return fields if isinstance(fields, tuple) and issubclass(kind, tuple) else None
 
 
 def _is_record(kind: type) -> bool:
-    """Whether a class of named tuples has nothing but its fields."""
+    """Return whether a class of named tuples has nothing but its fields."""
     fields = _fields(kind) if kind.__bases__ == (tuple,) else None
     bare = fields is not None and not getattr(kind, "_field_defaults", None)
     return bare and set(vars(kind)) <= RECORD.union(fields or ())
@@ -321,7 +321,7 @@ def _late(module: str, name: str, *parts: Any) -> Any:
 
 
 def _text(error: BaseException) -> str:
-    """The text of an error whose class is the other side's."""
+    """Return the text of an error whose class is the other side's."""
     return str(error.__dict__.get("_text", ""))
 
 

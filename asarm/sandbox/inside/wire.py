@@ -19,10 +19,10 @@ class Gone(Broken):
 
 
 class Channel:
-    """Messages in JSON over two descriptors, each behind its length."""
+    """Sends and receives messages in JSON over two descriptors, each after its length."""
 
-    def __init__(self, incoming: int, outgoing: int, *, most: int):
-        self._incoming, self._outgoing, self._most = incoming, outgoing, most
+    def __init__(self, incoming: int, outgoing: int, *, max_bytes: int):
+        self._incoming, self._outgoing, self._max_bytes = incoming, outgoing, max_bytes
         self.broken: Broken | None = None  # for good, whoever catches the error
 
     def send(self, message: Any) -> None:
@@ -35,15 +35,15 @@ class Channel:
             raise self.fail(Gone(f"cannot be written to: {error.strerror}")) from None
 
     def receive(self) -> Any:
-        """The next message.
+        """Receive the next message.
 
         Raises:
-            Broken: more than `most` bytes come, or no JSON.
+            Broken: more than `max_bytes` bytes come, or no JSON.
             Gone: nothing comes, and nothing will.
         """
         (size,) = HEADER.unpack(self._read(HEADER.size))
-        if size > self._most:
-            raise self.fail(Broken(f"an answer of {size} bytes is longer than {self._most}"))
+        if size > self._max_bytes:
+            raise self.fail(Broken(f"an answer of {size} bytes is longer than {self._max_bytes}"))
         try:
             return json.loads(self._read(size))
         except (ValueError, RecursionError, MemoryError) as error:
@@ -59,6 +59,6 @@ class Channel:
         return bytes(parts)
 
     def fail(self, error: Broken) -> Broken:
-        """Remember why nothing can be asked any more."""
+        """Remember why nothing can be requested any more."""
         self.broken = error
         return error

@@ -25,7 +25,7 @@ def open_blocks(
     process_index: int = 0,
     num_processes: int = 1,
 ) -> BlockSource:
-    """The blocks of one of the training processes.
+    """Open the blocks of one of the training processes.
 
     Finite data ("python", local files and folders) are packed first, unless they are already;
     anything else is streamed.
@@ -55,7 +55,7 @@ def open_blocks(
     if process_index == 0 and "://" not in config.dataset:
         note = suggestion(local_path(config.dataset))
         print(
-            f"{config.dataset} is no local file or folder{note}: looking for it on the hub",
+            f"{config.dataset} is not a local file or folder{note}: looking for it on the hub",
             file=sys.stderr,
         )
     from asarm.data.hub import open_dataset  # here: `datasets` takes seconds, and only streams
@@ -72,19 +72,19 @@ def open_blocks(
 
 
 def prepare_blocks(config: DataConfig, tokenizer: PreTrainedTokenizerBase, *, seed: int) -> None:
-    """What one process does before all open the data: pack what is finite. Streams need nothing."""
+    """Pack finite data, in one process, before all open them. Streams need nothing."""
     check_data_config(config)
     if is_finite(config.dataset):
         packed_folder(config, tokenizer, seed=seed)
 
 
 def is_finite(dataset: str) -> bool:
-    """Whether it is packed as a whole: Python's text, and what is or looks like a local path."""
+    """Return whether it is packed as a whole: Python's text, and what may be a local path."""
     return dataset == "python" or ("://" not in dataset and is_path(dataset))
 
 
 def is_path(dataset: str) -> bool:
-    """Whether it exists, or could not be a name on the hub, or is likelier a path mistyped.
+    """Return whether it exists, could not be a name on the hub, or is likelier a mistyped path.
 
     Names on the hub are a word, or an owner and a word, without a suffix that data files have.
     """

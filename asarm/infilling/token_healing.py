@@ -1,15 +1,15 @@
-"""Where gaps and the text beside them meet, in tokens that the whole text would have there.
+"""Where gaps and the text next to them meet, in tokens that the whole text would have there.
 
-A byte-level tokenizer writes a blank and the word behind it in one piece, and so a line end and the
-indentation behind it. Cut a text there, and the model is shown a piece that no text has in that
+A byte-level tokenizer writes a blank and the word after it in one piece, and so a line end and the
+indentation after it. Cut a text there, and the model is shown a piece that no text has in that
 place. So the gap takes the piece in: its first or last piece has to begin or end with the
-characters that the text beside it gives, a filter of the target law, and they are no part of what
-is filled in. (Known as token healing.) Pieces with word marks are cut between words anyway: there
-the first piece only has to begin a word, see `asarm.codec`.
+characters that the text next to it gives, a filter of the target distribution, and they are no part
+of what is filled in. (Known as token healing.) Pieces with word marks are cut between words anyway:
+there the first piece only has to begin a word, see `asarm.codec`.
 
 Where a gap cuts a word, there are several ways to write it: the pieces that it has by itself, or
 the first of its characters by themselves and the others in a piece that goes on into the gap. These
-are the cuts of an edge; `asarm.infilling.healing` asks the model which is meant.
+are the cuts of an edge; `asarm.infilling.cut_words` asks the model which is meant.
 
 Shapes: V vocabulary.
 """
@@ -36,7 +36,7 @@ PARTIAL = "\ufffd"  # in the text of a piece that ends inside a character
 
 @dataclass(frozen=True)
 class Edge:
-    """What the text beside a gap asks of the gap's piece there.
+    """What the text next to a gap requires of the gap's piece there.
 
     Attributes:
         pieces: (V,) bool, what that piece may be.
@@ -53,7 +53,7 @@ class Edge:
 
     @property
     def num_extra(self) -> int:
-        """How many pieces the gap has because of it."""
+        """How many pieces the gap has because of this edge."""
         return self.is_extra + (self.before_last is not None)
 
 
@@ -72,16 +72,16 @@ class Cut:
 
 @dataclass(frozen=True)
 class Part:
-    """The text before, between or after gaps.
+    """A part of a text: what comes before, between or after its gaps.
 
     Attributes:
         text: its characters.
-        ids: its tokens, less a last piece that the gap behind it takes in.
+        ids: its tokens, less a last piece that the gap after it takes in.
         end: what it asks of the last piece of the gap before it, if there is one.
-        start: what it asks of the first piece of the gap behind it, if there is one.
+        start: what it asks of the first piece of the gap after it, if there is one.
         ends: the ways to write its first word, where the gap before it cuts that; first the one
             that `ids` and `end` have. Empty where there is but one way.
-        starts: the same of its last word and the gap behind it.
+        starts: the same of its last word and the gap after it.
     """
 
     text: str
@@ -92,19 +92,19 @@ class Part:
     starts: Sequence[Cut] = ()
 
     def with_end(self, cut: Cut) -> Part:
-        """The part with another of its `ends`."""
+        """Return the part with its first word written in another of its `ends`."""
         own = len(self.ends[0].ids) if self.ends else 0
         return replace(self, ids=[*cut.ids, *self.ids[own:]], end=cut.edge, ends=())
 
     def with_start(self, cut: Cut) -> Part:
-        """The part with another of its `starts`."""
+        """Return the part with its last word written in another of its `starts`."""
         own = len(self.starts[0].ids) if self.starts else 0
         kept = self.ids[: max(0, len(self.ids) - own)]
         return replace(self, ids=[*kept, *cut.ids], start=cut.edge, starts=())
 
 
 def part_of(codec: Codec, text: str, *, before: str | None, is_last: bool) -> Part:
-    """A part of a text, in tokens.
+    """Encode a part of a text.
 
     Args:
         codec: of the model.
@@ -112,7 +112,7 @@ def part_of(codec: Codec, text: str, *, before: str | None, is_last: bool) -> Pa
         before: the part before it, from which a gap divides it; None at the text's beginning. Where
             it ends with a line end, the gap is taken to be whole lines, and ends with one too;
             where the text begins with indentation, a line end may stand before that.
-        is_last: whether no gap comes behind it.
+        is_last: whether no gap comes after it.
     """
     part = (_exact_part if codec.is_exact else _marked_part)(codec, text, before, is_last)
     is_line = before is not None and before.endswith(LINE_ENDS)
@@ -161,7 +161,7 @@ def _exact_part(codec: Codec, text: str, before: str | None, is_last: bool) -> P
 
 
 def _line_end(text: str, before: str | None) -> tuple[str, bool]:
-    """The line end that stands, or may stand, before a text, and whether it has to."""
+    """Return the line end that comes, or may come, before a text, and whether it has to."""
     if before is None or text[:1] in ("", *LINE_ENDS):
         return "", False
     if before.endswith("\n"):
@@ -170,7 +170,7 @@ def _line_end(text: str, before: str | None) -> tuple[str, bool]:
 
 
 def _taken_in(codec: Codec, text: str, ids: list[int], *, is_first: bool) -> tuple[list[int], Edge]:
-    """The ids less the last piece, which is whitespace, and what this asks of the gap behind it.
+    """Return the ids without the last piece, which is whitespace, and the edge that it makes.
 
     A line end may be extended by indentation; indentation that is given is as long as it is.
     """
@@ -186,7 +186,7 @@ def _taken_in(codec: Codec, text: str, ids: list[int], *, is_first: bool) -> tup
 
 
 def _starts(codec: Codec, part: Part) -> list[Cut]:
-    """The ways to write the last word of a part before a gap, none by more pieces than it has."""
+    """Return the ways to write the last word before a gap, none with more pieces than it has."""
     word = codec.last_word(part.text)
     own = codec.encode_word(word)
     if not word or part.ids[len(part.ids) - len(own) :] != own:
@@ -201,7 +201,7 @@ def _starts(codec: Codec, part: Part) -> list[Cut]:
 
 
 def _ends(codec: Codec, part: Part) -> list[Cut]:
-    """The ways to write the first word of a part behind a gap."""
+    """Return the ways to write the first word of a part after a gap."""
     word = codec.first_word(part.text)
     own = codec.encode_word(word, goes_on=True)
     if not word or part.ids[: len(own)] != own:
@@ -217,7 +217,7 @@ def _ends(codec: Codec, part: Part) -> list[Cut]:
 
 @lru_cache(maxsize=128)
 def _fitting(codec: Codec, text: str, *, ends: bool, is_longer: bool = False) -> Tensor:
-    """Which pieces that may fill a gap end, or begin, with a text and may be longer, (V,) bool."""
+    """Return which pieces that may fill a gap end, or begin, with a text, (V,) bool."""
     affix = text.encode()[::-1] if ends else text.encode()
     pieces, ids = _sorted_pieces(codec, ends)
     first = (bisect_right if is_longer else bisect_left)(pieces, affix)
@@ -228,7 +228,7 @@ def _fitting(codec: Codec, text: str, *, ends: bool, is_longer: bool = False) ->
 
 
 def both(codec: Codec, start: Edge, end: Edge) -> Tensor:
-    """What the only piece of a gap may be, (V,) bool: it has some text of its own."""
+    """Return what the only piece of a gap may be, (V,) bool: it has some text of its own."""
     if end.is_extra or end.pieces is codec.fillable:
         return start.pieces
     fits = start.pieces & end.pieces
@@ -239,13 +239,13 @@ def both(codec: Codec, start: Edge, end: Edge) -> Tensor:
 
 @lru_cache(maxsize=8)
 def _num_bytes(codec: Codec) -> Tensor:
-    """The length of each piece, (V,)."""
+    """Return how many bytes each piece has, (V,)."""
     return torch.tensor([len(piece) for piece in codec.piece_bytes])
 
 
 @lru_cache(maxsize=8)
 def _sorted_pieces(codec: Codec, is_reversed: bool) -> tuple[list[bytes], list[int]]:
-    """The bytes of the pieces in their order, read backwards or not, and their ids."""
+    """Sort the bytes of the pieces, read backwards or not; return them with their ids."""
     step = -1 if is_reversed else 1
     found = sorted((piece[::step], i) for i, piece in enumerate(codec.piece_bytes))
     return [piece for piece, _ in found], [i for _, i in found]
@@ -253,7 +253,7 @@ def _sorted_pieces(codec: Codec, is_reversed: bool) -> tuple[list[bytes], list[i
 
 @lru_cache(maxsize=16)
 def _not_indented(codec: Codec, prefix: str = "") -> Tensor:
-    """Which pieces begin with a prefix and go on with neither a blank nor a tab, (V,) bool."""
+    """Return which pieces begin with a prefix and go on without a blank or a tab, (V,) bool."""
     begins = re.compile(re.escape(prefix.encode()) + rb"[^ \t]")
     fits = [begins.match(piece) is not None for piece in codec.piece_bytes]
     return torch.tensor(fits) & codec.fillable

@@ -1,9 +1,9 @@
 """Words that gaps cut, written in the way that the model takes them to be meant.
 
-A word that a gap cuts has several ways to be written (`asarm.infilling.edges.Cut`): by its own
-pieces, or with some of its characters in the first or last piece of the gap. How probable a way is
-follows from the model itself: the probability of the word's pieces that are the text's own, times
-that of all pieces that the gap may have at its edges, the rest of the gap being unseen.
+A word that a gap cuts has several ways to be written (`asarm.infilling.token_healing.Cut`): by its
+own pieces, or with some of its characters in the first or last piece of the gap. How probable a way
+is follows from the model itself: the probability of the word's pieces that are the text's own,
+times that of all pieces that the gap may have at its edges, the rest of the gap being unseen.
 
 Shapes: W ways, R content rows, Q query rows, V vocabulary.
 """
@@ -20,8 +20,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from asarm.density import chunks
 from asarm.distribution import Distribution
-from asarm.infilling.edges import Cut
 from asarm.infilling.template import Template
+from asarm.infilling.token_healing import Cut
 from asarm.inputs import answering
 from asarm.rows import Backbone, ContentRows, QueryRows
 from asarm.schedule import keyed_generator
@@ -44,7 +44,7 @@ class Ways:
 
 
 def ways_of(model: Backbone, template: Template, lengths: Sequence[int], gap: int) -> Ways:
-    """The ways to write the words that a gap cuts, where the gaps have these lengths."""
+    """Return the ways to write the words that a gap cuts, where the gaps have these lengths."""
     written = [(cut, template.with_cut(gap, *cut)) for cut in template.cuts(gap)]
     fitting = [(cut, own) for cut, own in written if own.is_fillable(gap, own.sizes(lengths)[gap])]
     cuts = [cut for cut, _ in fitting]
@@ -57,16 +57,17 @@ def ways_of(model: Backbone, template: Template, lengths: Sequence[int], gap: in
 
 
 class Healing:
-    """Settles how the words that the gaps of a text cut are written.
+    """Draws the ways in which the words that the gaps of a text cut are written.
 
-    The ways are drawn from their probabilities as tokens are, with temperature and filters, so that
-    greedily it is the likeliest one. Each gap's words are settled by themselves, the other gaps
-    being unseen.
+    They are drawn from their probabilities as tokens are, with temperature and filters, so that
+    greedy decoding takes the likeliest one. Each gap's words are drawn by themselves: the other
+    gaps are unseen.
 
     Args:
         model: any backbone.
         template: the text.
-        temperature, top_k, top_p: of the law of tokens; other options of sampling change nothing.
+        temperature, top_k, top_p: of the distribution of tokens; other options of sampling change
+            nothing.
     """
 
     def __init__(
@@ -80,24 +81,24 @@ class Healing:
         **_: Any,
     ):
         self.model, self.template = model, template
-        self.law = Distribution(-1, temperature, top_k, top_p)
+        self.distribution = Distribution(-1, temperature, top_k, top_p)
         self.known: dict[tuple[int, ...], list[Ways]] = {}
 
     def __call__(self, lengths: Sequence[int], seed: int) -> tuple[Template, list[float | None]]:
-        """The text with its words written in ways that are drawn.
+        """Return the text with its words written in ways that are drawn.
 
-        And for each gap log P of its way; None where it cuts no word, or there is but one way.
+        With it comes log P of each gap's way: None where it cuts no word, or there is but one way.
         """
         found, log_probs = self.template, []
         for gap, ways in enumerate(self._ways(tuple(lengths))):
-            probs = self.law.probs(ways.log_probs.clone())
+            probs = self.distribution.probs(ways.log_probs.clone())
             drawn = int(torch.multinomial(probs, 1, generator=keyed_generator(seed, "way", gap)))
             found = found.with_cut(gap, *ways.cuts[drawn])
             log_probs.append(float(ways.log_probs[drawn]) if len(ways.cuts) > 1 else None)
         return found, log_probs
 
     def log_probs(self, written: Template, lengths: Sequence[int]) -> list[float | None]:
-        """log P of the ways in which a text is written, for each gap, or None as above."""
+        """Return log P of the ways in which a text is written, for each gap, or None as above."""
         found: list[float | None] = []
         for gap, ways in enumerate(self._ways(tuple(lengths))):
             edges = written.edges()[gap]
@@ -118,10 +119,10 @@ class Healing:
 
 @dataclass(frozen=True)
 class _Question:
-    """What is asked of the model about a way to write a word.
+    """A way to write a word, as the model is to judge it.
 
     Attributes:
-        tokens: those around, and behind them the word's own pieces, in their order.
+        tokens: those around, and after them the word's own pieces, in their order.
         positions: of these.
         num_own: how many of these are the word's own.
         edges: positions of the first and of the last piece of the gap; one, if it is the only one.
@@ -152,7 +153,7 @@ def _question(
 
 
 def _answers(model: Backbone, questions: Sequence[_Question]) -> Tensor:
-    """log p of the word's own pieces, times that of the gap's edges given these, (W,)."""
+    """Return log p of the word's own pieces, times that of the gap's edges given these, (W,)."""
     sizes = torch.tensor([len(question.tokens) for question in questions])[:, None]
     num_own = torch.tensor([question.num_own for question in questions])[:, None]
     tokens = pad_sequence([question.tokens for question in questions], batch_first=True)
@@ -162,13 +163,13 @@ def _answers(model: Backbone, questions: Sequence[_Question]) -> Tensor:
     limits = torch.where(ranks < sizes, limits, 0)
     content = ContentRows(*(x.to(model.device) for x in (tokens, positions, limits, ranks)))
     # a row for each of the word's own pieces, which sees those before it; then the gap's edges
-    asked = [
+    predicted = [
         torch.cat([question.positions[len(question.tokens) - question.num_own :], edges])
         for question in questions
         for edges in [torch.tensor(question.edges)]
     ]
-    counts = torch.tensor([len(own) for own in asked])[:, None]
-    rows = pad_sequence(asked, batch_first=True)
+    counts = torch.tensor([len(own) for own in predicted])[:, None]
+    rows = pad_sequence(predicted, batch_first=True)
     steps = torch.arange(rows.shape[1]).expand_as(rows)
     limits = torch.where(steps < counts, (sizes - num_own + steps).minimum(sizes), 0)
     hidden = model(content, QueryRows(rows.to(model.device), limits.to(model.device)))
@@ -179,12 +180,12 @@ def _answers(model: Backbone, questions: Sequence[_Question]) -> Tensor:
 
 
 def _answer(model: Backbone, hidden: Tensor, question: _Question) -> Tensor:
-    """One of the `_answers`, from the hidden states (Q, C) of its rows."""
+    """Compute one of the `_answers` from the hidden states (Q, C) of its rows."""
     hidden = hidden[: question.num_own + len(question.edges)]
-    law = Distribution(model.mask_token_id)
+    target = Distribution(model.mask_token_id)
     log_probs = torch.cat(
         [
-            law.log_probs(model.logits(hidden[c])).cpu()
+            target.log_probs(model.logits(hidden[c])).cpu()
             for c in chunks(len(hidden), model.vocab_size)
         ]
     ).double()

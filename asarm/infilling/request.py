@@ -8,15 +8,15 @@ from typing import Any
 
 from asarm.checks import checked_text, described, is_whole
 from asarm.codec import Codec
-from asarm.infilling.choice import AUTO, Range
+from asarm.infilling.posterior import AUTO, Range
 from asarm.infilling.template import Span, Template, cut_out, split_at_marker
 
 
-def asked_texts(texts: object) -> list[str]:
-    """The texts, of one text or several.
+def requested_texts(texts: object) -> list[str]:
+    """Return the texts of a request, which has one or several.
 
     Raises:
-        ValueError: one of them is no text.
+        ValueError: one of them is not text.
     """
     if isinstance(texts, str):
         return [checked_text(texts)]
@@ -25,8 +25,8 @@ def asked_texts(texts: object) -> list[str]:
     return [checked_text(text, f"text {i}") for i, text in enumerate(texts)]
 
 
-def asked_spans(spans: Any, texts: object, num_texts: int) -> list[list[Span]]:
-    """The spans of each text, in the order in which they were given.
+def requested_spans(spans: Any, texts: object, num_texts: int) -> list[list[Span]]:
+    """Return the spans of each text, in the order in which they were given.
 
     Raises:
         ValueError: something else than pairs of whole numbers, or spans of another number of texts.
@@ -51,10 +51,10 @@ def templates_of(
     spans: Sequence[Sequence[Span]] | None,
     closed: bool,
 ) -> list[Template]:
-    """The texts with their gaps, from markers, or from spans for each text.
+    """Return the texts with their gaps, which markers show, or spans for each text.
 
     Raises:
-        ValueError: a text without a blank, blanks that touch, or a marker that is no text.
+        ValueError: a text without a blank, blanks that touch, or a marker that is not text.
     """
     if spans is None:
         if not isinstance(blank, str):
@@ -67,12 +67,12 @@ def templates_of(
     return [Template.of(codec, own, closed=closed) for own in parts]
 
 
-def asked_lengths(
+def requested_lengths(
     length: Any,
     templates: Sequence[Template],
     spans: Sequence[Sequence[Span]] | None = None,
 ) -> list[list[Range]]:
-    """The range of every gap of every text; a list has an entry for each text.
+    """Return the range of every gap of every text; a list has an entry for each text.
 
     Where spans are given, a text's list has an entry for each of them, in their order.
 
@@ -113,10 +113,10 @@ def _range(length: Any) -> Range:
 
 
 def check_batch_size(batch_size: int) -> None:
-    """Refuse what is no size of a batch.
+    """Refuse a batch size that is not a whole number from 1 on.
 
     Raises:
-        ValueError: it is no whole number from 1 on.
+        ValueError: it is not a whole number from 1 on.
     """
     if not (is_whole(batch_size) and batch_size >= 1):
         raise ValueError(f"batch_size is {batch_size!r}; expected at least 1")

@@ -28,8 +28,8 @@ from asarm.schedule import keyed_generator
 
 AUTO: Range = (1, 32)
 EVIDENCE = ("direct", "importance")
-MOST_OF_A_GAP = 4  # lengths of each of several gaps that are weighed jointly
-MOST_COMBINATIONS = 64
+MAX_PER_GAP = 4  # lengths of each of several gaps that are weighed jointly
+MAX_COMBINATIONS = 64
 LEFT, RIGHT = 128, 64  # tokens before the first and after the last gap that are weighed
 # Where the likeliest length is less than this many times as likely as the prior's likeliest, the
 # evidence is weaker than that of a small model that was right in 11.5% of cases, chance being 6.3%.
@@ -37,7 +37,7 @@ WEAK = 1.8
 
 
 @dataclass(frozen=True)
-class LengthChoice:
+class LengthPosterior:
     """The lengths that a text's gaps may have, and how probable they are.
 
     Attributes:
@@ -53,10 +53,10 @@ class LengthChoice:
     rows: int
 
     def draw(self, count: int, seed: int) -> list[tuple[list[int], float]]:
-        """Lengths for `count` drawings, and log P of each.
+        """Draw lengths `count` times; return them, and log P of each draw.
 
         They are drawn from the posterior with the least variance (systematic sampling): how often
-        a combination comes differs from `count` times its share by less than one.
+        a combination comes differs from `count` times its probability by less than one.
         """
         start = torch.rand(1, generator=keyed_generator(seed, "lengths"), dtype=torch.float64)
         points = (torch.arange(count, dtype=torch.float64) + start) / count
@@ -67,7 +67,7 @@ class LengthChoice:
 
 @dataclass(frozen=True)
 class _Gap:
-    """The lengths of one gap: those in question, what each is worth, and the few that are kept."""
+    """The lengths that one gap may have, what each is worth, and the few that are kept."""
 
     lengths: Tensor  # (M,)
     log_prior: Tensor  # (M,)
@@ -82,12 +82,12 @@ class _Gap:
 def choose_lengths(
     model: Backbone,
     template: Template,
-    asked: Sequence[Range],
+    ranges: Sequence[Range],
     *,
     evidence: str = "importance",
     on_weighed: Callable[[], object] = lambda: None,
-) -> LengthChoice:
-    """The lengths of a text's gaps, each asked for as a range (low, high); low = high is given.
+) -> LengthPosterior:
+    """Weigh the lengths of a text's gaps, each within a range (low, high); low = high is given.
 
     Each is weighed by what follows it up to the next gap of unknown length, given the likeliest
     lengths of the gaps before it. Of several, the four likeliest of each (fewer where there are
@@ -97,11 +97,11 @@ def choose_lengths(
     weigh = _weigher(model, _window(template), evidence)
     gaps: list[_Gap] = []
     rows = 0
-    for g, bounds in enumerate(asked):
+    for g, bounds in enumerate(ranges):
         kind = kind_of_blank(*template.texts[g : g + 2])
         gap = _prior_of(template.codec.tokenizer, bounds, kind)
         if len(gap.lengths) > 1:
-            found = weigh(*_alone(gaps, gap, asked[g + 1 :]), g)
+            found = weigh(*_alone(gaps, gap, ranges[g + 1 :]), g)
             gap = _weighed(gap, found.log_probs, POWERS[evidence])
             rows += found.rows
         gaps.append(gap)
@@ -116,7 +116,7 @@ def choose_lengths(
         log_prior = _sum(gaps, indices, lambda gap: gap.log_prior)
         log_probs = posterior(log_prior, found.log_probs, POWERS[evidence])
         rows += found.rows
-    return LengthChoice(lengths, log_probs, by_gap, rows)
+    return LengthPosterior(lengths, log_probs, by_gap, rows)
 
 
 def _prior_of(tokenizer: PreTrainedTokenizerBase, bounds: Range, kind: str) -> _Gap:
@@ -126,7 +126,7 @@ def _prior_of(tokenizer: PreTrainedTokenizerBase, bounds: Range, kind: str) -> _
 
 
 def _weighed(gap: _Gap, evidence: Tensor, power: float) -> _Gap:
-    """The gap with its posterior: all lengths are kept, or the prior's mean where it is weak."""
+    """Return the gap with its posterior: all lengths, or the prior's mean where it is weak."""
     log_probs = posterior(gap.log_prior, evidence, power)
     kept = log_probs.argsort(descending=True)
     if log_probs.max() < gap.log_prior.max() + math.log(WEAK):
@@ -136,7 +136,7 @@ def _weighed(gap: _Gap, evidence: Tensor, power: float) -> _Gap:
 
 
 def _alone(gaps: Sequence[_Gap], gap: _Gap, later: Sequence[Range]) -> tuple[Tensor, int]:
-    """The combinations (M, G) that differ in one gap, and how many parts of the text they reach.
+    """Return combinations (M, G) that differ in one gap, and how many parts of the text they reach.
 
     That is up to the next gap whose length is unknown.
     """
@@ -149,18 +149,18 @@ def _alone(gaps: Sequence[_Gap], gap: _Gap, later: Sequence[Range]) -> tuple[Ten
 
 
 def _few(gaps: Sequence[_Gap]) -> list[Tensor]:
-    """The indices of each gap's lengths to combine: all where there is one gap to choose for."""
+    """Return the indices of each gap's lengths to combine: all where one gap alone is open."""
     if sum(len(gap.kept) > 1 for gap in gaps) <= 1:
         return [gap.kept for gap in gaps]
-    for most in range(MOST_OF_A_GAP, 0, -1):
-        few = [gap.kept[:most] for gap in gaps]
-        if math.prod(map(len, few)) <= MOST_COMBINATIONS:
+    for count in range(MAX_PER_GAP, 0, -1):
+        few = [gap.kept[:count] for gap in gaps]
+        if math.prod(map(len, few)) <= MAX_COMBINATIONS:
             break
     return few
 
 
 def _sum(gaps: Sequence[_Gap], indices: Tensor, part: Callable[[_Gap], Tensor]) -> Tensor:
-    """Of each combination (C,), the sum over the gaps of one of their tables."""
+    """Return, for each combination (C,), the sum over the gaps of what `part` says of them."""
     columns = [part(gap)[i].double() for gap, i in zip(gaps, indices.T, strict=True)]
     return torch.stack(columns, dim=1).sum(1)
 
@@ -168,7 +168,7 @@ def _sum(gaps: Sequence[_Gap], indices: Tensor, part: Callable[[_Gap], Tensor]) 
 def _weigher(
     model: Backbone, template: Template, evidence: str
 ) -> Callable[[Tensor, int, int], Evidence]:
-    """The evidence for lengths (C, G'), from the first so many parts, that a gap is in question."""
+    """Return what weighs lengths (C, G') of a gap among the first parts of a text."""
 
     def weigh(lengths: Tensor, num_parts: int, first: int) -> Evidence:
         reached = Template(template.codec, template.parts[:num_parts])
@@ -182,7 +182,7 @@ def _weigher(
 
 
 def _window(template: Template) -> Template:
-    """Without what is too far from the gaps to say anything of their lengths."""
+    """Cut what is too far from the gaps to say anything of their lengths."""
     first, *between, last = template.parts
     first, last = replace(first, ids=first.ids[-LEFT:]), replace(last, ids=last.ids[:RIGHT])
     return Template(template.codec, [first, *between, last])

@@ -12,8 +12,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from asarm.backbones.xlnet import AnySubsetTransformer
 from asarm.benchmark.calls import PAPERS_SAMPLER, first_rounds
 from asarm.benchmark.config import BenchmarkConfig
-from asarm.benchmark.measured import PAPER_K, Rival
-from asarm.benchmark.midway import KNOWN_SHARES, Midway, orders_along
+from asarm.benchmark.measured import PAPER_K, Baseline
+from asarm.benchmark.midway import KNOWN_FRACTIONS, Midway, orders_along
 from asarm.benchmark.models import NETWORKS, random_ids, with_reference
 from asarm.benchmark.reference import RecomputingXLNet
 from asarm.benchmark.report import Report
@@ -38,7 +38,7 @@ Fill = Callable[[], int]  # fills one text; how many network calls that took
 
 
 class Recomputing(Parallel):
-    """A sampler that computes all L positions in every call, as masked diffusion has to.
+    """Fills a text by computing all L positions in every call, as masked diffusion has to.
 
     There every position sees every other, so none can be kept while others are filled.
     """
@@ -48,7 +48,7 @@ class Recomputing(Parallel):
         return super().round(net, state)
 
 
-def measure_rivals(report: Report, config: BenchmarkConfig) -> None:
+def measure_baselines(report: Report, config: BenchmarkConfig) -> None:
     """Put into the report what every sampler takes for one text, turn by turn.
 
     The two that compute everything in every call are timed at a few places of a text; their time
@@ -80,9 +80,9 @@ def measure_rivals(report: Report, config: BenchmarkConfig) -> None:
         "recomputing": lambda _: recomputing_calls(ours, ids, config),
     }
     times = alternate(works, 1, config.device)
-    timed = f"{1 + len(KNOWN_SHARES)} places of a text, time per call x calls"
-    report.rivals = [
-        Rival(
+    timed = f"{1 + len(KNOWN_FRACTIONS)} places of a text, time per call x calls"
+    report.baselines = [
+        Baseline(
             f"original method, assd k = {PAPER_K}",
             times["original"][0] * calls[SAME_CALLS],
             calls[SAME_CALLS],
@@ -91,11 +91,11 @@ def measure_rivals(report: Report, config: BenchmarkConfig) -> None:
             f"{timed} of {SAME_CALLS}",
         ),
         *(
-            Rival(name, times[name][0], calls[name], num_targets, lossless(name), "whole text")
+            Baseline(name, times[name][0], calls[name], num_targets, lossless(name), "whole text")
             for name in fills
         ),
         *(
-            Rival(
+            Baseline(
                 f"asarm, parallel, {steps} steps, recomputing all positions",
                 times["recomputing"][0] * steps,
                 steps,
@@ -109,7 +109,7 @@ def measure_rivals(report: Report, config: BenchmarkConfig) -> None:
 
 
 def lossless(name: str) -> str:
-    """Whether a sampler draws from its model's law."""
+    """Say whether a sampler draws from its model's distribution."""
     if "parallel" in name:
         return "no"
     return "yes" if name in OURS else "yes; left to right only"
@@ -123,25 +123,25 @@ def fill(
     k: int | None,
     config: BenchmarkConfig,
 ) -> int:
-    """Fill a text by a lossless method, drafts of the network's own rows; its calls."""
+    """Fill a text by a lossless method, drafts of the network's own rows; return its calls."""
     sampler = sampler_of(method, k=k, drafter="self")
     return int(sample(model, ids, order, sampler, seed=config.seed).nfe)
 
 
 def fill_in_parallel(model: AnySubsetTransformer, ids: Tensor, order: Order, steps: int) -> int:
-    """Fill a text by `parallel`, without the call that scores it; its calls."""
+    """Fill a text by `parallel`, without the call that scores it; return its calls."""
     return int(Midway(model, ids, order, num_rounds=WHOLE).fill(Parallel(steps)).nfe)
 
 
 def recomputing_calls(model: AnySubsetTransformer, ids: Tensor, config: BenchmarkConfig) -> int:
-    """Calls of a masked-diffusion style sampler: L rows, and the law of every blank."""
+    """Make calls of a masked-diffusion style sampler: L rows, and probabilities of every blank."""
     sampler = Recomputing(1, by="confidence")
     orders = orders_along(config)
     return sum(int(Midway(model, ids, o, num_rounds=1).fill(sampler).nfe) for o in orders)
 
 
 def calls_of_original(reference: RecomputingXLNet, ids: Tensor, config: BenchmarkConfig) -> int:
-    """Calls of the original method, a round at each place."""
+    """Make calls of the original method, a round at each place."""
     return sum(
         first_rounds(reference, ids, order, PAPERS_SAMPLER, num_rounds=1)
         for order in orders_along(config)
@@ -149,7 +149,7 @@ def calls_of_original(reference: RecomputingXLNet, ids: Tensor, config: Benchmar
 
 
 def gpt2_config(config: BenchmarkConfig) -> GPT2Config:
-    """GPT-2 itself at base size, or one of the other size's width, depth and vocabulary."""
+    """Return GPT-2's config at base size, or with the other size's width, depth, vocabulary."""
     if config.base_size == "base":
         return GPT2Config(n_positions=max(1024, config.base_length))
     network = NETWORKS[config.base_size]
