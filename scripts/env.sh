@@ -2,8 +2,9 @@
 # Sourced by the launchers and by tests/run.sh: puts a `python` that satisfies pyproject.toml on PATH
 # and asarm on PYTHONPATH. That python is the active virtual or conda environment's where it satisfies
 # the ranges, else that of .venv, which is made once from requirements.txt.
-# `source env.sh test` asks for the extra `test` too. By itself (`bash scripts/env.sh`, say where the
-# compute nodes have no network) it prepares the environment and names it.
+# `source env.sh test` asks for the extra `test` too, and adds tests/requirements.txt to .venv. By
+# itself (`bash scripts/env.sh`, say where the compute nodes have no network) it prepares the
+# environment and names it.
 : "${root:=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)}"
 
 asarm_fail() {
@@ -69,46 +70,63 @@ sys.exit(not (3, $low) <= sys.version_info < (3, $high))" 2>/dev/null; then
         "(tried ${names[*]}): install one"
 }
 
+# asarm_venv_is_ready FILE...: .venv was made from these files of requirements, as they are now.
 asarm_venv_is_ready() {
-    cmp -s "$root/requirements.txt" "$root/.venv/requirements.txt" &&
-        "$root/.venv/bin/python" -c "" 2>/dev/null
+    local file
+    for file; do cmp -s "$root/$file" "$root/.venv/$file" || return; done
+    "$root/.venv/bin/python" -c "" 2>/dev/null
 }
 
-# The copy of requirements.txt is written last: without it an install was interrupted, and starts anew.
+# asarm_add FILE: installs what .venv lacks of a file of requirements. The copy of the file is written
+# last: without that of requirements.txt an install was interrupted, and starts anew.
+asarm_add() {
+    local copy=$root/.venv/$1
+    rm -f "$copy"
+    PIP_USER=0 "$root/.venv/bin/python" -m pip install --disable-pip-version-check \
+        -r "$root/$1" >&2 || asarm_fail "pip could not install $1 into $root/.venv: see above"
+    mkdir -p "$(dirname "$copy")" && cp "$root/$1" "$copy" ||
+        asarm_fail "cannot write into $root/.venv"
+}
+
+# asarm_make_venv FILE...: the first is requirements.txt, those that follow are added to it.
 asarm_make_venv() {
-    local venv=$root/.venv python
-    if asarm_venv_is_ready; then return; fi  # made by the job that this one waited for
+    local venv=$root/.venv python file
+    if asarm_venv_is_ready "$@"; then return; fi  # made by the job that this one waited for
     if [[ -e $venv/requirements.txt ]] && "$venv/bin/python" -c "" 2>/dev/null; then
-        echo "asarm: requirements.txt has changed: updating $venv" >&2
-        rm "$venv/requirements.txt"
+        if ! asarm_venv_is_ready requirements.txt; then
+            echo "asarm: requirements.txt has changed: updating $venv" >&2
+            rm -rf "$venv/tests"  # what was added may not suit the new versions
+        fi
     else
         python=$(asarm_base_python) || exit
         echo "asarm: making $venv from requirements.txt, once; this takes some minutes" >&2
         "$python" -m venv --clear "$venv" >&2 || asarm_fail "$python could not make $venv: see above"
     fi
-    PIP_USER=0 "$venv/bin/python" -m pip install --disable-pip-version-check \
-        -r "$root/requirements.txt" >&2 ||
-        asarm_fail "pip could not install requirements.txt into $venv: see above"
-    cp "$root/requirements.txt" "$venv/requirements.txt" || asarm_fail "cannot write into $venv"
+    for file; do
+        if asarm_venv_is_ready "$file"; then continue; fi
+        [[ $file == requirements.txt ]] || echo "asarm: adding $file to $venv, once" >&2
+        asarm_add "$file"
+    done
 }
 
 # Of two jobs that start together one makes .venv and the other waits for it.
 asarm_make_venv_alone() {
     [[ -w $root && ( ! -e $root/.venv || -w $root/.venv ) ]] ||
-        asarm_fail "cannot make $root/.venv: you may not write there, or it is another user's" \
+        asarm_fail "cannot make or update $root/.venv: you may not write there, or it is another user's" \
             "whose Python you cannot run; activate an environment of your own"
     (
         if command -v flock >/dev/null && ! flock -n 9; then
             echo "asarm: waiting for another job that makes $root/.venv" >&2
             flock 9
         fi
-        asarm_make_venv 9>&-
+        asarm_make_venv "$@" 9>&-
     ) 9>"$root/.venv.lock" || exit
 }
 
 # asarm_env [EXTRA]
 asarm_env() {
-    local env=${VIRTUAL_ENV:-${CONDA_PREFIX:-}} problem
+    local env=${VIRTUAL_ENV:-${CONDA_PREFIX:-}} problem files=(requirements.txt)
+    if [[ ${1:-} == test ]]; then files+=(tests/requirements.txt); fi
     if [[ -n $env && ! $env -ef $root/.venv ]]; then
         problem=$(asarm_check "$env/bin/python" "$@" 2>&1) || {
             echo "asarm: not using the environment $env: ${problem##*$'\n'}" >&2
@@ -118,7 +136,7 @@ asarm_env() {
         env=
     fi
     if [[ -z $env ]]; then
-        asarm_venv_is_ready || asarm_make_venv_alone
+        asarm_venv_is_ready "${files[@]}" || asarm_make_venv_alone "${files[@]}"
         env=$root/.venv
         export VIRTUAL_ENV=$env
     fi

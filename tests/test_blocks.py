@@ -1,19 +1,17 @@
 """Evaluation text from wherever it comes, as blocks, and no more of it than is asked for."""
 
 import json
-from pathlib import Path
 
 import datasets
 import pytest
 import torch
+from published import published
 
 from asarm.data import pack
 from asarm.evaluation import blocks as blocks_module
 from asarm.evaluation.blocks import load_blocks, read_documents
 from asarm.loading import load_tokenizer
 from asarm.text import decode, encode_document
-
-WIKITEXT = Path(__file__).parents[2] / "shared" / "data" / "wiki.test.raw"
 
 
 @pytest.fixture(scope="module")
@@ -72,10 +70,9 @@ def test_wikitext_is_a_document_a_row(tmp_path, monkeypatch, tokenizer):
     assert tokenizer.eos_token_id in found
 
 
-@pytest.mark.skipif(not WIKITEXT.exists(), reason="WikiText-2 and XLNet's tokenizer are not here")
 def test_published_text_gives_the_published_number_of_sequences():
-    xlnet = load_tokenizer(WIKITEXT.parent / "xlnet-base-cased")
-    assert load_blocks(xlnet, str(WIKITEXT), 512).shape == (640, 512)
+    xlnet = load_tokenizer(published("xlnet-base-cased"))
+    assert load_blocks(xlnet, str(published("wiki.test.raw")), 512).shape == (640, 512)
 
 
 def test_wikitext_without_file_or_hub_says_what_to_do(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from published import published
 
 from asarm.evaluation.programs import tasks
 from asarm.evaluation.programs.bundled.build import bundled_tasks, make_tasks
@@ -16,8 +17,6 @@ from asarm.evaluation.programs.task import Task, TaskSet
 from asarm.evaluation.programs.tasks import PUBLISHED, load_tasks, resolve_dataset
 
 ROOT = Path(__file__).parents[1]
-DATA = ROOT.parent / "shared" / "data"
-NEEDS_DATA = pytest.mark.skipif(not DATA.exists(), reason="shared/data is not here")
 SIZES = {"single-line": 1033, "multi-line": 5815, "random-span": 1640, "random-span-light": 164}
 EMPTY_SUFFIXES = {"single-line": 156, "multi-line": 940, "random-span": 34, "random-span-light": 0}
 
@@ -110,10 +109,9 @@ def test_a_program_keeps_every_character():
 # --- published sets ---
 
 
-@NEEDS_DATA
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_sets_by_their_bytes_wherever_they_lie(name, elsewhere):
-    path = DATA / PUBLISHED[name].file
+    path = published(PUBLISHED[name].file)
     copy = elsewhere / "renamed.jsonl.gz"
     copy.write_bytes(path.read_bytes())
     task_set = load_tasks(str(copy))

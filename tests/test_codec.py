@@ -4,20 +4,17 @@ import ast
 import gzip
 import json
 from functools import cache
-from pathlib import Path
 
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from published import published
 from tokenizers import Tokenizer, decoders, models
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from asarm.codec import Codec
 from asarm.loading import load_tokenizer
 from asarm.text import decode, encode, encode_documents
-
-DATA = Path(__file__).parents[2] / "shared" / "data"
-needs_data = pytest.mark.skipif(not DATA.exists(), reason="shared/data is not here")
 
 DEMO = Codec(load_tokenizer("demo"))
 MAPPED = Codec(DEMO.tokenizer, whitespace_map=True)
@@ -47,13 +44,13 @@ blanks = st.text(" \t\n", max_size=5)
 @cache
 def xlnet(whitespace_map: bool) -> Codec:
     return Codec(
-        AutoTokenizer.from_pretrained(DATA / "xlnet-base-cased"), whitespace_map=whitespace_map
+        AutoTokenizer.from_pretrained(published("xlnet-base-cased")), whitespace_map=whitespace_map
     )
 
 
 @cache
 def human_eval(name: str) -> list[dict]:
-    with gzip.open(DATA / f"HumanEval-{name}.jsonl.gz", "rt", encoding="utf-8") as file:
+    with gzip.open(published(f"HumanEval-{name}.jsonl.gz"), "rt", encoding="utf-8") as file:
         return [json.loads(line) for line in file]
 
 
@@ -168,7 +165,6 @@ def writable(draw, *spaces: str) -> str:
     return text
 
 
-@needs_data
 @settings(max_examples=150)
 @given(st.data())
 def test_xlnet_gives_back_what_its_vocabulary_can_write(data):
@@ -183,7 +179,6 @@ def test_xlnet_gives_back_what_its_vocabulary_can_write(data):
         assert parts == encode(codec.tokenizer, before + text)
 
 
-@needs_data
 @settings(max_examples=150)
 @given(st.data(), blanks, blanks, blanks)
 def test_mapped_whitespace_comes_back_and_at_the_edges_all_of_it(data, space, first, last):
@@ -196,7 +191,6 @@ def test_mapped_whitespace_comes_back_and_at_the_edges_all_of_it(data, space, fi
         assert parts == codec.encode(before + text)
 
 
-@needs_data
 @settings(max_examples=100)
 @given(texts, texts)
 def test_xlnet_makes_no_special_token_of_a_text(text, before):
@@ -206,7 +200,6 @@ def test_xlnet_makes_no_special_token_of_a_text(text, before):
             assert codec.fillable[[i for i in ids if i not in unknown]].all()
 
 
-@needs_data
 def test_xlnet_goes_on_with_a_word_and_begins_one():
     codec = xlnet(False)
     pieces = codec.tokenizer.convert_ids_to_tokens
@@ -223,7 +216,6 @@ def test_xlnet_goes_on_with_a_word_and_begins_one():
     ]
 
 
-@needs_data
 def test_whitespace_pieces_may_fill_and_begin_a_word():
     codec = xlnet(True)
     spaces = [codec.tokenizer.cls_token_id, codec.tokenizer.sep_token_id, 0]
@@ -237,9 +229,8 @@ def test_whitespace_pieces_may_fill_and_begin_a_word():
     assert codec.decode([0, *encode(codec.tokenizer, "return")], after="a:\n   ") == " return"
 
 
-@needs_data
 def test_the_callers_tokenizer_stays_as_it_is():
-    tokenizer = AutoTokenizer.from_pretrained(DATA / "xlnet-base-cased")
+    tokenizer = AutoTokenizer.from_pretrained(published("xlnet-base-cased"))
     given_state = tokenizer.backend_tokenizer.to_str()
     codec = Codec(tokenizer, whitespace_map=True)
     codec.encode("b c\n", after="a")
@@ -247,7 +238,6 @@ def test_the_callers_tokenizer_stays_as_it_is():
     assert tokenizer.backend_tokenizer.to_str() == given_state
 
 
-@needs_data
 @pytest.mark.parametrize(
     ("name", "step"),
     [
@@ -266,7 +256,6 @@ def test_programs_keep_their_syntax_tree_but_where_xlnet_rewrites_quotes(name, s
             assert is_same or (codec is not DEMO and "''" in middle), row["task_id"]
 
 
-@needs_data
 def test_whole_lines_have_the_ids_that_the_whole_program_gives_them():
     codec = xlnet(True)
     ending = [*codec.tokenizer("")["input_ids"], codec.tokenizer.eos_token_id]
@@ -283,7 +272,6 @@ def test_whole_lines_have_the_ids_that_the_whole_program_gives_them():
             assert whole == start + codec.encode(middle, after=before) + end
 
 
-@needs_data
 def test_text_at_the_start_of_a_line_begins_a_word():
     for codec in (xlnet(False), xlnet(True)):
         word = encode(codec.tokenizer, "dawn")

@@ -1,13 +1,13 @@
 """Where gaps meet the text: what is drawn goes with it, and nothing of it is lost or added."""
 
 from functools import cache
-from pathlib import Path
 
 import pytest
 import torch
 from fakes import small_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from published import published
 from transformers import AutoTokenizer
 
 from asarm import Order, log_prob
@@ -18,9 +18,6 @@ from asarm.infilling.template import Template
 from asarm.infilling.token_healing import INDENTED, PARTIAL, Edge, part_of
 from asarm.loading import load_tokenizer
 from asarm.text import decode, encode
-
-DATA = Path(__file__).parents[2] / "shared" / "data"
-needs_data = pytest.mark.skipif(not DATA.exists(), reason="shared/data is not here")
 
 TOKENIZER = load_tokenizer("demo")
 CODEC = Codec.of(TOKENIZER)
@@ -250,10 +247,9 @@ def test_real_code_has_its_own_pieces_where_none_is_written_across_an_edge(start
 # --- pieces with word marks ---
 
 
-@needs_data
 @pytest.mark.parametrize("whitespace_map", [False, True])
 def test_word_marks_share_nothing_and_ask_for_a_word_behind_a_blank(whitespace_map):
-    tokenizer = AutoTokenizer.from_pretrained(DATA / "xlnet-base-cased")
+    tokenizer = AutoTokenizer.from_pretrained(published("xlnet-base-cased"))
     codec = Codec.of(tokenizer, whitespace_map)
     for before, after in [("a ", " b"), ("a", "b"), ("x:\n    ", "\n    y"), ("x:\n", "  y")]:
         template = Template.of(codec, [before, after])

@@ -4,13 +4,13 @@ import math
 import re
 from functools import cache
 from itertools import islice
-from pathlib import Path
 
 import pytest
 import torch
 from fakes import small_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from published import published
 from transformers import AutoTokenizer
 
 import asarm
@@ -22,9 +22,6 @@ from asarm.infilling.cut_words import Healing, ways_of
 from asarm.infilling.template import Template, collate
 from asarm.loading import load_tokenizer
 from asarm.text import decode, encode
-
-DATA = Path(__file__).parents[2] / "shared" / "data"
-needs_data = pytest.mark.skipif(not DATA.exists(), reason="shared/data is not here")
 
 TOKENIZER = load_tokenizer("demo")
 CODEC = Codec.of(TOKENIZER)
@@ -324,10 +321,9 @@ def test_texts_beside_a_text_change_nothing():
 # --- word marks ---
 
 
-@needs_data
 @pytest.mark.parametrize("whitespace_map", [False, True])
 def test_word_marks_are_healed_too(whitespace_map):
-    tokenizer = AutoTokenizer.from_pretrained(DATA / "xlnet-base-cased")
+    tokenizer = AutoTokenizer.from_pretrained(published("xlnet-base-cased"))
     codec = Codec.of(tokenizer, whitespace_map)
     names = tokenizer.convert_ids_to_tokens
     for before, fill, after in [
@@ -353,9 +349,8 @@ def test_word_marks_are_healed_too(whitespace_map):
                 assert text == before + found + after
 
 
-@needs_data
 def test_fillings_of_words_with_marks_leave_the_text_as_it_is():
-    tokenizer = AutoTokenizer.from_pretrained(DATA / "xlnet-base-cased")
+    tokenizer = AutoTokenizer.from_pretrained(published("xlnet-base-cased"))
     network = small_model(vocab_size=32000, d_model=16, n_head=2, d_inner=32)
     for text in ["to retu___ it", "to ___turn it", "retu___", "a re___rn (x___y)", "return___ it"]:
         found = infill(network, tokenizer, text, length=2, num_samples=6, seed=1)

@@ -13,6 +13,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from jsonargparse import ArgumentParser
+from published import published
 from transformers import AutoTokenizer, XLNetConfig
 
 from asarm import AnySubsetTransformer
@@ -38,8 +39,6 @@ from asarm.text import decode, encode
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "scripts" / "infill_code.py"
 PRESETS = sorted((ROOT / "configs" / "infill_code").glob("*.yaml"))
-DATA = ROOT.parent / "shared" / "data"
-NEEDS_DATA = pytest.mark.skipif(not DATA.exists(), reason="shared/data is not here")
 SMALL = InfillCodeConfig(parallel_steps=[2], batch_size=2)
 
 
@@ -59,7 +58,7 @@ def network():
 
 @pytest.fixture(scope="module")
 def xlnet():
-    tokenizer = AutoTokenizer.from_pretrained(DATA / "xlnet-base-cased", padding_side="right")
+    tokenizer = AutoTokenizer.from_pretrained(published("xlnet-base-cased"), padding_side="right")
     return Network.of(tiny(tokenizer), tokenizer)
 
 
@@ -75,7 +74,6 @@ def test_whitespace_has_its_own_tokens_where_a_tokenizer_cannot_write_it(network
     assert not Network.of(network.model, network.tokenizer, False).whitespace_map
 
 
-@NEEDS_DATA
 def test_xlnet_needs_the_whitespace_map(xlnet):
     assert xlnet.whitespace_map
     assert not Network.of(xlnet.model, xlnet.tokenizer, whitespace_map=False).whitespace_map
@@ -186,7 +184,6 @@ def test_the_left_context_shows_nothing_of_the_rest(network):
     assert around(network.template(task)) != around(network.template(other))
 
 
-@NEEDS_DATA
 def test_gaps_of_the_whitespace_map_are_the_codecs(xlnet):
     (task,) = (t for t in bundled_tasks() if t.task_id == "bundled/running_total/L2")
     template = xlnet.template(task)

@@ -4,11 +4,11 @@ import math
 from dataclasses import replace
 from functools import cache
 from itertools import product
-from pathlib import Path
 
 import pytest
 import torch
 from fakes import small_model
+from published import published
 from transformers import AutoTokenizer
 
 import asarm
@@ -21,9 +21,6 @@ from asarm.infilling.fill import ranked
 from asarm.infilling.prior import length_prior
 from asarm.infilling.template import Template, split_at_marker
 from asarm.loading import load, load_tokenizer
-
-DATA = Path(__file__).parents[2] / "shared" / "data"
-needs_data = pytest.mark.skipif(not DATA.exists(), reason="shared/data is not here")
 
 TOKENIZER = load_tokenizer("demo")
 CODEC = Codec(TOKENIZER)
@@ -307,7 +304,7 @@ def test_lists_that_do_not_fit_the_texts_are_refused():
             fill([SHIP, SHIP], **options)
     with pytest.raises(ValueError, match="'no blank' has no blank"):
         fill([SHIP, "no blank"], length=1)
-    with pytest.raises(TypeError, match="lenght"):
+    with pytest.raises(ValueError, match="no option lenght; its options are"):
         fill(SHIP, length=1, lenght=3)
 
 
@@ -329,11 +326,10 @@ def test_fillings_that_cannot_be_scored_are_refused(context, candidates, options
 # --- XLNet's pieces ---
 
 
-@needs_data
 @pytest.mark.filterwarnings("ignore:the vocabulary cannot write")
 @pytest.mark.parametrize("whitespace_map", [False, True])
 def test_xlnets_pieces_fill_blanks_too(whitespace_map):
-    tokenizer = AutoTokenizer.from_pretrained(DATA / "xlnet-base-cased")
+    tokenizer = AutoTokenizer.from_pretrained(published("xlnet-base-cased"))
     model, text = model_of(32000), "def add(a, b):\n    ___\n\n___ is  a test"
     found = infill(
         model, tokenizer, text, length=(1, 3), num_samples=4, whitespace_map=whitespace_map

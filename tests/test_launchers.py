@@ -1,4 +1,4 @@
-"""scripts/env.sh and the launchers, in throw-away checkouts whose path has a blank in it."""
+"""The launchers, in throw-away checkouts whose path has a blank in it."""
 
 import os
 import re
@@ -7,12 +7,9 @@ import signal
 import subprocess
 import sys
 import time
-import tomllib
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parent.parent
 LAUNCHERS = sorted(ROOT.glob("_run_*.sh"))
@@ -42,7 +39,7 @@ optional-dependencies = {{ test = ["no-such-test-tool"] }}
 def checkout(folder: Path, *dependencies: str) -> Path:
     """A checkout with our shell files, a stub of each script, and an empty package."""
     root = folder / "check out"
-    for name in ["scripts", "asarm"]:
+    for name in ["scripts", "asarm", "tests"]:
         (root / name).mkdir(parents=True)
     for path in [*LAUNCHERS, *ROOT.glob("scripts/*.sh")]:
         shutil.copy(path, root / path.relative_to(ROOT))
@@ -52,6 +49,7 @@ def checkout(folder: Path, *dependencies: str) -> Path:
     text = PYPROJECT.format(dependencies=list(dependencies))
     (root / "pyproject.toml").write_text(text)
     (root / "requirements.txt").write_text("# nothing\n")
+    (root / "tests/requirements.txt").write_text("-r ../requirements.txt\n")
     return root
 
 
@@ -82,138 +80,6 @@ def commands(folder: Path, **texts: str) -> str:
         path.write_text(f"#!/bin/bash\n{text}\n")
         path.chmod(0o755)
     return str(folder / "bin")
-
-
-# --- the environment ---
-
-
-def test_active_environment_is_used_where_it_satisfies_the_ranges(tmp_path):
-    root = checkout(tmp_path, "pytest>=1", "no-such-thing; python_version < '3'")
-    prefix, package, arguments = run_stub(root, "--k", "a b", "test", cwd=tmp_path)
-    assert prefix == sys.prefix
-    assert package == str(root / "asarm/__init__.py")
-    assert arguments == ["--k", "a b", "test"]
-    assert not (root / ".venv").exists()
-
-
-def test_conda_environment_is_used_too(tmp_path):
-    root = checkout(tmp_path, "pytest>=1")
-    prefix, _, _ = run_stub(root, active=None, CONDA_PREFIX=sys.prefix)
-    assert prefix == sys.prefix
-    assert not (root / ".venv").exists()
-
-
-@pytest.mark.parametrize(
-    ("dependency", "says"),
-    [
-        ("no-such-thing>=2", "no-such-thing>=2 wanted, it has none"),
-        ("pytest>=999", rf"pytest>=999 wanted, it has {re.escape(pytest.__version__)}"),
-        ("has-extra[more]", "no-such-thing; extra == .more. wanted, it has none"),
-    ],
-)
-def test_unmet_requirement_is_named_in_one_line_and_venv_is_used(tmp_path, dependency, says):
-    root = checkout(tmp_path, "has-extra", "pytest>=1", dependency)
-    ready_venv(root)
-    installed = tmp_path / "has_extra-1.0.dist-info/METADATA"
-    installed.parent.mkdir()
-    installed.write_text(
-        "Metadata-Version: 2.1\nName: has-extra\nVersion: 1.0\nProvides-Extra: more\n"
-        'Requires-Dist: no-such-thing; extra == "more"\n'
-    )
-    done = bash(root / "_run_training.sh", PYTHONPATH=str(tmp_path))
-    assert done.returncode == 0
-    assert re.fullmatch(rf"asarm: not using the environment {sys.prefix}: {says}.*\n", done.stderr)
-    assert done.stdout.startswith(f"{root}/.venv|")
-
-
-def ready_venv(root: Path) -> None:
-    """A .venv as a finished install leaves it, without the seconds that pip takes."""
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", root / ".venv"], check=True)
-    shutil.copy(root / "requirements.txt", root / ".venv/requirements.txt")
-
-
-def test_only_the_tests_ask_for_the_test_tools(tmp_path):
-    root = checkout(tmp_path)
-    ready_venv(root)
-    source = 'source "$0/scripts/env.sh"'
-    assert bash("-euc", source, root).stderr == ""
-    assert "no-such-test-tool wanted" in bash("-euc", f"{source} test", root).stderr
-
-
-@pytest.mark.parametrize("python", ["absent", "broken"])
-def test_active_environment_without_a_working_python_is_passed_over(tmp_path, python):
-    root = checkout(tmp_path)
-    ready_venv(root)
-    active = tmp_path / "stale"
-    (active / "bin").mkdir(parents=True)
-    if python == "broken":
-        (active / "bin/python").write_text("#!/bin/sh\necho broken >&2\nexit 1\n")
-        (active / "bin/python").chmod(0o755)
-    prefix, _, _ = run_stub(root, active=active)
-    assert prefix == str(root / ".venv")
-
-
-def test_venv_is_made_once_by_one_of_two_jobs_and_redone_after_an_interruption(tmp_path):
-    root = checkout(tmp_path)
-    with ThreadPoolExecutor() as pool:
-        both = list(pool.map(lambda _: bash(root / "_run_training.sh", active=None), range(2)))
-    assert [done.returncode for done in both] == [0, 0]
-    assert sum("making" in done.stderr for done in both) == 1
-    assert all(done.stdout.startswith(f"{root}/.venv|") for done in both)
-
-    again = bash(root / "_run_training.sh", active=None)
-    assert again.stderr == ""
-
-    # a requirement that cannot be had: one clear line at the end, and nothing taken for finished
-    (root / "requirements.txt").write_text("no-such-thing==1\n")
-    failed = bash(root / "_run_training.sh", active=None)
-    assert failed.returncode == 2
-    assert "requirements.txt has changed: updating" in failed.stderr
-    assert failed.stderr.splitlines()[-1].startswith("asarm: pip could not install")
-    assert failed.stdout == ""
-
-    # that install was broken off: it starts anew, from an empty folder
-    (root / "requirements.txt").write_text("# nothing again\n")
-    (root / ".venv/leftover").touch()
-    redone = bash(root / "_run_training.sh", active=root / ".venv")
-    assert redone.returncode == 0
-    assert "making" in redone.stderr
-    assert not (root / ".venv/leftover").exists()
-
-
-def test_no_python_of_the_range_is_one_clear_line(tmp_path):
-    root = checkout(tmp_path)
-    tools = tmp_path / "tools"
-    tools.mkdir()
-    for name in ["dirname", "readlink", "sed", "cmp", "flock", "rm", "cp"]:
-        if found := shutil.which(name):
-            (tools / name).symlink_to(found)
-    (tools / "python3").write_text("#!/bin/sh\nexit 1\n")
-    (tools / "python3").chmod(0o755)
-    done = subprocess.run(
-        [shutil.which("bash"), root / "_run_training.sh"],
-        env={"PATH": str(tools)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 2
-    assert done.stderr == (
-        "asarm: no Python 3.11 to 3.13 with venv and pip on PATH "
-        "(tried python3 python3.13 python3.12 python3.11): install one\n"
-    )
-
-
-def test_requirements_are_pins_within_the_ranges():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    ranges = [Requirement(r) for r in project["dependencies"]]
-    ranges += [Requirement(r) for r in project["optional-dependencies"]["test"]]
-    lines = (ROOT / "requirements.txt").read_text().splitlines()
-    pins = {p.name: p for line in lines if line and line[0] != "#" for p in [Requirement(line)]}
-    for wanted in ranges:
-        (exact,) = pins[wanted.name].specifier
-        assert exact.operator == "=="
-        assert exact.version in wanted.specifier
-        assert pins[wanted.name].extras == wanted.extras
 
 
 # --- the launchers ---

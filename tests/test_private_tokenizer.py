@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from fakes import small_model
+from published import published
 from transformers import AutoTokenizer
 
 from asarm import infill, score
@@ -16,19 +17,15 @@ from asarm.infilling import reference_lengths
 from asarm.infilling.prior import length_prior
 from asarm.text import encode, encode_all, encode_documents, private
 
-ROOT = Path(__file__).parents[1]
-XLNET = ROOT.parent / "shared" / "data" / "xlnet-base-cased"
+DEMO = Path(__file__).parents[1] / "asarm" / "demo"
 TEXT = "Return the name of the ___, or None if it does not exist."
 DOCUMENTS = ["hello world, <mask> and </s>", "x = 1\n\ty = 2", ""]
-FOLDERS = [
-    ROOT / "asarm" / "demo",
-    pytest.param(XLNET, marks=pytest.mark.skipif(not XLNET.exists(), reason="no XLNet here")),
-]
 
 
-@pytest.fixture(params=FOLDERS, ids=lambda folder: folder.name)
+@pytest.fixture(params=["demo", "xlnet-base-cased"])
 def tokenizer(request):
-    return AutoTokenizer.from_pretrained(request.param)
+    own = request.param == "demo"
+    return AutoTokenizer.from_pretrained(DEMO if own else published(request.param))
 
 
 def settings(tokenizer):

@@ -8,14 +8,12 @@ import json
 from pathlib import Path
 
 import pytest
+from published import published
 
 from asarm.corpus import held_out_documents
 from asarm.evaluation.prose import load_prose, sources
 from asarm.evaluation.prose.formats import CLOZE, Passage, Question, Story, read_items
 from asarm.evaluation.prose.heldout import held_out_stories, is_plain, sentences
-
-DATA = Path(__file__).parents[2] / "shared" / "data"
-needs_data = pytest.mark.skipif(not DATA.exists(), reason="shared/data is not here")
 
 HEAD = ",".join(CLOZE)
 FIRST = 'a1,Rick grew up.,"He left, at last.",He slept.,He woke.,He is happy.,He is a gang.,1'
@@ -313,7 +311,6 @@ def test_sentences_of_prose_and_of_nothing_else():
     assert not is_plain("Use x = y[0] for it.")
 
 
-@needs_data
 @pytest.mark.parametrize(
     ("file", "kind", "count"),
     [
@@ -323,15 +320,14 @@ def test_sentences_of_prose_and_of_nothing_else():
     ],
 )
 def test_published_files_are_read_whole(file, kind, count):
-    found = load_prose(str(DATA / file))
+    found = load_prose(str(published(file)))
     assert (found.kind, len(found.items)) == (kind, count)
 
 
-@needs_data
 def test_the_first_published_items():
-    story = load_prose(str(DATA / "cloze_test_val__spring2016.csv")).items[0]
+    story = load_prose(str(published("cloze_test_val__spring2016.csv"))).items[0]
     assert story.sentences[0] == "Rick grew up in a troubled household."
     assert story.sentences[4] == "He is happy now."
-    assert load_prose(str(DATA / "lambada_test_plain_text.txt")).items[0].last_word == "signs"
-    question = load_prose(str(DATA / "hellaswag_val_full.txt.bz2")).items[0]
+    assert load_prose(str(published("lambada_test_plain_text.txt"))).items[0].last_word == "signs"
+    question = load_prose(str(published("hellaswag_val_full.txt.bz2"))).items[0]
     assert question.endings[question.label] == "starts pulling up roofing on a roof."

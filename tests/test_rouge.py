@@ -1,11 +1,11 @@
 """ROUGE of any script; of English it is rouge-score's, letter for letter."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from published import published
 from rouge_score.tokenizers import DefaultTokenizer
 
 from asarm.evaluation.prose import InfillProseConfig, load_prose
@@ -15,7 +15,6 @@ from asarm.evaluation.prose.stories import Stories, copied
 from asarm.evaluation.prose.tasks import task_of
 from asarm.metrics.rouge import LETTERS_NOTE, AnyLetters, needs_any_letters, rouge
 
-DATA = Path(__file__).parents[2] / "shared" / "data"
 TEXTS = {
     "Russian": ("Он пошёл домой.", "он, пошёл", "Она спала"),
     "Greek": ("Πήγε στο σπίτι.", "πήγε ΣΤΟ", "Κοιμήθηκε εδώ"),
@@ -58,9 +57,8 @@ def test_english_with_a_foreign_word_now_and_then_is_english():
     assert not needs_any_letters([]) and not needs_any_letters(["“…” — 12"])
 
 
-@pytest.mark.skipif(not DATA.exists(), reason="shared/data is not here")
 def test_published_stories_have_rouge_scores_own_words():
-    prose = load_prose(str(DATA / "cloze_test_val__spring2016.csv"))
+    prose = load_prose(str(published("cloze_test_val__spring2016.csv")))
     assert not task_of(prose, InfillProseConfig()).has_any_letters
 
 

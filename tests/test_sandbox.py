@@ -14,6 +14,7 @@ from pathlib import Path
 
 import hostile
 import pytest
+from published import published
 
 from asarm.sandbox import execution as sandbox
 from asarm.sandbox import isolation as isolating
@@ -29,7 +30,6 @@ from asarm.sandbox.isolation import (
 )
 
 ROOT = Path(__file__).parents[1]
-DATA = ROOT.parent / "shared" / "data" / "HumanEval-SingleLineInfilling.jsonl.gz"
 LIMITS = Limits(seconds=0.7, cpu_seconds=5, memory_bytes=256 << 20, output_bytes=1 << 20)
 UNSAFE = find_isolation("unsafe")
 
@@ -267,9 +267,10 @@ def test_the_function_may_be_named_like_one_of_pythons(best):
     assert [found[place].passed for place in (0, 1)] == [True, False]
 
 
-@pytest.mark.skipif(not DATA.exists(), reason="shared/data is not here")
 def test_reference_solutions_pass_and_empty_ones_do_not(best):
-    with gzip.open(DATA, "rt", encoding="utf-8") as file:
+    with gzip.open(
+        published("HumanEval-SingleLineInfilling.jsonl.gz"), "rt", encoding="utf-8"
+    ) as file:
         tasks = [json.loads(line) for line in islice(file, 0, None, 100)]
     programs = [
         Program(task["prompt"] + middle + task["suffix"], task["test"], task["entry_point"])

@@ -1,11 +1,11 @@
 """The study: the same trials whatever the batch, the share, and whatever was done before."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 from fakes import small_model
+from published import published
 from transformers import XLNetConfig
 
 from asarm import AnySubsetTransformer, log_prob
@@ -31,7 +31,6 @@ from asarm.text import decode
 
 CONFIG = DecodingConfig(num_trials=5, length=12, prompt_share=0.2, parallel_steps=[2, 4])
 TIMES = {"seconds"}
-WIKITEXT = Path(__file__).parents[2] / "shared" / "data" / "wiki.test.raw"
 
 
 @pytest.fixture(scope="module")
@@ -271,9 +270,8 @@ def test_draft_temperature_changes_drafts_and_no_sequential_text(model, tokenize
     assert all(r["lossless"] for r in cold if r["method"] != "parallel")
 
 
-@pytest.mark.skipif(not WIKITEXT.exists(), reason="XLNet's tokenizer is not here")
 def test_code_is_read_and_written_by_the_whitespace_map(tmp_path):
-    xlnet = load_tokenizer(WIKITEXT.parent / "xlnet-base-cased")
+    xlnet = load_tokenizer(published("xlnet-base-cased"))
     path, code = tmp_path / "code.py", "def double(x):\n    return x + x\n\n" * 9
     path.write_text(code)
     blocks = load_blocks(xlnet, str(path), 64, whitespace_map=True)

@@ -4,12 +4,12 @@ import gzip
 import json
 import re
 from functools import cache
-from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from published import published
 from transformers import AutoTokenizer
 
 from asarm.codec import Codec
@@ -18,9 +18,6 @@ from asarm.infilling.template import Template, collate, cut_out, has_blank, spli
 from asarm.infilling.token_healing import Edge, Part
 from asarm.loading import load_tokenizer
 from asarm.text import decode, encode
-
-DATA = Path(__file__).parents[2] / "shared" / "data"
-needs_data = pytest.mark.skipif(not DATA.exists(), reason="shared/data is not here")
 
 DEMO = Codec(load_tokenizer("demo"))
 SNIPPETS = [
@@ -74,7 +71,7 @@ def draw(template, lengths, seed, weights):
 
 @cache
 def xlnet(whitespace_map: bool) -> Codec:
-    tokenizer = AutoTokenizer.from_pretrained(DATA / "xlnet-base-cased")
+    tokenizer = AutoTokenizer.from_pretrained(published("xlnet-base-cased"))
     return Codec(tokenizer, whitespace_map=whitespace_map)
 
 
@@ -380,7 +377,6 @@ def spelled(codec, ids):
     return "".join(pieces).replace("▁", " ").removeprefix(" ")
 
 
-@needs_data
 @settings(max_examples=100)
 @given(prose(), st.integers(0, 2**32), st.lists(st.integers(1, 3), min_size=3))
 def test_no_blank_is_lost_or_added_beside_what_is_drawn(parts, seed, lengths):
@@ -392,7 +388,6 @@ def test_no_blank_is_lost_or_added_beside_what_is_drawn(parts, seed, lengths):
     assert spelled(codec, all_ids(template, fills)) == text
 
 
-@needs_data
 @settings(max_examples=100)
 @given(prose(), st.lists(phrases, min_size=3, max_size=3))
 def test_given_words_come_back_in_xlnets_pieces(parts, fills):
@@ -404,7 +399,6 @@ def test_given_words_come_back_in_xlnets_pieces(parts, fills):
     assert spelled(codec, all_ids(template, ids)) == joined(parts, fills)
 
 
-@needs_data
 @pytest.mark.parametrize("whitespace_map", [False, True])
 def test_special_names_in_a_text_are_plain_characters(whitespace_map):
     codec = xlnet(whitespace_map)
@@ -414,10 +408,11 @@ def test_special_names_in_a_text_are_plain_characters(whitespace_map):
     assert not set(ids) & set(codec.tokenizer.all_special_ids)
 
 
-@needs_data
 def test_lines_of_code_come_back_through_the_whitespace_map():
     codec = xlnet(True)
-    with gzip.open(DATA / "HumanEval-SingleLineInfilling.jsonl.gz", "rt", encoding="utf-8") as file:
+    with gzip.open(
+        published("HumanEval-SingleLineInfilling.jsonl.gz"), "rt", encoding="utf-8"
+    ) as file:
         tasks = [json.loads(line) for line in file][::40]
     same = 0
     for task in tasks:

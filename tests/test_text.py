@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from published import published
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
@@ -15,8 +16,6 @@ from asarm.text import decode, encode, encode_all, encode_document, encode_docum
 from asarm.training.tokenizer import SPECIAL_TOKENS, save_tokenizer, train_tokenizer
 
 ROOT = Path(__file__).parents[1]
-XLNET = ROOT.parent / "shared" / "data" / "xlnet-base-cased"
-HUMAN_EVAL = XLNET.parent / "HumanEval-SingleLineInfilling.jsonl.gz"
 DEMO = AutoTokenizer.from_pretrained(ROOT / "asarm" / "demo")
 
 snippets = st.sampled_from(
@@ -55,9 +54,8 @@ def test_document_ends_as_published():
     assert encode_document(DEMO, "a <mask>") == [*encode(DEMO, "a <mask>"), 2]
 
 
-@pytest.mark.skipif(not XLNET.exists(), reason="XLNet's tokenizer is not here")
 def test_xlnet_reads_no_special_token_in_a_text():
-    xlnet = AutoTokenizer.from_pretrained(XLNET)
+    xlnet = AutoTokenizer.from_pretrained(published("xlnet-base-cased"))
     plain = encode(xlnet, "The cat sat.")
     assert plain == xlnet.encode("The cat sat.", add_special_tokens=False)
     assert encode_document(xlnet, "The cat sat.") == [*xlnet.encode("The cat sat."), 2]
@@ -86,22 +84,22 @@ def published_map(text: str) -> str:
     return text
 
 
-@pytest.mark.skipif(not HUMAN_EVAL.exists(), reason="XLNet's tokenizer and HumanEval are not here")
 def test_whitespace_map_gives_the_ids_of_the_released_code_models():
-    xlnet = AutoTokenizer.from_pretrained(XLNET)
-    with gzip.open(HUMAN_EVAL, "rt", encoding="utf-8") as file:
+    xlnet = AutoTokenizer.from_pretrained(published("xlnet-base-cased"))
+    with gzip.open(
+        published("HumanEval-SingleLineInfilling.jsonl.gz"), "rt", encoding="utf-8"
+    ) as file:
         rows = [json.loads(line) for line in file]
     codes = [row["prompt"] + row["canonical_solution"] + row["suffix"] for row in rows[::9]]
     codes += ["", " ", "   ", "\t\n \t x\r\n", "a\n\n\n    b  c", " a \n b \n"]
     ending = [*xlnet("")["input_ids"], xlnet.eos_token_id]
     got = encode_documents(xlnet, codes, whitespace_map=True)
     for code, ids in zip(codes, got, strict=True):
-        published = xlnet(published_map(code), add_special_tokens=False)["input_ids"]
-        assert ids == [*published, *ending]
+        theirs = xlnet(published_map(code), add_special_tokens=False)["input_ids"]
+        assert ids == [*theirs, *ending]
     assert encode_document(xlnet, codes[3], whitespace_map=True) == got[3]
 
 
-@pytest.mark.skipif(not XLNET.exists(), reason="XLNet's tokenizer is not here")
 @settings(max_examples=50)
 @given(st.lists(texts, min_size=1, max_size=4))
 def test_xlnet_in_bulk_and_mapped_reads_no_special_token_in_a_text(documents):
@@ -120,7 +118,7 @@ def test_xlnet_in_bulk_and_mapped_reads_no_special_token_in_a_text(documents):
 
 @cache
 def _xlnet():
-    return AutoTokenizer.from_pretrained(XLNET)
+    return AutoTokenizer.from_pretrained(published("xlnet-base-cased"))
 
 
 def test_whitespace_map_needs_the_tokens_it_names():

@@ -3,10 +3,10 @@
 import re
 import warnings
 from functools import cache
-from pathlib import Path
 
 import pytest
 from fakes import small_model
+from published import published
 from transformers import AutoTokenizer
 
 from asarm import infill, score
@@ -14,14 +14,12 @@ from asarm.codec import Codec
 from asarm.infilling.unwritten import MAX_NAMED, unwritten
 from asarm.loading import load_tokenizer
 
-XLNET = Path(__file__).parents[2] / "shared" / "data" / "xlnet-base-cased"
-needs_xlnet = pytest.mark.skipif(not XLNET.exists(), reason="XLNet's tokenizer is not here")
 ODD = "café 😀 naïve\n\tx  y\r"
 
 
 @cache
 def xlnet():
-    return AutoTokenizer.from_pretrained(XLNET)
+    return AutoTokenizer.from_pretrained(published("xlnet-base-cased"))
 
 
 @cache
@@ -29,7 +27,6 @@ def model_of(vocab_size):
     return small_model(vocab_size=vocab_size, d_model=16, n_head=2, d_inner=32, mask_token_id=6)
 
 
-@needs_xlnet
 @pytest.mark.parametrize(
     ("text", "lost", "mapped"),
     [
@@ -48,7 +45,6 @@ def test_what_does_not_come_back(text, lost, mapped):
     assert unwritten(Codec.of(xlnet(), True), [text]) == mapped
 
 
-@needs_xlnet
 @pytest.mark.parametrize("whitespace_map", [False, True])
 def test_one_warning_names_it_for_all_texts(whitespace_map):
     model, options = model_of(32000), {"whitespace_map": whitespace_map}
@@ -62,7 +58,6 @@ def test_one_warning_names_it_for_all_texts(whitespace_map):
     assert ("whitespace_map=True" in message) is not whitespace_map
 
 
-@needs_xlnet
 def test_fillings_are_looked_at_too_and_a_long_list_is_cut():
     with pytest.warns(UserWarning, match="cannot write 'é', '日'") as told:
         score(model_of(32000), xlnet(), "a ___ é", ["b", "c 日 d"])
@@ -72,7 +67,6 @@ def test_fillings_are_looked_at_too_and_a_long_list_is_cut():
         infill(model_of(32000), xlnet(), f"a ___ {many}", length=1)
 
 
-@needs_xlnet
 def test_what_can_be_written_warns_of_nothing():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
