@@ -75,7 +75,7 @@ TINY = BenchmarkConfig(
     memory_batches=[1, 2],
     train_size="tiny",
     train_length=24,
-    dataset=str(Path(__file__).parents[2] / "demo" / "heldout" / "LICENSE.txt"),
+    dataset=str(Path(__file__).parents[1] / "demo" / "heldout" / "LICENSE.txt"),
 )
 
 
