@@ -17,10 +17,10 @@ from asarm.rows import ContentRows, QueryRows
 class StepProducts:
     """Does the matrix products that a step of `joint_loss` needs, and nothing else.
 
-    Every content row in every layer but the last, where query rows are enough, and block by block
-    the slots that they see; every product again for the gradient of either factor, where that
-    factor has one. Weights are the model's own; activations and their gradients are allocated
-    beforehand, once for each shape.
+    They bound its time from below: those of every content row in every layer but the last, where
+    query rows are enough, and block by block the slots that they see; every product again for the
+    gradient of either factor, where that factor has one. Weights are the model's own; activations
+    and their gradients are allocated beforehand, once for each shape.
 
     Args:
         model: whose step it is.

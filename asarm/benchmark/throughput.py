@@ -23,8 +23,7 @@ LARGE_BATCH, CARD = 64, 16 * 10**9  # sequences that a card of so many bytes hol
 
 
 def throughput_figures(config: BenchmarkConfig) -> list[Figure]:
-    """Measure tokens per second of our batches over the original method's; memory of a large
-    one."""
+    """Measure tokens per second of batches over the original method's; memory of a large one."""
     is_gpu = config.device.startswith("cuda")
     if not is_gpu and config.base_size == "base":
         print("skipped: throughput at base size (it is for a GPU: --device cuda)", flush=True)
