@@ -361,7 +361,14 @@ def sampler_of(name: str, **settings: object) -> Sampler:
     """Return the sampler of a name, with those of the settings that it has and that are not None.
 
     For programs whose settings serve several samplers; `sample` refuses what a sampler lacks.
+
+    Raises:
+        ValueError: the name, which programs take as their setting `method`, is unknown, or `steps`
+            are missing.
     """
+    one_of("method", name, tuple(SAMPLERS))
+    if has_option(name, "steps") and settings.get("steps") is None:
+        raise ValueError(f"steps is None; method {name!r} needs at least 1 network call")
     own = {n: v for n, v in settings.items() if v is not None and has_option(name, n)}
     return SAMPLERS[name](**own)
 
