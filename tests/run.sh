@@ -1,5 +1,6 @@
 #!/bin/bash
 # Lint, format, types, tests: `bash tests/run.sh [pytest's arguments]`, from any directory.
+# The fast tier, while you work: `bash tests/run.sh -m "not slow"`.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 source "$root/scripts/env.sh" test
