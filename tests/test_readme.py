@@ -1,4 +1,4 @@
-"""What the README tells people to type works."""
+"""What the README files tell people to type works, and what they point at exists."""
 
 import re
 import shlex
@@ -9,18 +9,27 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PAGES = [
-    ROOT / "README.md",
-    *(page for page in sorted((ROOT / "asarm").rglob("README.md")) if page.parent.name != "demo"),
-]
-README = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+FOLDERS = (
+    *("asarm", "asarm/benchmark", "asarm/drafting", "asarm/evaluation", "asarm/infilling"),
+    *("asarm/metrics", "asarm/sampling", "asarm/training", "configs", "eval_datasets", "tests"),
+)
+READMES = {"README.md": README} | {
+    f"{folder}/README.md": (ROOT / folder / "README.md").read_text(encoding="utf-8")
+    for folder in FOLDERS
+}
 COMMANDS = sorted(
     {
         line.split("  #")[0].strip()
-        for block in re.findall(r"```bash\n(.*?)```", README, re.S)
+        for text in READMES.values()
+        for block in re.findall(r"```bash\n(.*?)```", text, re.S)
         for line in block.splitlines()
     }
-    | set(re.findall(r"`((?:bash|python) [^`\n]+)`", README))
+    | {
+        command
+        for text in READMES.values()
+        for command in re.findall(r"`((?:bash|python) [^`\n]+)`", text)
+    }
 )
 # run whole by other tests, in a tiny setting, and by CI itself
 ELSEWHERE = (
@@ -29,6 +38,11 @@ ELSEWHERE = (
     "python scripts/gap_lengths.py",
     *("python -m asarm", "pip install"),
 )
+EXAMPLES = {
+    name: "".join(re.findall(r"```python\n(.*?)```", text, re.S))
+    for name, text in READMES.items()
+    if "```python" in text
+}
 
 
 def test_there_are_commands():
@@ -58,8 +72,47 @@ def test_the_notebook_example_runs():
     assert "network calls for 4 tokens" in done.stdout
 
 
-def test_pictures_are_there():
-    """And whatever else the pages link to."""
-    for page in PAGES:
-        for path in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text(encoding="utf-8")):
-            assert (page.parent / path).exists(), f"{page}: {path}"
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_all_examples_of_a_page_run_one_after_another(name):
+    words = [sys.executable, "-W", "error", "-c", EXAMPLES[name]]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_pictures_links_and_headings_are_there(name):
+    for target in re.findall(r"\]\(([^)]+)\)", READMES[name]):
+        if target.startswith("https://"):
+            continue
+        path, _, heading = target.partition("#")
+        page = ((ROOT / name).parent / path).resolve()
+        assert page.exists(), target
+        assert not heading or heading in headings(page.read_text(encoding="utf-8")), target
+
+
+def headings(text: str) -> set[str]:
+    """The anchors that a code host makes of a page's headings."""
+    titles = re.findall(r"^#+ (.*)$", text, re.M)
+    return {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}
+
+
+def test_every_page_of_a_folder_is_linked_from_the_readme():
+    assert {f"{folder}/README.md" for folder in FOLDERS} <= set(re.findall(r"\]\((.*?)\)", README))
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_files_and_modules_that_a_page_names_exist(name):
+    """Modules are named relative to the page's folder, other files from the checkout too."""
+    folder = (ROOT / name).parent
+    for path in re.findall(r"`([\w./]+(?:\.py|\.sh|\.yaml|/))`", READMES[name]):
+        places = (folder / path, ROOT / path, ROOT / "asarm" / path)
+        is_written = path in (
+            "samples/",
+            "tensorboard/",
+            "checkpoints/",
+        )  # by a run, into its folder
+        assert is_written or any(place.exists() for place in places), path
+
+
+def test_the_readme_is_short():
+    assert len(README.splitlines()) <= 170
