@@ -1,5 +1,10 @@
 """Any-subset autoregressive language models: exact sampling in any order, in parallel.
 
+`load` gives a model and its tokenizer. `sample` fills the targets of an `Order` by a sampler:
+`Sequential`, `ASSD`, `NGram`, `OnePass`, `Parallel`, or one of their names. `log_prob` gives exact
+joint log-densities. `infill` fills the blanks of texts, `score` compares given fillings.
+`asarm.training.train` trains; the README.md of each folder says more.
+
 Guo & Ermon 2025, "Reviving Any-Subset Autoregressive Models via Principled Parallel Sampling
 and Speculative Decoding", arXiv 2504.20456.
 """

@@ -61,6 +61,8 @@ def test_it_brings_the_presets_the_demo_and_every_module(wheel):
     assert modules <= set(names)
     assert "asarm/demo/model.safetensors" in names
     assert not [name for name in names if name.startswith(("tests", "scripts", "configs"))]
+    pages = [name for name in names if name.endswith("README.md")]
+    assert pages == ["asarm/demo/README.md"]  # the model's card; those of folders are for readers
 
 
 def test_the_readme_installs_from_the_checkout():
