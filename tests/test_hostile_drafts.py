@@ -121,6 +121,7 @@ def test_fewer_drafts_than_asked_and_dtypes_of_their_own_are_valid(method):
     assert all(abs(found[text] - expected[text]) < 1e-6 for text in expected)
 
 
+@pytest.mark.slow_but_one
 @METHODS
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_head_that_gives_no_numbers_is_refused(method, value):

@@ -52,6 +52,7 @@ BOUNDS += [0xEE, 0xEF, 0xF0, 0xF1, 0xF3, 0xF4, 0xF5, 0xFF]
 some_bytes = st.lists(st.sampled_from(BOUNDS), max_size=6).map(bytes)
 
 
+@pytest.mark.slow
 @settings(max_examples=500)
 @given(st.lists(st.one_of(some_bytes, st.text(max_size=2).map(str.encode)), min_size=1, max_size=4))
 def test_states_are_those_of_pythons_decoder(pieces):
@@ -151,6 +152,7 @@ def test_log_densities_are_those_that_fillings_are_drawn_with():
 # --- fillings ---
 
 
+@pytest.mark.slow_but_one
 @pytest.mark.parametrize("text", TEXTS)
 @pytest.mark.parametrize(
     "options",
