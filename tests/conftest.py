@@ -11,24 +11,15 @@ settings.load_profile("laws")
 torch.set_num_threads(1)  # tiny networks: a second thread costs time, most of all on a busy machine
 
 
-# whole launchers, real processes, trainings, and enumerations of every outcome
-SLOW = {
-    *("ablation", "animation", "benchmark", "benchmark_sections", "block_verification"),
-    *("code_doubt", "code_left_out", "code_scoring", "code_tasks", "continuation"),
-    *("data_held_out", "distribution_of_samplers", "doors", "edges", "gap_lengths", "harness"),
-    *("healing", "infill_code", "infilling", "items", "launchers", "lengths", "notebook"),
-    *("package", "private_tokenizer", "prose", "readme", "recovery", "rounds", "same_folder"),
-    *("sandbox", "sandbox_values", "signals", "speculative_decoding", "stream_network"),
-    *("stream_processes", "study", "template", "training", "training_draft_head"),
-    *("training_precision", "training_refused", "training_stops", "training_upload", "utf8"),
-    *("training_anew", "training_settings", "training_words", "trained_length"),
-}
-
-
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by marks
 def pytest_collection_modifyitems(items):
+    """Of a test marked `slow_but_one` all cases are slow but the first."""
+    seen = set()
     for item in items:
-        if item.path.stem.removeprefix("test_") in SLOW:
+        test = item.path, getattr(item, "originalname", None)
+        if item.get_closest_marker("slow_but_one") and test in seen:
             item.add_marker(pytest.mark.slow)
+        seen.add(test)
 
 
 @pytest.fixture(autouse=True)

@@ -138,6 +138,7 @@ def test_a_whole_ablation_is_the_studies_of_its_cells(config, tmp_path, whole):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
 def test_array_tasks_give_what_one_run_gives_and_the_last_collects(config, whole, tmp_path, order):
     *first, last = order
@@ -151,6 +152,7 @@ def test_array_tasks_give_what_one_run_gives_and_the_last_collects(config, whole
         assert lines_of(ours) == lines_of(theirs)
 
 
+@pytest.mark.slow
 def test_a_killed_ablation_goes_on_to_the_same(config, whole, monkeypatch):
     calls = []
 
@@ -166,6 +168,7 @@ def test_a_killed_ablation_goes_on_to_the_same(config, whole, monkeypatch):
     assert without_times(run_ablation(config).summary) == without_times(whole.summary)
 
 
+@pytest.mark.slow
 def test_more_values_and_a_judge_may_come_later_but_no_other_settings(config):
     config = replace(config, length=8, method=["onepass"])
     run_ablation(replace(config, grid={"k": [1]}))
@@ -187,6 +190,7 @@ def changed(model: str, folder: Path) -> None:
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
+@pytest.mark.slow
 def test_no_table_mixes_models_of_one_name(config, tmp_path):
     model = shutil.copytree(config.model, tmp_path / "model")
     config = replace(config, model=str(model), grid={"k": [1, 2, 3]}, length=8)
@@ -204,6 +208,7 @@ def test_no_table_mixes_models_of_one_name(config, tmp_path):
     assert run_ablation(replace(config, overwrite=True)) is not None
 
 
+@pytest.mark.slow
 def test_more_trials_wait_for_all_cells(config, tmp_path):
     first = run_ablation(replace(config, num_trials=1))
     more = replace(config, num_trials=2)

@@ -50,6 +50,7 @@ def decode_table(method: str, k: int, seed: int, length: int = 9):
     return result, order
 
 
+@pytest.mark.slow_but_one
 @pytest.mark.parametrize("method", SAMPLERS)
 @settings(max_examples=20)
 @given(k=st.integers(1, 6), seed=st.integers(0, 10_000))
@@ -250,6 +251,7 @@ def study(demo, tmp_path_factory):
     return config.output_dir, records
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "wanted"),
     [

@@ -197,6 +197,7 @@ def test_nonsense_is_refused(capsys):
     assert "at least 1 expected" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_tiny_run_writes_every_row(tmp_path):
     subprocess.run(
         [sys.executable, ROOT / "scripts" / "benchmark.py", "--tiny", "--output_dir", tmp_path],

@@ -165,6 +165,7 @@ def test_picture_of_lengths():
     assert picture != length_figure([replace(cost, milliseconds=1.0) for cost in costs])
 
 
+@pytest.mark.slow
 def test_figures_of_batches():
     figures = batches_figures(TINY)
     assert [figure.wanted for figure in figures] == [4, 2, 1.05, 1.05]

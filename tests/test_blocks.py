@@ -19,6 +19,7 @@ def tokenizer():
     return load_tokenizer("demo")
 
 
+@pytest.mark.slow
 def test_only_the_first_blocks_are_taken(tokenizer):
     whole = load_blocks(tokenizer, "heldout", 64)
     assert torch.equal(load_blocks(tokenizer, "heldout", 64, num_blocks=3), whole[:3])
@@ -70,6 +71,7 @@ def test_wikitext_is_a_document_a_row(tmp_path, monkeypatch, tokenizer):
     assert tokenizer.eos_token_id in found
 
 
+@pytest.mark.slow
 def test_published_text_gives_the_published_number_of_sequences():
     xlnet = load_tokenizer(published("xlnet-base-cased"))
     assert load_blocks(xlnet, str(published("wiki.test.raw")), 512).shape == (640, 512)

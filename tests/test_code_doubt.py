@@ -74,6 +74,7 @@ def test_what_is_the_programs_own_doing_counts_at_once(machine, ending):
     assert calls == [("a", None)]
 
 
+@pytest.mark.slow
 def test_time_is_limited_by_the_cpu_not_by_the_clock():
     limits = limits_of(0.5)
     assert limits == Limits(seconds=5.0, cpu_seconds=1)

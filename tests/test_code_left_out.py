@@ -49,6 +49,7 @@ def lines(records) -> list[dict]:
     return [{name: value for name, value in r.items() if name != "seconds"} for r in records]
 
 
+@pytest.mark.slow
 def test_tasks_that_are_left_out_change_no_line_of_the_others(network):
     tasks = bundled_tasks()[:5]
     whole = list(fill_tasks(Networks(network), tasks, SMALL))
@@ -69,6 +70,7 @@ def test_a_task_without_a_gap_is_named_and_may_be_left_out(network):
     assert {r["item"] for r in fill_tasks(Networks(network), tasks, config)} == {1, 2}
 
 
+@pytest.mark.slow
 def test_a_task_is_left_out_of_a_finished_run(run, tmp_path):
     tasks = load_tasks("bundled").tasks[:2]
     rows = [asdict(tasks[0]), asdict(replace(tasks[1], test="def check(candidate): missing"))]

@@ -243,6 +243,7 @@ def test_empty_completions_have_to_pass_as_recorded(tasks, empty, recorded, is_f
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.slow
 def test_bundled_references_pass_in_the_sandbox():
     try:
         isolation = find_isolation()

@@ -61,6 +61,7 @@ def tree(program: str) -> str | None:
         return None
 
 
+@pytest.mark.slow
 @settings(max_examples=250)
 @given(texts, texts)
 def test_every_text_comes_back_behind_every_other(text, before):
@@ -71,6 +72,7 @@ def test_every_text_comes_back_behind_every_other(text, before):
     assert DEMO.fillable[ids].all()
 
 
+@pytest.mark.slow
 @settings(max_examples=250)
 @given(texts, blanks, st.text("abcé", min_size=1, max_size=6), texts)
 def test_the_parts_have_the_ids_of_the_whole_where_a_word_begins(before, space, word, rest):
@@ -165,6 +167,7 @@ def writable(draw, *spaces: str) -> str:
     return text
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(st.data())
 def test_xlnet_gives_back_what_its_vocabulary_can_write(data):
@@ -179,6 +182,7 @@ def test_xlnet_gives_back_what_its_vocabulary_can_write(data):
         assert parts == encode(codec.tokenizer, before + text)
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(st.data(), blanks, blanks, blanks)
 def test_mapped_whitespace_comes_back_and_at_the_edges_all_of_it(data, space, first, last):
@@ -238,6 +242,7 @@ def test_the_callers_tokenizer_stays_as_it_is():
     assert tokenizer.backend_tokenizer.to_str() == given_state
 
 
+@pytest.mark.slow_but_one
 @pytest.mark.parametrize(
     ("name", "step"),
     [

@@ -51,6 +51,7 @@ def demo():
     return asarm.load("demo")
 
 
+@pytest.mark.slow
 def test_json_is_what_the_library_gives(call, demo):
     options = ["--length", "2-4,1", "--seed", "3", "--best_of", "4", "--temperature", "0.8"]
     wanted = asarm.infill(
@@ -65,6 +66,7 @@ def test_several_texts_have_a_line_each(call):
     assert [one["parts"] for one in found] == [["return ", " + 1"], ["def ", "(self):"]]
 
 
+@pytest.mark.slow
 def test_a_file_and_standard_input_are_texts_too(call, tmp_path):
     path = tmp_path / "text.txt"
     path.write_bytes(TEXT.encode() + b"\n")
@@ -253,6 +255,7 @@ def test_help_loads_no_torch(arguments):
 # --- what is printed, and who reads it ---
 
 
+@pytest.mark.slow_but_one
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii", "cp1252", "utf-8"])
 def test_a_terminal_of_another_encoding_loses_nothing(encoding, monkeypatch):
     def printed(*arguments: str) -> str:
@@ -276,6 +279,7 @@ PRINTS = {
 }
 
 
+@pytest.mark.slow_but_one
 @pytest.mark.parametrize("options", [[], ["-u"]], ids=["buffered", "unbuffered"])
 @pytest.mark.parametrize("kind", PRINTS)
 def test_a_reader_that_has_read_enough_ends_it_silently(options, kind):
@@ -308,6 +312,7 @@ def test_a_broken_pipe_elsewhere_is_told(call, monkeypatch):
     assert call("infill", TEXT) == (2, "", "error: [Errno 32] Broken pipe\n")
 
 
+@pytest.mark.slow
 def test_a_file_of_8000_words_is_filled_by_what_is_near_its_blanks(call, tmp_path, monkeypatch):
     """The network is never shown more than it was trained on, however long the text is."""
     before, after = "Return the name of the file. " * 700, " It is a list of values. " * 700

@@ -51,6 +51,7 @@ def test_greedy_texts_are_those_of_the_sequential_sampler_in_one_piece(demo, cod
     assert go_on(demo, codec, [context], GREEDY) == [expected]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [1, 7, 40])
 def test_neither_pieces_nor_batch_mates_change_a_greedy_text(demo, codec, monkeypatch, first):
     together = go_on(demo, codec, CONTEXTS, GREEDY)
@@ -58,6 +59,7 @@ def test_neither_pieces_nor_batch_mates_change_a_greedy_text(demo, codec, monkey
     assert [go_on(demo, codec, [context], GREEDY)[0] for context in CONTEXTS] == together
 
 
+@pytest.mark.slow
 def test_a_sampled_text_depends_on_its_own_seed_only(demo, codec):
     sampled = Stopping(max_tokens=40)
     together = go_on(demo, codec, CONTEXTS, sampled)
@@ -67,6 +69,7 @@ def test_a_sampled_text_depends_on_its_own_seed_only(demo, codec):
     assert len(set(same)) == 4
 
 
+@pytest.mark.slow
 def test_a_sampled_text_is_the_same_in_pieces_and_as_a_whole(demo, codec, monkeypatch):
     sampled = Stopping(max_tokens=40)
     pieces = go_on(demo, codec, CONTEXTS, sampled)
@@ -74,6 +77,7 @@ def test_a_sampled_text_is_the_same_in_pieces_and_as_a_whole(demo, codec, monkey
     assert go_on(demo, codec, CONTEXTS, sampled) == pieces
 
 
+@pytest.mark.slow
 def test_texts_end_before_the_first_stop_string_wherever_pieces_end(demo, codec, monkeypatch):
     whole = go_on(demo, codec, CONTEXTS, GREEDY)
     for first in (1, 4, 40):
@@ -100,6 +104,7 @@ def test_a_blank_at_the_end_of_a_context_is_the_first_words(demo, codec):
         assert not text or codec.begins_word[ids[0]]
 
 
+@pytest.mark.slow
 def test_no_special_token_is_written(demo, codec):
     names = demo[1].all_special_tokens
     texts = go_on(demo, codec, [""] * 8, Stopping(max_tokens=30, temperature=5.0))

@@ -27,12 +27,14 @@ def training():
     return training_documents()
 
 
+@pytest.mark.slow
 def test_no_long_held_out_line_is_in_the_training_text(training):
     held_out = long_lines(held_out_documents())
     assert len(held_out) > 1000
     assert not held_out & long_lines(training)
 
 
+@pytest.mark.slow
 def test_held_out_names_are_not_trained_on(training):
     parts = {part for d in training for part in d.name.removesuffix(".py").split("/")}
     assert parts.isdisjoint(HELD_OUT_MODULES)
@@ -40,6 +42,7 @@ def test_held_out_names_are_not_trained_on(training):
     assert parts.isdisjoint(f"topic {topic}" for topic in HELD_OUT_TOPICS)
 
 
+@pytest.mark.slow
 def test_training_text_is_repeatable_and_has_no_copies(training):
     assert training_documents() == training
     assert len({d.text for d in training}) == len(training)
@@ -66,6 +69,7 @@ def test_shipped_held_out_files_have_both_kinds_of_every_module_and_the_licence(
     assert "PYTHON SOFTWARE FOUNDATION LICENSE" in (HELD_OUT_DIR / "LICENSE.txt").read_text("utf-8")
 
 
+@pytest.mark.slow_but_one
 @pytest.mark.skipif(sys.version_info[:3] != (3, 11, 7), reason="shipped files are of Python 3.11.7")
 @pytest.mark.parametrize("kind", KINDS)
 def test_shipped_held_out_files_are_those_of_this_python(kind):

@@ -199,6 +199,7 @@ prepare_blocks(config, load_tokenizer("demo"), seed=3)
 """
 
 
+@pytest.mark.slow
 def test_two_packings_at_once_are_harmless(config):
     command = [sys.executable, "-c", PACKING, config.dataset, config.cache_dir]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

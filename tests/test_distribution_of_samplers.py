@@ -7,6 +7,7 @@ from functools import cache
 
 import pytest
 import torch
+from covering import covering
 from fakes import ConditionalTable, randomize, small_model
 
 from asarm import Order
@@ -24,7 +25,6 @@ from asarm.sampling.verify import BlockVerifier, RejectionVerifier
 LENGTH = 6
 IDS = torch.tensor([[2, 0, 1, 1, 2, 0]])  # what is given where a position is prompt
 LOSSLESS = ("sequential", "assd", "ngram", "onepass")
-METHODS = [("sequential", None), *((method, k) for method in LOSSLESS[1:] for k in (1, 2, 3))]
 
 # order, num_prompt, length: 4 targets each
 ORDERS = {
@@ -42,6 +42,7 @@ OPTIONS = {
     "top_p": {"top_p": 0.7},
     "all": {"temperature": 1.4, "draft_temperature": 0.5, "top_k": 2, "top_p": 0.9},
 }
+FILTERS = [name for name in OPTIONS if name != "draft_temperature"]
 FAKES = {
     "no mask": ConditionalTable(length=LENGTH),
     "mask inside": ConditionalTable(length=LENGTH, vocab_size=4, mask_token_id=3, seed=1),
@@ -205,34 +206,32 @@ def error(fake, order, options, method, *, targets=4, restricted=False, **how):
     return max(abs(found[text] - expected.get(text, 0)) for text in found | expected)
 
 
-@pytest.mark.parametrize("options", OPTIONS)
-@pytest.mark.parametrize(("method", "k"), METHODS)
-def test_four_targets(method, k, options):
-    assert error("no mask", "permuted", options, method, k=k) < 1e-9
+@covering(2, options=FILTERS, order=ORDERS, fake=FAKES, restricted=[False, True])
+def test_the_sequential_joint_of_plain_python(options, order, fake, restricted):
+    assert error(fake, order, options, "sequential", restricted=restricted) < 1e-9
+
+
+@covering(
+    3,
+    method=LOSSLESS[1:],
+    k=[1, 2, 3],
+    options=OPTIONS,
+    order=ORDERS,
+    fake=FAKES,
+    restricted=[False, True],
+    targets=[3, 4],
+)
+def test_every_sampler_has_this_distribution(method, k, options, order, fake, restricted, targets):
+    """Orders and prompts, filters, <mask> in the vocabulary or beyond, allowed tokens; one round of
+    three drafts for three targets, and drafts that are more than what is left."""
+    how = {"restricted": restricted, "targets": targets, "k": k}
+    assert error(fake, order, options, method, **how) < 1e-9
 
 
 @pytest.mark.parametrize("options", ["plain", "all"])
 @pytest.mark.parametrize(("k", "stride"), [(1, 2), (2, 2), (3, 2), (3, 9)])
 def test_rows_that_saw_fewer_of_the_drafts(k, stride, options):
     assert error("no mask", "permuted", options, "onepass", k=k, stride=stride) < 1e-9
-
-
-@pytest.mark.parametrize("options", OPTIONS)
-@pytest.mark.parametrize("method", LOSSLESS[1:])
-def test_three_targets_three_drafts(method, options):
-    assert error("no mask", "permuted", options, method, k=3, targets=3) < 1e-9
-
-
-@pytest.mark.parametrize("order", [name for name in ORDERS if name != "permuted"])
-@pytest.mark.parametrize(("method", "k"), METHODS)
-def test_other_orders_and_prompts(method, k, order):
-    assert error("no mask", order, "draft_temperature", method, k=k) < 1e-9
-
-
-@pytest.mark.parametrize("options", ["plain", "all"])
-@pytest.mark.parametrize(("method", "k"), METHODS)
-def test_mask_token_inside_the_vocabulary(method, k, options):
-    assert error("mask inside", "permuted", options, method, k=k) < 1e-9
 
 
 def test_parallel_has_this_distribution_only_with_a_call_for_every_target():
@@ -245,19 +244,6 @@ def test_tolerance_loses_this_distribution():
 
 
 # --- positions that may hold some tokens only ---
-
-
-@pytest.mark.parametrize("options", OPTIONS)
-@pytest.mark.parametrize(("method", "k"), [*METHODS, ("assd", 3), ("ngram", 3), ("onepass", 3)])
-def test_allowed_tokens(method, k, options):
-    assert error("no mask", "permuted", options, method, restricted=True, k=k) < 1e-9
-
-
-@pytest.mark.parametrize("fake", FAKES)
-@pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize(("method", "k"), METHODS)
-def test_allowed_tokens_in_other_orders_and_beside_the_mask(method, k, order, fake):
-    assert error(fake, order, "all", method, restricted=True, k=k) < 1e-9
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -303,10 +289,13 @@ class Capricious(AutoLength):
         return found
 
 
-@VERIFIERS
-@pytest.mark.parametrize("options", ["plain", "draft_temperature", "all"])
-@pytest.mark.parametrize("order", ["permuted", "ascending", "empty prompt"])
-@pytest.mark.parametrize("method", LOSSLESS[1:])
+@covering(
+    2,
+    method=LOSSLESS[1:],
+    verifier=[RejectionVerifier, BlockVerifier],
+    options=["plain", "draft_temperature", "all"],
+    order=["permuted", "ascending", "empty prompt"],
+)
 def test_as_many_drafts_as_earlier_ones_suggest(method, order, options, verifier):
     """The number of drafts follows from the outcome of earlier ones; the distribution does not."""
     lengths = Capricious()
@@ -319,7 +308,6 @@ def test_as_many_drafts_as_earlier_ones_suggest(method, order, options, verifier
 # --- drafts that depend on one another ---
 
 OFFSETS = torch.tensor([-1, 1])
-DRAFTING = [(method, k) for method in ("assd", "onepass") for k in (1, 2, 3)]
 
 
 class TableDrafter:
@@ -383,13 +371,22 @@ TWISTS = {
 }
 
 
-@VERIFIERS
-@pytest.mark.parametrize("options", OPTIONS)
-@pytest.mark.parametrize(("method", "k"), DRAFTING)
-def test_dependent_drafts(method, k, options, verifier):
+@covering(
+    3,
+    method=["assd", "onepass"],
+    k=[1, 2, 3],
+    verifier=[RejectionVerifier, BlockVerifier],
+    twist=TWISTS,
+    options=["plain", "draft_temperature", "all"],
+    order=ORDERS,
+    fake=FAKES,
+    restricted=[False, True],
+)
+def test_dependent_drafts(method, k, verifier, twist, options, order, fake, restricted):
     """Four targets, and three where three drafts may take every filter's outcomes."""
-    how = {"targets": 3 if k == 3 else 4, "verifier": verifier, "drafter": TableDrafter()}
-    assert error("no mask", "permuted", options, method, k=k, **how) < 1e-9
+    how = {"targets": 3 if k == 3 else 4, "verifier": verifier, "restricted": restricted}
+    how["drafter"] = TableDrafter(TWISTS[twist], seed=len(order))
+    assert error(fake, order, options, method, k=k, **how) < 1e-9
 
 
 @VERIFIERS
@@ -397,32 +394,6 @@ def test_dependent_drafts(method, k, options, verifier):
 def test_dependent_drafts_of_rows_that_saw_fewer(k, stride, verifier):
     how = {"stride": stride, "verifier": verifier, "drafter": TableDrafter()}
     assert error("no mask", "permuted", "plain", "onepass", k=k, **how) < 1e-9
-
-
-@VERIFIERS
-@pytest.mark.parametrize("order", ["ascending", "backwards", "padded", "empty prompt"])
-@pytest.mark.parametrize(("method", "k"), [("assd", 3), ("onepass", 2)])
-def test_dependent_drafts_in_other_orders(method, k, order, verifier):
-    how = {"verifier": verifier, "drafter": TableDrafter(seed=1)}
-    assert error("no mask", order, "plain", method, k=k, **how) < 1e-9
-
-
-@VERIFIERS
-@pytest.mark.parametrize("twist", [name for name in TWISTS if name != "dependent"])
-@pytest.mark.parametrize("options", ["plain", "all"])
-@pytest.mark.parametrize(("method", "k"), [("assd", 3), ("onepass", 1), ("onepass", 2)])
-def test_drafts_with_zeros_and_drafts_that_are_wrong(method, k, options, twist, verifier):
-    how = {"verifier": verifier, "drafter": TableDrafter(TWISTS[twist])}
-    assert error("no mask", "ascending", options, method, k=k, **how) < 1e-9
-
-
-@VERIFIERS
-@pytest.mark.parametrize("twist", TWISTS)
-@pytest.mark.parametrize("fake", FAKES)
-@pytest.mark.parametrize(("method", "k"), [("assd", 3), ("onepass", 2), ("onepass", 3)])
-def test_dependent_drafts_of_allowed_tokens(method, k, fake, twist, verifier):
-    how = {"restricted": True, "verifier": verifier, "drafter": TableDrafter(TWISTS[twist])}
-    assert error(fake, "permuted", "draft_temperature", method, k=k, **how) < 1e-9
 
 
 def test_the_drafts_of_the_table_do_depend_on_one_another():
@@ -510,15 +481,19 @@ def error_of_head(order, options, method, k, verifier, targets=3):
     return max(abs(found[text] - expected.get(text, 0)) for text in found | expected)
 
 
-@VERIFIERS
-@pytest.mark.parametrize("options", OPTIONS)
-@pytest.mark.parametrize(("method", "k"), DRAFTING)
-def test_a_head_that_learned_nothing(method, k, options, verifier):
-    assert error_of_head("ascending", options, method, k, verifier) < 1e-9
+@covering(
+    2,
+    method=["assd", "onepass"],
+    k=[1, 2, 3],
+    verifier=[RejectionVerifier, BlockVerifier],
+    options=OPTIONS,
+    order=ORDERS,
+)
+def test_a_head_that_learned_nothing(method, k, verifier, options, order):
+    assert error_of_head(order, options, method, k, verifier) < 1e-9
 
 
 @VERIFIERS
-@pytest.mark.parametrize("order", [name for name in ORDERS if name != "ascending"])
-@pytest.mark.parametrize(("method", "k"), [("assd", 3), ("onepass", 2)])
-def test_a_head_in_other_orders(method, k, order, verifier):
-    assert error_of_head(order, "plain", method, k, verifier) < 1e-9
+def test_a_head_that_drafts_three_after_another(verifier):
+    """Four targets: onepass drafts for those after the one that is committed first."""
+    assert error_of_head("ascending", "plain", "onepass", 3, verifier, targets=4) < 1e-9

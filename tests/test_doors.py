@@ -70,6 +70,7 @@ def test_modes_are_left_as_they_were_after_an_error():
     assert model.training and model.transformer.layer[1].training
 
 
+@pytest.mark.slow
 def test_filling_blanks_and_calibrating_have_no_dropout_either(demo):
     model, tokenizer = demo
     model.set_dropout(0.5)
@@ -101,6 +102,7 @@ def test_threads_that_share_a_model_in_train_mode():
     assert all(same(found[seed], expected[seed]) for seed in range(8)) and model.training
 
 
+@pytest.mark.slow_but_one
 @METHODS
 def test_autocast_and_the_default_dtype_change_nothing(demo, text, method):
     model, (ids, order) = demo[0], text
@@ -118,6 +120,7 @@ def test_autocast_and_the_default_dtype_change_nothing(demo, text, method):
         assert same(found[0], expected[0]) and torch.equal(found[1], expected[1])
 
 
+@pytest.mark.slow_but_one
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_model_loaded_in_inference_mode(text, dtype):
     ids, order = text
@@ -137,6 +140,7 @@ WRITES = {
 }
 
 
+@pytest.mark.slow_but_one
 @pytest.mark.skipif(not HAS_ONEDNN, reason="torch was built without oneDNN")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
@@ -156,6 +160,7 @@ def test_what_is_written_through_data_counts(text, write, dtype):
     assert same(sample(model, ids, order), sample(plain, ids, order))
 
 
+@pytest.mark.slow
 def test_a_head_that_is_written_through_data_drafts_anew(text):
     ids, order = text
     model, other = load("demo")[0], load("demo")[0]
@@ -208,6 +213,7 @@ def test_the_vocabulary_can_be_resized(tmp_path, size):
     assert torch.equal(log_prob(again, ids, ORDER), log_prob(model, ids, ORDER))
 
 
+@pytest.mark.slow
 def test_a_head_drafts_for_a_resized_vocabulary(text):
     ids, order = text
     model, _ = load("demo")
@@ -338,6 +344,7 @@ def sample_static(*arguments):
     sample(*arguments, execution="static")
 
 
+@pytest.mark.slow_but_one
 @pytest.mark.parametrize("action", [sample, sample_static, log_prob])
 def test_memory_grows_with_the_length_of_a_text_and_not_with_its_square(monkeypatch, action):
     monkeypatch.setattr("asarm.kernels.attention.ENTRIES_KEPT", 2**15)

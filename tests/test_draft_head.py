@@ -96,6 +96,7 @@ def test_the_code_of_a_row_holds_what_the_head_alone_saw():
         torch.testing.assert_close(changed[row], expected)
 
 
+@pytest.mark.slow_but_one
 @pytest.mark.parametrize("verifier", VERIFIERS)
 @pytest.mark.parametrize(("method", "k"), METHODS)
 def test_a_new_head_drafts_as_the_rows_themselves(method, k, verifier):
@@ -147,6 +148,7 @@ def test_every_kind_of_order_is_drafted_for(kind):
 # --- batches ---
 
 
+@pytest.mark.slow_but_one
 @pytest.mark.parametrize("verifier", VERIFIERS)
 @pytest.mark.parametrize(("method", "k"), METHODS)
 def test_batch_mates_change_nothing(method, k, verifier):
@@ -208,6 +210,7 @@ def test_what_is_kept_of_a_head_follows_its_weights():
 # --- devices and dtypes ---
 
 
+@pytest.mark.slow_but_one
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_head_goes_with_the_model(dtype):
     model, (ids, order) = headed(seed=3, std=0.3).to(dtype), batch()

@@ -59,6 +59,7 @@ def test_a_part_spells_its_text_with_what_it_shares(text, before, is_last):
         assert part.start == Edge(CODEC.fillable)
 
 
+@pytest.mark.slow
 @given(problems())
 def test_edges_ask_for_what_is_shared_and_for_nothing_special(problem):
     before, _, after = problem
@@ -147,6 +148,7 @@ def test_lines_end_once_whatever_ends_them(end, after):
         assert not all(fill.endswith(("\n", "\r")) for fill in fills)
 
 
+@pytest.mark.slow_but_one
 @pytest.mark.parametrize("indent", ["    ", "\t", "  ", "\t\t", " " * 11])
 @pytest.mark.parametrize("before", ["if x:\n", "", "a\r\n", "x = 1\n\n"])
 def test_indentation_that_is_given_is_not_extended(before, indent):

@@ -81,6 +81,7 @@ def test_active_environment_without_a_working_python_is_passed_over(tmp_path, py
     assert prefix == str(root / ".venv")
 
 
+@pytest.mark.slow
 def test_venv_is_made_once_by_one_of_two_jobs_and_redone_after_an_interruption(tmp_path):
     root = checkout(tmp_path)
     with ThreadPoolExecutor() as pool:
@@ -123,6 +124,7 @@ def wheel(folder: Path, name: str) -> str:
     return str(folder)
 
 
+@pytest.mark.slow
 def test_tools_of_the_tests_are_added_to_the_same_venv_when_they_are_asked_for(tmp_path):
     root = checkout(tmp_path)
     tools = root / "tests/requirements.txt"
@@ -159,6 +161,7 @@ def test_tools_of_the_tests_are_added_to_the_same_venv_when_they_are_asked_for(t
     assert (root / ".venv/leftover").exists()
 
 
+@pytest.mark.slow
 def test_jobs_get_none_of_the_tools_of_the_tests(tmp_path):
     root = checkout(tmp_path)
     (root / "tests/requirements.txt").write_text("no-such-thing==1\n")

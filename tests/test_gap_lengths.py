@@ -71,6 +71,7 @@ def test_gaps_of_every_number_of_words_are_there():
 # --- guesses ---
 
 
+@pytest.mark.slow
 def test_true_lengths_are_what_the_words_add_to_the_text(records):
     assert len(records) > 2
     by_kind = {kind: study.gaps(kind, SMALL.max_items, SMALL.seed) for kind in KINDS}
@@ -117,6 +118,7 @@ def test_the_direct_guess_is_the_mode_of_its_posterior(model, records):
         assert found["rows"] == evidence.rows
 
 
+@pytest.mark.slow
 def test_neither_interruption_nor_processes_change_a_record(model, records):
     keys = [(record["kind"], record["item"]) for record in records]
     assert len(set(keys)) == len(keys)
@@ -203,6 +205,7 @@ def run(monkeypatch, capsys, model, tmp_path):
     return call
 
 
+@pytest.mark.slow
 def test_from_beginning_to_end_and_again_after_a_kill(run, tmp_path):
     code, output, errors = run()
     assert code == 0, errors
@@ -229,6 +232,7 @@ def test_a_model_that_is_not_there_is_one_line(run):
     assert code == 2 and "/no/such/model" in errors.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_two_array_tasks_share_the_gaps_and_the_last_one_writes_the_tables(
     run, tmp_path, monkeypatch
 ):

@@ -84,6 +84,7 @@ def test_same_text_from_a_small_random_model(method, k):
     same_text(small, method, k)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not WEIGHTS.exists(), reason="the demo model is not trained yet")
 @pytest.mark.parametrize(("method", "k"), METHODS)
 def test_same_text_from_the_demo(method, k):
@@ -93,12 +94,14 @@ def test_same_text_from_the_demo(method, k):
 DRAFTING = [(method, k) for method, k in METHODS if method != "ngram"]
 
 
+@pytest.mark.slow_but_one
 @pytest.mark.parametrize(("method", "k"), DRAFTING)
 def test_same_text_from_a_head_as_from_no_head(method, k):
     same_text(small_with_a_head, method, k)
     assert torch.equal(expected(small_with_a_head), expected(small))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not WEIGHTS.exists(), reason="the demo model is not trained yet")
 @pytest.mark.parametrize(("method", "k"), [("assd", 5), ("onepass", 2), ("onepass", 5)])
 def test_same_text_from_a_head_behind_the_demo(method, k):
@@ -140,6 +143,7 @@ def base_model():
     return model
 
 
+@pytest.mark.slow
 def test_same_text_from_a_base_size_model_in_float32_but_for_ties(base_model):
     ids, order = mixed_batch([24, 20], [15, 10], 32000)
     tokens = sample(base_model, ids, order, sampler="sequential", verifier="gumbel").tokens

@@ -80,6 +80,7 @@ def log_likelihood(model, prompt: list[int], target: list[int]) -> float:
     return float(asarm.log_prob(model, torch.tensor([[*prompt, *target]]), order).double().sum())
 
 
+@pytest.mark.slow
 def test_batched_scores_are_joint_densities_whichever_side_has_the_blank(demo, harness_model):
     model, tokenizer = demo
     pairs = [
@@ -175,6 +176,7 @@ def test_the_harness_default_device_is_the_cpu_where_there_is_no_gpu(monkeypatch
         HarnessModel("demo", device="nosuch")
 
 
+@pytest.mark.slow
 def test_wrong_arguments_are_one_line(monkeypatch, capsys):
     from asarm.evaluation import harness
 
@@ -200,6 +202,7 @@ def test_what_cannot_be_generated_is_refused_before_anything_is(harness_model, m
     assert harness_model.generate_until([asks(*good)] * 2, disable_tqdm=True) == ["x", "x"]
 
 
+@pytest.mark.slow
 def test_a_task_runs_from_the_command_line(demo, tmp_path):
     model, tokenizer = demo
     data = tmp_path / "items.jsonl"

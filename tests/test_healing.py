@@ -96,6 +96,7 @@ def test_whitespace_cuts_no_word(before, after):
     assert len(Template.of(CODEC, [before, after]).cuts(0)) == 1
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(texts, texts, texts.filter(bool), st.integers(1, 3), st.integers(0, 2**32), st.data())
 def test_text_outside_comes_back_whatever_way_is_taken(before, after, fill, length, seed, data):
@@ -233,6 +234,7 @@ def test_candidates_have_the_probability_that_they_are_drawn_with(text, method):
             assert scored.log_prob == pytest.approx(candidate.log_prob, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_probabilities_of_all_fillings_add_up():
     template, total = Template.of(CODEC, ["x = retu", " x"]), 0.0
     found = ways_of(model(), template, [1], 0)
@@ -264,6 +266,7 @@ def cut_words(num):
                 yield before, word[0], document.text[word.end() : word.end() + 120]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", ["left", "right", "middle"])
 def test_cut_words_are_completed(side):
     right = {True: 0, False: 0}
@@ -283,6 +286,7 @@ def test_cut_words_are_completed(side):
     assert right[True] >= 11 and right[False] <= 1
 
 
+@pytest.mark.slow
 def test_what_needs_no_healing_is_left_as_it_is():
     """Of whole words and calls in held-out text, nearly all keep the pieces that they have."""
     kept = 0
@@ -321,6 +325,7 @@ def test_texts_beside_a_text_change_nothing():
 # --- word marks ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("whitespace_map", [False, True])
 def test_word_marks_are_healed_too(whitespace_map):
     tokenizer = AutoTokenizer.from_pretrained(published("xlnet-base-cased"))
@@ -349,6 +354,7 @@ def test_word_marks_are_healed_too(whitespace_map):
                 assert text == before + found + after
 
 
+@pytest.mark.slow
 def test_fillings_of_words_with_marks_leave_the_text_as_it_is():
     tokenizer = AutoTokenizer.from_pretrained(published("xlnet-base-cased"))
     network = small_model(vocab_size=32000, d_model=16, n_head=2, d_inner=32)

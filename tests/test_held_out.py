@@ -27,6 +27,7 @@ class Uniform(ConditionalTable):
         return torch.zeros(*query.positions.shape, self.vocab_size, dtype=torch.float64)
 
 
+@pytest.mark.slow_but_one
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_a_uniform_law_costs_its_logarithm(name):
     tokenizer, text = load_tokenizer("demo"), "the quick brown fox\n" * 40
@@ -57,6 +58,7 @@ def test_table_has_a_row_for_every_figure():
     ]
 
 
+@pytest.mark.slow
 def test_bundled_model_is_small_and_far_better_than_bytes():
     files = [path for path in DEMO.iterdir() if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= SIZE_LIMIT
@@ -68,6 +70,7 @@ def test_bundled_model_is_small_and_far_better_than_bytes():
         assert found < 0.8 * order2
 
 
+@pytest.mark.slow
 def test_bundled_model_learnt_from_what_is_visible():
     """The same targets cost less where half of the text is visible than where little is."""
     model, tokenizer = load("demo")

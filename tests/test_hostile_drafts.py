@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from covering import covering
 from fakes import mixed_batch, small_model
 from test_distribution_of_samplers import FAKES, ORDERS, output_distribution
 
@@ -12,7 +13,6 @@ from asarm.drafting.checked import CheckedDrafter
 from asarm.drafting.drafters import Drafts, self_drafter
 
 METHODS = pytest.mark.parametrize("method", ["assd", "onepass"])
-VERIFIERS = pytest.mark.parametrize("verifier", ["block", "rejection", "gumbel"])
 
 
 def twisted(twist):
@@ -60,16 +60,19 @@ WRONG = {
 }
 
 
-@METHODS
-@VERIFIERS
-@pytest.mark.parametrize("execution", ["eager", "static"])
-@pytest.mark.parametrize("twist", WRONG.values(), ids=WRONG)
-def test_what_is_no_distribution_is_refused(method, verifier, twist, execution):
+@covering(
+    2,
+    wrong=WRONG,
+    verifier=["block", "rejection", "gumbel"],
+    method=["assd", "onepass"],
+    execution=["eager", "static"],
+)
+def test_what_is_no_distribution_is_refused(wrong, verifier, method, execution):
     model = small_model()
     ids, order = mixed_batch([12, 9], [3, 2], model.vocab_size)
     options = {"sampler": method, "verifier": verifier, "k": 3, "execution": execution}
     with pytest.raises(ValueError, match="drafts come with probabilities .* check the drafter"):
-        sample(model, ids, order, drafter=twisted(twist), **options)
+        sample(model, ids, order, drafter=twisted(WRONG[wrong]), **options)
 
 
 @METHODS
@@ -118,6 +121,7 @@ def test_fewer_drafts_than_asked_and_dtypes_of_their_own_are_valid(method):
     assert all(abs(found[text] - expected[text]) < 1e-6 for text in expected)
 
 
+@pytest.mark.slow_but_one
 @METHODS
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_head_that_gives_no_numbers_is_refused(method, value):

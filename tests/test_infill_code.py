@@ -346,6 +346,7 @@ def read(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_from_beginning_to_end_and_again_after_a_kill(run, tmp_path):
     code, output, errors = run()
     assert code == 0, errors
@@ -410,6 +411,7 @@ def test_completions_of_others_are_scored_as_they_are(run, tmp_path):
     assert "row 1: task_id who is none of the 105 of bundled" in errors
 
 
+@pytest.mark.slow
 def test_without_execution_completions_are_written_and_nothing_is_scored(run, tmp_path):
     code, output, errors = run("--execute=none", "--baselines=[]")
     assert code == 0, errors

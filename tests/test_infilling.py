@@ -161,6 +161,7 @@ def test_unknown_lengths_do_not_hang_on_texts_beside_them(evidence):
     assert sum(map(math.exp, alone.length_log_probs[0].values())) == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_auto_is_1_to_32():
     found = fill("It began ___ today", length="auto")
     assert list(found.length_log_probs[0]) == [*range(1, 33)]
@@ -326,6 +327,7 @@ def test_fillings_that_cannot_be_scored_are_refused(context, candidates, options
 # --- XLNet's pieces ---
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:the vocabulary cannot write")
 @pytest.mark.parametrize("whitespace_map", [False, True])
 def test_xlnets_pieces_fill_blanks_too(whitespace_map):

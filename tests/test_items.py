@@ -305,6 +305,7 @@ print(share.process, share.processes, merged and len(merged))
 """
 
 
+@pytest.mark.slow
 def test_processes_started_together(tmp_path):
     """Real ones: the first opens the run and the other waits; the last to finish has all lines.
 

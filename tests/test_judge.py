@@ -98,6 +98,7 @@ def test_a_text_is_scored_once_and_a_known_one_never_again(folder, monkeypatch):
     assert list(judge.score([["e f", "a b"], ["c d"]], scores)) == [] == calls
 
 
+@pytest.mark.slow
 def test_scores_are_kept_apart_by_judge_and_by_its_weights(folder, tmp_path):
     judge = load_judge(str(folder), "cpu")
     scores = list(judge.score([[TEXT]]))

@@ -90,6 +90,7 @@ def test_shell_files_parse(path):
     assert bash("-n", path).stderr == ""
 
 
+@pytest.mark.slow_but_one
 @pytest.mark.parametrize("launcher", LAUNCHERS, ids=lambda path: path.name)
 def test_help_from_another_directory(launcher, tmp_path):
     done = bash(launcher, "--help", cwd=tmp_path)
@@ -152,6 +153,7 @@ LAUNCH_STUB = "import os, sys\nprint('launch.py', os.environ['OMP_NUM_THREADS'],
 GPUS = 'for i in $(seq {}); do echo "GPU $i: Stub (UUID: GPU-$i)"; done'
 
 
+@pytest.mark.slow_but_one
 @pytest.mark.parametrize(
     ("gpus", "environment", "processes"),
     [
@@ -195,6 +197,7 @@ def on_gpus(
     return bash("-c", command, root / launcher, *arguments, first=first, **environment)
 
 
+@pytest.mark.slow_but_one
 @pytest.mark.parametrize("launcher", EVALUATIONS, ids=lambda path: path.name)
 @pytest.mark.parametrize(
     ("gpus", "environment", "processes"),
@@ -305,6 +308,7 @@ sys.exit(code)
 """
 
 
+@pytest.mark.slow_but_one
 @pytest.mark.parametrize(
     ("signals", "code", "requeued"),
     [

@@ -209,6 +209,7 @@ def test_the_mean_weight_is_unbiased_whatever_the_conditionals(lengths, template
     assert math.exp(direct.log_probs) != pytest.approx(expected, rel=1e-3)  # no joint: they differ
 
 
+@pytest.mark.slow
 def test_the_mean_of_many_real_weights_comes_near():
     template = small([1], [0, 2], any=ANY)  # whose weights do not differ by much
     model, lengths = Table(length=6, seed=4), torch.tensor([[1], [2]])

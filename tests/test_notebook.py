@@ -61,6 +61,7 @@ def printed(executed, source: str) -> str:
     return "".join(output.get("text", "") for output in cell.outputs)
 
 
+@pytest.mark.slow
 def test_every_cell_runs_without_a_word_on_stderr(executed):
     cells = [cell for cell in executed.cells if cell.cell_type == "code"]
     assert all(cell.execution_count for cell in cells)

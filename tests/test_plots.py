@@ -116,6 +116,7 @@ def test_smoothing(half):
     assert smoothed(np.array([]), half).shape == (0,)
 
 
+@pytest.mark.slow_but_one
 @pytest.mark.parametrize(
     "made",
     [
@@ -144,6 +145,7 @@ def run_script(*arguments, options=()):
     )
 
 
+@pytest.mark.slow
 def test_script_writes_a_picture_and_loads_no_torch(tmp_path):
     out = tmp_path / "picture.png"
     done = run_script(make_run(tmp_path / "one"), "--out", out, options=["-X", "importtime"])
@@ -175,6 +177,7 @@ def test_what_is_no_run_is_refused_in_a_line(tmp_path, make, message):
     assert "\n" not in str(refused.value) and str(folder) in str(refused.value)
 
 
+@pytest.mark.slow
 def test_script_refuses_in_a_line(tmp_path):
     run = make_run(tmp_path / "run")
     for arguments, message in [

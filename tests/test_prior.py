@@ -12,6 +12,7 @@ from asarm.text import encode
 TOKENIZER = load_tokenizer("demo")
 
 
+@pytest.mark.slow_but_one
 @pytest.mark.parametrize("kind", ["words", "sentences", "lines"])
 def test_prior_is_a_histogram_and_its_parts_are_those_of_the_whole(kind):
     whole = length_prior(TOKENIZER, 1, 90, kind)

@@ -58,6 +58,7 @@ def reconfigure(tokenizer):
     tokenizer.backend_tokenizer.encode_special_tokens = False
 
 
+@pytest.mark.slow_but_one
 def test_nothing_reads_by_the_callers_settings_or_changes_them(tokenizer):
     wanted = doors(tokenizer)
     reconfigure(tokenizer)
@@ -69,6 +70,7 @@ def test_nothing_reads_by_the_callers_settings_or_changes_them(tokenizer):
     assert doors(reconfigured) == wanted
 
 
+@pytest.mark.slow
 def test_threads_that_truncate_change_nothing(tokenizer):
     text, wanted, stop = " ".join(DOCUMENTS), [], threading.Event()
     wanted = encode(tokenizer, text)
@@ -90,6 +92,7 @@ def test_threads_that_truncate_change_nothing(tokenizer):
     assert all(ids == wanted for ids in found)
 
 
+@pytest.mark.slow_but_one
 def test_threads_share_one_copy(tokenizer):
     found = []
     threads = [threading.Thread(target=lambda: found.append(private(tokenizer))) for _ in range(4)]
@@ -101,6 +104,7 @@ def test_threads_share_one_copy(tokenizer):
     assert private(found[0]) is found[0] is not tokenizer
 
 
+@pytest.mark.slow_but_one
 def test_a_tokenizer_that_its_owner_changes_is_read_as_it_is_then(tokenizer):
     before = encode_documents(tokenizer, ["a"])
     assert Codec.of(tokenizer) is Codec.of(tokenizer)
@@ -113,6 +117,7 @@ def test_a_tokenizer_that_its_owner_changes_is_read_as_it_is_then(tokenizer):
     assert encode(tokenizer, "quxquux")[-1] == len(tokenizer) - 1
 
 
+@pytest.mark.slow_but_one
 def test_a_copy_goes_with_its_tokenizer(tokenizer):
     own = weakref.ref(private(copy.deepcopy(tokenizer)))
     gc.collect()

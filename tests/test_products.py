@@ -192,6 +192,7 @@ def test_linear_after_a_function_under_autocast_gives_gradients_of_the_weights_d
     torch.testing.assert_close(bias.grad, torch.full((24,), 6.0))
 
 
+@pytest.mark.slow
 @needs_onednn
 @pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler here")
 @pytest.mark.filterwarnings("ignore")  # of torch itself

@@ -215,6 +215,7 @@ def run_stories(network, config, **options) -> list[dict]:
     return list(run_cells(Stories(STORIES, config), Networks(network), config, **options))
 
 
+@pytest.mark.slow
 def test_interruptions_change_nothing(network):
     whole = run_stories(network, QUICK)
     task = Stories(STORIES, QUICK)
@@ -417,6 +418,7 @@ def samples(path: Path) -> list[dict]:
     return lines(map(json.loads, (path / "samples.jsonl").read_text().splitlines()))
 
 
+@pytest.mark.slow
 def test_the_launcher_s_script_from_beginning_to_end(folder, csv_file, tmp_path):
     command = [sys.executable, SCRIPT, f"--model={folder}", f"--dataset={csv_file}"]
     command += [
@@ -453,6 +455,7 @@ def test_the_launcher_s_script_from_beginning_to_end(folder, csv_file, tmp_path)
     assert "| onepass, oracle length |" in page and "**____**" in page
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_lines(run, tmp_path):
     assert run("--protocol=middle", out="whole")[0] == 0
     shutil.copytree(tmp_path / "whole", tmp_path / "run")
@@ -463,6 +466,7 @@ def test_a_killed_run_goes_on_to_the_same_lines(run, tmp_path):
     assert samples(tmp_path / "run") == samples(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_rows_may_be_added_and_other_settings_may_not_change(run, tmp_path):
     assert run("--protocol=middle", "--baselines=copy")[0] == 0
     before = samples(tmp_path / "run")
@@ -477,6 +481,7 @@ def test_rows_may_be_added_and_other_settings_may_not_change(run, tmp_path):
     assert samples(tmp_path / "run") == after
 
 
+@pytest.mark.slow
 def test_tasks_of_an_array_share_a_run(run, tmp_path, monkeypatch):
     arguments = "--protocol=middle", "--batch_size=1", "--baselines=copy"
     assert run(*arguments, out="whole")[0] == 0
@@ -491,6 +496,7 @@ def test_tasks_of_an_array_share_a_run(run, tmp_path, monkeypatch):
     assert samples(tmp_path / "run") == samples(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_choices_and_last_words_from_files(run, tmp_path):
     endings = "\n".join(["Roofs: A man", "3", "sleeps.", "eats.", "runs.", "pulls it up."])
     for content, shown in ((f"{endings}\n" * 2, "chance"), ("he said so\n" * 2, "exact match")):
@@ -503,6 +509,7 @@ def test_choices_and_last_words_from_files(run, tmp_path):
         assert (tmp_path / shown / "accuracy.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_damaged_data_lose_nothing(run, tmp_path, csv_file):
     assert run("--protocol=middle")[0] == 0
     before = (tmp_path / "run" / "samples.jsonl").read_bytes()

@@ -54,6 +54,7 @@ def test_there_are_commands():
     assert len(COMMANDS) >= 6
 
 
+@pytest.mark.slow_but_one
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_setting_is_known(command):
     """Launchers print the resolved settings instead of working; their files exist."""
@@ -73,6 +74,7 @@ def test_every_setting_is_known(command):
     assert "output_dir" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_notebook_example_runs():
     (code,) = re.findall(r"<!-- notebook -->\n```python\n(.*?)```", README, re.S)
     assert len(code.strip().splitlines()) <= 18

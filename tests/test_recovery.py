@@ -6,12 +6,14 @@ import pytest
 from kills import attempt, compare, outcome, run_to_the_end, tiny
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("processes", "kills"), [(1, 8), (2, 4)])
 def test_killed_runs_end_as_uninterrupted_ones(tmp_path, processes, kills):
     tally = compare(tmp_path, processes, seed=0, kills=kills)
     assert tally.kills == kills and tally.runs >= 1
 
 
+@pytest.mark.slow
 def test_two_processes_learn_what_one_learns(tmp_path):
     found = []
     for processes in (1, 2):
@@ -23,6 +25,7 @@ def test_two_processes_learn_what_one_learns(tmp_path):
     assert found[1] == pytest.approx(found[0], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_packed_data_go_on_with_another_number_of_processes(tmp_path):
     whole = tiny(tmp_path, dropout=0.0, output_dir=str(tmp_path / "whole"))
     run_to_the_end(whole)
@@ -37,6 +40,7 @@ def test_packed_data_go_on_with_another_number_of_processes(tmp_path):
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_two_processes_go_on_from_a_model(tmp_path):
     first = tiny(tmp_path, max_steps=1, output_dir=str(tmp_path / "first"))
     run_to_the_end(first)

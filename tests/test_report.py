@@ -114,6 +114,7 @@ def test_judge_free_measures_by_hand():
     assert short["distinct_3"] is None
 
 
+@pytest.mark.slow
 def test_each_model_is_held_against_its_own_sequential(records):
     others = [{**r, "model": "org/shelf", "nfe": 2 * r["nfe"]} for r in records]
     summary = summarise([*records, *others])
@@ -145,6 +146,7 @@ def test_one_trial_gives_tables_without_errors():
     assert histogram_figure(records, "title").startswith(PNG)
 
 
+@pytest.mark.slow
 def test_pictures(records):
     assert quality_figure(summarise(records), "title").startswith(PNG)
     assert histogram_figure(records, "title").startswith(PNG)
@@ -163,6 +165,7 @@ def test_title(records):
 TEXT = "def größe(x):\n    return '日本' * x  # 🙂\n"
 
 
+@pytest.mark.slow_but_one
 @pytest.mark.parametrize("seed", range(20))
 def test_segments_join_to_the_text(seed):
     tokenizer = load_tokenizer("demo")

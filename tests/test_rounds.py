@@ -99,6 +99,7 @@ def check_same(found, expected, k):
         assert torch.equal(getattr(found, name), getattr(expected, name)), name
 
 
+@pytest.mark.slow_but_one
 @pytest.mark.parametrize("verifier", ["block", "rejection", "gumbel"])
 @pytest.mark.parametrize(("method", "k"), METHODS)
 def test_static_and_replayed_rounds_give_the_eager_text(replayed, model, method, k, verifier):

@@ -201,6 +201,7 @@ def cut(kind: Kind, folder: Path) -> None:
 # --- other contents under the same names ---
 
 
+@pytest.mark.slow_but_one
 @pytest.mark.parametrize("change", [change_a_weight, change_the_config, change_the_tokenizer])
 def test_another_model_under_the_same_name(kind, run, model, tmp_path, change):
     folder = tmp_path / "run"
@@ -217,6 +218,7 @@ def test_another_model_under_the_same_name(kind, run, model, tmp_path, change):
     assert lines(kind, folder) == lines(kind, tmp_path / "fresh")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [kind for kind in KINDS.values() if kind.suffix])
 def test_other_data_under_the_same_name(kind, run, data, tmp_path):
     assert run()[0] == 0
@@ -230,6 +232,7 @@ def test_other_data_under_the_same_name(kind, run, data, tmp_path):
     assert lines(kind, tmp_path / "run") == lines(kind, tmp_path / "fresh")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [kind for kind in KINDS.values() if kind.other])
 def test_another_model_beside_it_under_the_same_name(kind, run, original, tmp_path):
     other = shutil.copytree(original, tmp_path / "shelf")
@@ -240,6 +243,7 @@ def test_another_model_beside_it_under_the_same_name(kind, run, original, tmp_pa
     assert f"holds results of model {other}" in errors.splitlines()[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [KINDS["prose"]])
 def test_rows_of_a_model_that_was_left_out_for_a_while_are_its_own(run, original, tmp_path):
     other = shutil.copytree(original, tmp_path / "shelf")
@@ -252,6 +256,7 @@ def test_rows_of_a_model_that_was_left_out_for_a_while_are_its_own(run, original
     assert code == 2 and f"results of model {other}, off the shelf" in errors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [KINDS["study"]])
 def test_a_draft_head_is_a_part_of_the_model(run, model, tmp_path):
     assert run("--drafts=self")[0] == 0
@@ -260,6 +265,7 @@ def test_a_draft_head_is_a_part_of_the_model(run, model, tmp_path):
     assert code == 2 and f"holds results of model {model}" in errors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [KINDS["study"]])
 def test_another_judge_under_the_same_name_scores_anew(run, tmp_path):
     tokenizer = load_tokenizer("demo")
@@ -283,6 +289,7 @@ def test_another_judge_under_the_same_name_scores_anew(run, tmp_path):
     assert content(tmp_path / "run")["samples.jsonl"] == before
 
 
+@pytest.mark.slow
 def test_a_folder_of_a_version_without_fingerprints_is_refused(kind, run, tmp_path):
     assert run()[0] == 0
     path = tmp_path / "run" / "config.yaml"
@@ -298,6 +305,7 @@ def test_a_folder_of_a_version_without_fingerprints_is_refused(kind, run, tmp_pa
 # --- the same contents ---
 
 
+@pytest.mark.slow
 def test_overwriting_computes_anew(kind, run, tmp_path):
     folder = tmp_path / "run"
     assert run()[0] == 0
@@ -307,6 +315,7 @@ def test_overwriting_computes_anew(kind, run, tmp_path):
     assert run("--overwrite")[0] == 0 and lines(kind, folder) == first
 
 
+@pytest.mark.slow
 def test_a_plan_may_grow_and_keeps_what_is_there(kind, run, tmp_path):
     folder, more = tmp_path / "run", [f"--{name}={value}" for name, value in kind.grown.items()]
     assert run()[0] == 0
@@ -321,6 +330,7 @@ def test_a_plan_may_grow_and_keeps_what_is_there(kind, run, tmp_path):
     assert content(folder) == before
 
 
+@pytest.mark.slow_but_one
 def test_a_second_process_is_refused(kind, run, tmp_path):
     assert run()[0] == 0
     before, folder = content(tmp_path / "run"), tmp_path / "run"

@@ -68,6 +68,7 @@ def outcome_of(source, isolation, *, test=hostile.TEST, **limits):
     return outcomes({"": source}, isolation, test=test, limits=Limits(**limits))[""]
 
 
+@pytest.mark.slow
 def test_no_forgery_passes(best):
     found = outcomes(hostile.FORGERIES, best)
     assert found.keys() == hostile.FORGERIES.keys()
@@ -81,6 +82,7 @@ def test_all_ways_to_end_are_told_apart(isolation):
     assert {name: outcome.result for name, outcome in found.items()} == hostile.RESULTS
 
 
+@pytest.mark.slow
 def test_no_harm_is_done(isolation, tmp_path, monkeypatch):
     monkeypatch.setenv("API_TOKEN", "secret")
     canary, name = tmp_path / "canary", f"harm-{os.getpid()}"
@@ -121,6 +123,7 @@ def alive(mark):
     return count
 
 
+@pytest.mark.slow_but_one
 def test_what_a_program_started_ends_with_it(isolation):
     mark = f"outlives-its-sandbox-{os.getpid()}"
     programs = hostile.daemons(mark)
@@ -181,6 +184,7 @@ def test_one_program_leaves_nothing_for_the_next(isolation):
     }
 
 
+@pytest.mark.slow
 def test_limits_are_named(best):
     spin = "def f(x):\n    while True: pass"
     assert outcome_of(spin, best, cpu_seconds=1) == Outcome(False, "killed: cpu time")
@@ -253,6 +257,7 @@ def verdicts_of_one_interpreter(programs):
     return json.loads(done.stderr)
 
 
+@pytest.mark.slow
 def test_honest_verdicts_are_those_of_one_interpreter(best):
     programs = [Program(source, test, "f") for source, test in HONEST]
     found = dict(run_programs(programs, isolation=best))
@@ -267,6 +272,7 @@ def test_the_function_may_be_named_like_one_of_pythons(best):
     assert [found[place].passed for place in (0, 1)] == [True, False]
 
 
+@pytest.mark.slow
 def test_reference_solutions_pass_and_empty_ones_do_not(best):
     with gzip.open(
         published("HumanEval-SingleLineInfilling.jsonl.gz"), "rt", encoding="utf-8"

@@ -81,6 +81,7 @@ values = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(values)
 def test_plain_values_cross_as_they_are(value):
     assert repr(crossed(value)) == repr(value)  # types, signs of zero and nan included
@@ -120,6 +121,7 @@ def test_named_tuples_keep_their_names_and_their_class():
     assert type(back[0]) is Point and back[1] is Point
 
 
+@pytest.mark.slow
 def test_what_is_one_object_here_is_one_object_there():
     inner = [1]
     value = {"a": inner, "b": (inner, {2: inner})}
@@ -250,6 +252,7 @@ def test_errors_of_a_programs_own_classes_are_caught_by_them():
 # --- verdicts are those of one interpreter ---
 
 
+@pytest.mark.slow
 def test_honest_verdicts_are_those_of_one_interpreter(best):
     passing, failing = pairs(honest.PASSING), pairs(honest.FAILING)
     programs = [Text(source, test, "f") for source, test in passing + failing]

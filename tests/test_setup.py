@@ -346,6 +346,7 @@ def test_both_learn_and_what_is_never_used_does_not(folder):
     assert parts(TrainingConfig(**TINY, learn="both"))[0].draft_head is not None  # from scratch
 
 
+@pytest.mark.slow
 def test_the_head_of_a_model_is_taught_on_and_dropped_where_the_model_learns_alone(folder):
     model, _, _ = parts(TrainingConfig(model=folder, learn="draft_head", head_hidden=12))
     torch.nn.init.normal_(model.draft_head.up)

@@ -10,8 +10,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from asarm.lock import RunLock
 from asarm.training.checkpoint import Checkpoints
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
 STOPPED, STEPS = 75, 200

@@ -88,6 +88,7 @@ def test_the_main_job_from_beginning_to_end(run, tmp_path):
     assert settings["length"] == 10
 
 
+@pytest.mark.slow_but_one
 @pytest.mark.parametrize("batch_size", [1, 2])
 def test_a_killed_run_goes_on_to_the_same_lines(run, tmp_path, batch_size):
     arguments = f"--batch_size={batch_size}", "--method=sequential,onepass"
@@ -104,6 +105,7 @@ def test_a_killed_run_goes_on_to_the_same_lines(run, tmp_path, batch_size):
     assert (tmp_path / "run" / "summary.json").exists()
 
 
+@pytest.mark.slow
 def test_ctrl_c_says_how_to_go_on(run, tmp_path, monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
@@ -117,6 +119,7 @@ def test_ctrl_c_says_how_to_go_on(run, tmp_path, monkeypatch):
     assert len(lines_of(tmp_path / "run")) == 15
 
 
+@pytest.mark.slow
 def test_disk_full_keeps_what_was_written(run, tmp_path, monkeypatch):
     calls = []
 
@@ -135,6 +138,7 @@ def test_disk_full_keeps_what_was_written(run, tmp_path, monkeypatch):
     assert len(lines_of(tmp_path / "run")) == 15
 
 
+@pytest.mark.slow
 def test_a_folder_of_other_settings_is_refused(run, tmp_path):
     assert run("--method=sequential")[0] == 0
     before = (tmp_path / "run" / "samples.jsonl").read_bytes()
@@ -160,6 +164,7 @@ def judge(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_judge_may_be_called_afterwards_and_scores_nothing_twice(run, tmp_path, judge):
     assert run("--method=sequential,assd")[0] == 0
     before = lines_of(tmp_path / "run")
@@ -175,6 +180,7 @@ def test_a_judge_may_be_called_afterwards_and_scores_nothing_twice(run, tmp_path
     assert (tmp_path / "run" / "judge.jsonl").read_bytes() == scores
 
 
+@pytest.mark.slow
 def test_models_are_compared_in_one_run(run, tmp_path, model):
     other = tmp_path / "shelf"
     shutil.copytree(model, other)
@@ -204,6 +210,7 @@ def test_models_of_other_tokenizers_are_refused(run, tmp_path, model):
     assert code == 2 and "whose tokenizer is another" in errors and errors.count("\n") == 1
 
 
+@pytest.mark.slow_but_one
 @pytest.mark.parametrize("judged", [False, True])
 def test_array_tasks_share_the_work(run, tmp_path, monkeypatch, judge, judged):
     arguments = ["--method=sequential,onepass", "--num_trials=5", "--batch_size=2"]

@@ -35,6 +35,7 @@ def packages_beyond_torch_and_transformers(code: str) -> set[str]:
     return set(done.stdout.split()) - set(sys.stdlib_module_names)
 
 
+@pytest.mark.slow
 def test_the_library_loads_nothing_beside_torch_and_transformers():
     names = ("load", "sample", "log_prob", "infill", "score", "calibrate")
     code = "import asarm; " + ", ".join(f"asarm.{name}" for name in names)

@@ -121,6 +121,7 @@ def test_blocks_are_the_packed_documents_in_shuffled_windows(tmp_path):
     assert shuffled and start > 0.9 * len(packed)
 
 
+@pytest.mark.slow_but_one
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(("processes", "workers"), [(1, 1), (1, 2), (1, 3), (2, 1), (2, 3)])
 def test_goes_on_exactly_from_any_block(tmp_path, monkeypatch, layout, processes, workers):
@@ -174,6 +175,7 @@ def test_what_was_tokenized_is_not_tokenized_again(tmp_path, monkeypatch, layout
     assert before and before + seen == kept[: len(before) + len(seen)]
 
 
+@pytest.mark.slow
 def test_held_out_documents_are_the_same_everywhere_and_never_trained_on(tmp_path):
     paths = write(tmp_path, "jsonl x3", count=600)
     sources = [blocks_of(paths, process=p, processes=2) for p in range(2)]
@@ -272,6 +274,7 @@ def test_too_few_held_out_documents_are_refused(tmp_path):
         blocks_of(write(tmp_path, "jsonl x1", count=3))
 
 
+@pytest.mark.slow
 def test_an_unknown_column_is_refused_with_those_there_are(tmp_path):
     for layout in ("jsonl x1", "parquet x1"):
         with pytest.raises(ValueError, match="'body'.*text, number"):

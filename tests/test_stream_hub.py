@@ -127,6 +127,7 @@ def ask(address: str, home: Path, *settings: dict[str, str]) -> list[str]:
     return done.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_a_hub_set_is_read_and_a_cut_connection_changes_nothing(parquet, tmp_path):
     with hub(parquet) as address:
         (expected,) = ask(address, tmp_path, {"dataset": "user/set"})
@@ -135,6 +136,7 @@ def test_a_hub_set_is_read_and_a_cut_connection_changes_nothing(parquet, tmp_pat
     assert int(expected)
 
 
+@pytest.mark.slow
 def test_what_the_hub_refuses_is_said_in_one_line(parquet, tmp_path):
     settings = [
         {"dataset": "user/gated"},

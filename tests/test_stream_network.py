@@ -123,6 +123,7 @@ def taken(blocks, count: int = 120) -> torch.Tensor:
     return torch.cat([blocks.next_batch(range(4)).input_ids for _ in range(count)])
 
 
+@pytest.mark.slow_but_one
 @pytest.mark.parametrize("name", ["a.jsonl", "a.txt", "a.parquet"])
 @pytest.mark.parametrize("ranges", [True, False])
 @pytest.mark.parametrize("failure", ["500", "cut"])
@@ -179,6 +180,7 @@ def test_a_byte_order_mark_is_no_text(files, marked, plain):
         assert torch.equal(taken(source(f"{address}/{marked}")), expected)
 
 
+@pytest.mark.slow
 def test_a_text_address_is_cut_as_it_is_asked(files):
     with serving(FlakyServer(files)) as address:
         url = f"{address}/a.txt"

@@ -37,6 +37,7 @@ def pids(blocks) -> list[int]:
     return [worker.process.pid for worker in workers]
 
 
+@pytest.mark.slow_but_one
 @pytest.mark.parametrize("layout", ["jsonl x1", "parquet x3"])
 @pytest.mark.parametrize(("processes", "workers"), [(1, 1), (1, 3), (2, 2)])
 def test_processes_give_what_readers_in_turns_give(tmp_path, layout, processes, workers):
@@ -98,6 +99,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_readers_end_when_the_training_process_is_killed(tmp_path):
     script = tmp_path / "training.py"
     paths = write(tmp_path, "jsonl x3")

@@ -114,6 +114,7 @@ def test_batches_change_nothing(records, model, tokenizer, blocks):
         assert record["log_prob"] == pytest.approx(other["log_prob"], abs=1e-9)
 
 
+@pytest.mark.slow_but_one
 @pytest.mark.parametrize("shares", [(1, 2), (2, 1), (2, 2), (3, 3)])
 def test_shares_add_up_to_the_whole(model, tokenizer, blocks, shares):
     config = replace(CONFIG, batch_size=2, method=["sequential", "onepass"])
@@ -136,6 +137,7 @@ def uninterrupted(request, model, tokenizer, blocks):
     return config, run(model, tokenizer, blocks, config)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [0, 1, 7, 20, 30])
 def test_what_was_interrupted_goes_on_to_the_same(model, tokenizer, blocks, uninterrupted, count):
     config, whole = uninterrupted
@@ -259,6 +261,7 @@ def test_slack_is_lossy_and_of_drafts_only(model, tokenizer, blocks):
     assert all(r["accepted"] == r["drafted"] for r in records if r["method"] == "ngram")
 
 
+@pytest.mark.slow
 def test_draft_temperature_changes_drafts_and_no_sequential_text(model, tokenizer, blocks):
     cold = run(model, tokenizer, blocks, replace(CONFIG, draft_temperature=0.05, k=3))
     plain = run(model, tokenizer, blocks, replace(CONFIG, k=3))
@@ -270,6 +273,7 @@ def test_draft_temperature_changes_drafts_and_no_sequential_text(model, tokenize
     assert all(r["lossless"] for r in cold if r["method"] != "parallel")
 
 
+@pytest.mark.slow
 def test_code_is_read_and_written_by_the_whitespace_map(tmp_path):
     xlnet = load_tokenizer(published("xlnet-base-cased"))
     path, code = tmp_path / "code.py", "def double(x):\n    return x + x\n\n" * 9

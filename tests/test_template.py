@@ -206,6 +206,7 @@ pieces = [DEMO.decode([i]) for i in range(len(DEMO.tokenizer))]
 WHOLE = torch.tensor(["\ufffd" not in piece for piece in pieces])  # others are parts of characters
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(parts_and_fills(), st.integers(0, 2**32), st.lists(st.integers(1, 4), min_size=3))
 def test_whatever_is_drawn_the_text_outside_comes_back(problem, seed, lengths):
@@ -326,6 +327,7 @@ def test_fillings_that_do_not_fit_are_refused(fills, named):
         Template.of(DEMO, ["x ", " y ", "z"]).encode_fills(fills)
 
 
+@pytest.mark.slow_but_one
 @pytest.mark.parametrize(
     ("texts", "start", "end", "is_extra"),
     [
@@ -377,6 +379,7 @@ def spelled(codec, ids):
     return "".join(pieces).replace("▁", " ").removeprefix(" ")
 
 
+@pytest.mark.slow
 @settings(max_examples=100)
 @given(prose(), st.integers(0, 2**32), st.lists(st.integers(1, 3), min_size=3))
 def test_no_blank_is_lost_or_added_beside_what_is_drawn(parts, seed, lengths):
@@ -399,6 +402,7 @@ def test_given_words_come_back_in_xlnets_pieces(parts, fills):
     assert spelled(codec, all_ids(template, ids)) == joined(parts, fills)
 
 
+@pytest.mark.slow_but_one
 @pytest.mark.parametrize("whitespace_map", [False, True])
 def test_special_names_in_a_text_are_plain_characters(whitespace_map):
     codec = xlnet(whitespace_map)

@@ -25,6 +25,7 @@ def finished(tmp_path_factory):
     return config
 
 
+@pytest.mark.slow_but_one
 @pytest.mark.parametrize(("length", "kept"), [(12, 24), (24, 24), (32, 32)])
 def test_the_model_says_how_long_the_blocks_were_that_it_learned(finished, tmp_path, length, kept):
     assert AutoConfig.from_pretrained(finished.output_dir).trained_length == 24

@@ -107,6 +107,7 @@ def test_presets_name_what_they_reproduce_and_hold_differences_only():
         assert same <= SAID_ANYWAY, path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
 def test_two_steps_of_every_preset(path, finished, tmp_path):
     small = tiny(tmp_path)
@@ -189,6 +190,7 @@ def test_a_finished_run_says_so_and_stays_as_it_is(finished):
     assert "step 0" in said and "step 12" in said
 
 
+@pytest.mark.slow
 def test_tensorboard_has_the_curves(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -224,6 +226,7 @@ def test_going_on_from_a_model_starts_with_its_weights(finished, tmp_path):
 # --- steps ---
 
 
+@pytest.mark.slow_but_one
 @pytest.mark.parametrize("objective", ["joint", "parallel"])
 @pytest.mark.parametrize("batch_size", [1, 4, 8])
 def test_the_cut_into_micro_batches_changes_no_gradient(tmp_path, objective, batch_size):
@@ -242,6 +245,7 @@ def test_the_cut_into_micro_batches_changes_no_gradient(tmp_path, objective, bat
     torch.testing.assert_close(gradients(batch_size), gradients(2), check_dtype=False)
 
 
+@pytest.mark.slow
 def test_gradient_checkpointing_learns_the_same(finished, tmp_path):
     config = replace(finished, output_dir=str(tmp_path / "run"), gradient_checkpointing=True)
     train(config)
@@ -288,6 +292,7 @@ def test_warm_ups_that_never_end_are_remarked(tmp_path, capsys):
     assert int(documents) + int(held_out) == 200
 
 
+@pytest.mark.slow
 def test_other_data_under_the_same_name_are_refused(tmp_path):
     config = tiny(tmp_path, max_steps=2)
     train(config)
@@ -297,6 +302,7 @@ def test_other_data_under_the_same_name_are_refused(tmp_path):
         train(replace(config, max_steps=4))
 
 
+@pytest.mark.slow
 def test_overwriting_starts_anew(tmp_path):
     train(tiny(tmp_path, max_steps=2))
     config = tiny(tmp_path, max_steps=3, seed=1, overwrite=True)
@@ -304,6 +310,7 @@ def test_overwriting_starts_anew(tmp_path):
     assert [line["step"] for line in metrics(config)] == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_a_second_run_of_a_folder_is_refused_and_a_dead_one_is_not(tmp_path):
     config = tiny(tmp_path, max_steps=1)
     folder = Path(config.output_dir)
@@ -340,6 +347,7 @@ def interrupted(config, monkeypatch, at, action):
         return train(config)
 
 
+@pytest.mark.slow_but_one
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT"])
 def test_signals_stop_behind_a_checkpoint_and_nothing_is_lost(
     finished, tmp_path, monkeypatch, name
@@ -356,6 +364,7 @@ def test_signals_stop_behind_a_checkpoint_and_nothing_is_lost(
     assert outcome(Path(config.output_dir)) == outcome(Path(finished.output_dir))
 
 
+@pytest.mark.slow
 def test_a_stop_before_the_first_step_is_no_loss(finished, tmp_path, monkeypatch):
     config = replace(finished, output_dir=str(tmp_path / "run"))
     start = loop.start_model
@@ -378,6 +387,7 @@ def spoil(value):
     return action
 
 
+@pytest.mark.slow_but_one
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_step_with_bad_gradients_is_not_applied(tmp_path, monkeypatch, value):
     config = tiny(tmp_path, max_steps=3, save_steps=1, keep_checkpoints=5)
@@ -404,6 +414,7 @@ def test_a_step_with_a_loss_that_is_not_finite_is_not_applied_either():
         assert torch.equal(model.transformer.mask_emb, before) != is_good
 
 
+@pytest.mark.slow
 def test_many_bad_steps_end_the_run_and_name_step_and_data(tmp_path, monkeypatch):
     config = tiny(tmp_path, max_bad_steps=3, save_steps=1)
     with pytest.raises(ValueError, match="in 3 steps in a row, the last one step 7") as refused:
@@ -434,6 +445,7 @@ def test_any_other_error_is_not_hidden(tmp_path, monkeypatch):
         train(tiny(tmp_path))
 
 
+@pytest.mark.slow
 def test_a_full_disk_keeps_the_checkpoint_before(finished, tmp_path, monkeypatch):
     config = replace(finished, output_dir=str(tmp_path / "run"))
     checkpoints = Checkpoints(Path(config.output_dir, "checkpoints"), keep=1)
@@ -453,6 +465,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(finished, tmp_path, monkeypatch
     assert outcome(Path(config.output_dir)) == outcome(Path(finished.output_dir))
 
 
+@pytest.mark.slow_but_one
 @pytest.mark.parametrize("damage", ["a bit", "half", "no sums", "a file is gone"])
 def test_a_damaged_checkpoint_is_passed_over(finished, tmp_path, damage):
     config = replace(finished, output_dir=str(tmp_path / "run"), max_steps=8)
@@ -474,6 +487,7 @@ def test_a_damaged_checkpoint_is_passed_over(finished, tmp_path, damage):
     assert Checkpoints(newest.parent, keep=1).newest_whole() == 8
 
 
+@pytest.mark.slow
 def test_what_is_damaged_never_costs_a_whole_checkpoint(tmp_path, monkeypatch):
     config = tiny(tmp_path, keep_checkpoints=2)
     train(replace(config, max_steps=10))
@@ -486,6 +500,7 @@ def test_what_is_damaged_never_costs_a_whole_checkpoint(tmp_path, monkeypatch):
     assert checkpoints.steps() == [8, 9] and checkpoints.newest_whole() == 9
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_is_there_is_not_written_again(tmp_path, monkeypatch):
     config = tiny(tmp_path)
     finish, steps = Checkpoints.finish, []
@@ -499,6 +514,7 @@ def test_a_checkpoint_that_is_there_is_not_written_again(tmp_path, monkeypatch):
     assert steps == [2, 4]
 
 
+@pytest.mark.slow
 def test_an_error_of_the_data_comes_behind_a_checkpoint(tmp_path, monkeypatch):
     config = tiny(tmp_path)
     next_batch = PackedBlocks.next_batch
@@ -514,6 +530,7 @@ def test_an_error_of_the_data_comes_behind_a_checkpoint(tmp_path, monkeypatch):
     assert Checkpoints(Path(config.output_dir, "checkpoints"), keep=1).newest_whole() == 5
 
 
+@pytest.mark.slow
 def test_the_last_checkpoints_and_the_best_are_kept(tmp_path, monkeypatch):
     losses = iter([9.0, 1.0, 3.0, 2.0, 5.0])
     monkeypatch.setattr(loop.Watch, "evaluate", lambda *_: next(losses))
@@ -525,6 +542,7 @@ def test_the_last_checkpoints_and_the_best_are_kept(tmp_path, monkeypatch):
     assert (progress.best_step, progress.best_loss) == (3, 1.0)
 
 
+@pytest.mark.slow
 def test_trouble_with_the_data_stops_behind_a_checkpoint(finished, tmp_path, monkeypatch):
     config = replace(finished, output_dir=str(tmp_path / "run"))
     open_blocks = loop.open_blocks

@@ -56,6 +56,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(p): p.read_bytes() for p in paths if p.name not in ours}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_steps", [6, 8])
 @pytest.mark.parametrize("damage", [remove, empty, damage_sums, cut_weights])
 @pytest.mark.filterwarnings("ignore:.*is damaged")
@@ -74,6 +75,7 @@ def test_a_finished_run_is_never_begun_anew_unasked(config, damage, max_steps):
     assert train(on).is_finished  # the way out
 
 
+@pytest.mark.slow_but_one
 @pytest.mark.filterwarnings("ignore:.*is damaged")
 @pytest.mark.parametrize("damage", [remove, cut_weights])
 def test_overwriting_begins_anew_with_nothing_of_the_old_run(finished, config, monkeypatch, damage):
@@ -108,6 +110,7 @@ def test_a_run_that_lost_its_checkpoints_halfway_is_not_begun_anew_unasked(confi
     assert files(folder) == before
 
 
+@pytest.mark.slow_but_one
 @pytest.mark.parametrize("save_steps", [2, 1])  # of the next start
 def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(
     finished, config, save_steps

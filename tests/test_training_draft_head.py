@@ -62,6 +62,7 @@ class Recording:
         return drafts
 
 
+@pytest.mark.slow_but_one
 @pytest.mark.parametrize("stride", [1, 2, 9])
 @pytest.mark.parametrize("verifier", ["block", "gumbel"])
 @pytest.mark.parametrize(("method", "k"), [("onepass", 1), ("onepass", 5), ("assd", 5)])
@@ -199,6 +200,7 @@ def everything(config):
     return outcome(Path(config.output_dir)) | {name: w.tolist() for name, w in head.items()}
 
 
+@pytest.mark.slow
 def test_the_backbone_is_frozen_bit_for_bit_and_the_head_learned(backbone, finished):
     assert not differing(weights_of(backbone), weights_of(finished))
     model, _ = load(finished.output_dir)
@@ -212,6 +214,7 @@ def test_the_backbone_is_frozen_bit_for_bit_and_the_head_learned(backbone, finis
         assert line["bits_per_token_0.95"] == lines[0]["bits_per_token_0.95"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stops", [[1], [5, 9]])
 def test_an_interrupted_run_ends_as_one_that_was_not(finished, tmp_path, monkeypatch, stops):
     config = replace(finished, output_dir=str(tmp_path / "run"))
@@ -230,6 +233,7 @@ def test_an_interrupted_run_ends_as_one_that_was_not(finished, tmp_path, monkeyp
     assert everything(config) == everything(finished)
 
 
+@pytest.mark.slow
 def test_both_learn_where_both_are_to(backbone, finished, tmp_path):
     """From the head that there is; what is never used stays frozen, as without a head."""
     config = head_run(
@@ -262,6 +266,7 @@ def test_a_model_that_learns_alone_drops_the_head(finished, tmp_path):
     assert load(config.output_dir)[0].draft_head is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("learn", ["draft_head", "both"])
 def test_two_processes_learn_what_one_learns(backbone, tmp_path, learn):
     found = []
@@ -280,6 +285,7 @@ def test_two_processes_learn_what_one_learns(backbone, tmp_path, learn):
     assert found[3] == pytest.approx(found[1], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_head_learns_in_bfloat16(backbone, tmp_path):
     config = head_run(backbone, tmp_path, bf16=True, max_steps=6)
     train(config)
@@ -288,6 +294,7 @@ def test_a_head_learns_in_bfloat16(backbone, tmp_path):
     assert lines[-1]["drafts_rejected"] < lines[0]["drafts_rejected"]
 
 
+@pytest.mark.slow_but_one
 @pytest.mark.parametrize("learn", ["draft_head", "both"])
 def test_the_cut_into_micro_batches_changes_no_gradient(backbone, tmp_path, learn):
     def gradients(size):

@@ -28,6 +28,7 @@ def settings(config) -> dict:
     return yaml.safe_load(Path(config.output_dir, "config.yaml").read_text())
 
 
+@pytest.mark.slow
 def test_the_precision_is_written_down_and_kept_on_another_machine(
     is_fast, tmp_path, monkeypatch, capsys
 ):
@@ -47,6 +48,7 @@ def test_the_precision_is_written_down_and_kept_on_another_machine(
     assert outcome(Path(config.output_dir)) == outcome(Path(told.output_dir))
 
 
+@pytest.mark.slow_but_one
 def test_another_precision_is_refused_where_one_is_given(is_fast, tmp_path):
     config = tiny(tmp_path, bf16=None, max_steps=1)
     train(config)
@@ -55,6 +57,7 @@ def test_another_precision_is_refused_where_one_is_given(is_fast, tmp_path):
     assert train(replace(config, bf16=is_fast)).is_finished
 
 
+@pytest.mark.slow
 def test_a_run_of_a_version_that_did_not_write_it_down_goes_on_and_says_so(
     is_fast, tmp_path, capsys
 ):
@@ -67,6 +70,7 @@ def test_a_run_of_a_version_that_did_not_write_it_down_goes_on_and_says_so(
     assert settings(config)["bf16"] is is_fast
 
 
+@pytest.mark.slow_but_one
 def test_a_run_that_is_thrown_away_leaves_no_precision_behind(is_fast, tmp_path, monkeypatch):
     train(tiny(tmp_path, bf16=None, max_steps=1))
     on_machine(monkeypatch, not is_fast)
@@ -91,6 +95,7 @@ def ids(monkeypatch):
     return found
 
 
+@pytest.mark.slow
 @needs_no_wandb
 def test_a_run_keeps_its_id_of_wandb_and_another_in_its_place_has_its_own(ids, tmp_path):
     config = tiny(tmp_path, trackers=["wandb"], max_steps=2)
@@ -105,6 +110,7 @@ def test_a_run_keeps_its_id_of_wandb_and_another_in_its_place_has_its_own(ids, t
     assert kept == {"id": names[2]}
 
 
+@pytest.mark.slow
 @needs_no_wandb
 def test_a_new_run_at_the_path_of_an_old_one_has_its_own_id(ids, tmp_path):
     config = tiny(tmp_path, trackers=["wandb"], max_steps=1)

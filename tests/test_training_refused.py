@@ -69,6 +69,7 @@ def test_fewer_steps_change_nothing(config):
     assert files(Path(config.output_dir)) == before
 
 
+@pytest.mark.slow
 def test_other_data_under_the_same_name_change_nothing(finished, tmp_path):
     config = replace(finished, dataset=str(tmp_path / "text.txt"), output_dir=str(tmp_path / "run"))
     shutil.copy(finished.dataset, config.dataset)
@@ -107,6 +108,7 @@ def test_overwriting_begins_anew_with_equal_settings_too(config):
     assert start["anew"]
 
 
+@pytest.mark.slow
 def test_a_requeued_job_goes_on_although_it_was_told_to_overwrite(config, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     folder = Path(config.output_dir)

@@ -161,6 +161,7 @@ def test_settings_that_do_something_are_not(settings):
     check_config(TrainingConfig(**settings), 1)
 
 
+@pytest.mark.slow_but_one
 @pytest.mark.parametrize("size", ["d_model", "n_layer", "n_head", "d_inner"])
 def test_sizes_beside_a_model_that_exists_are_its_own(tmp_path, size):
     own = tiny(tmp_path)
@@ -198,6 +199,7 @@ def test_a_first_mask_rate_that_no_step_has_is_remarked():
     assert not remarks(TrainingConfig(start_mask_rate=0.5, mask_warmup_steps=5))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

@@ -40,6 +40,7 @@ def raising(number: signal.Signals, calls: list):
     return act
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
 def test_packing_is_stopped_at_once(finished, tmp_path, monkeypatch, number):
     config = tiny(tmp_path, max_steps=4)
@@ -70,6 +71,7 @@ def test_waiting_for_the_hub_is_stopped_at_once(tmp_path, monkeypatch, number):
     assert (result.step, result.stopped_by) == (0, number.name)
 
 
+@pytest.mark.slow
 def test_waiting_for_the_next_blocks_is_stopped_behind_a_checkpoint(
     finished, tmp_path, monkeypatch
 ):
@@ -91,6 +93,7 @@ def test_waiting_for_the_next_blocks_is_stopped_behind_a_checkpoint(
     assert outcome(Path(config.output_dir)) == outcome(Path(finished.output_dir))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["model", "judge", "first evaluation"])
 def test_whatever_comes_before_the_first_step_is_stopped_at_once(
     finished, tmp_path, monkeypatch, where
@@ -107,6 +110,7 @@ def test_whatever_comes_before_the_first_step_is_stopped_at_once(
     assert outcome(Path(config.output_dir)) == outcome(Path(finished.output_dir))
 
 
+@pytest.mark.slow
 def test_an_upload_is_stopped_at_once_and_made_by_the_next_start(finished, tmp_path, monkeypatch):
     config = replace(finished, output_dir=str(tmp_path / "run"), push_to_hub="someone/something")
     calls: list = []
@@ -137,6 +141,7 @@ def test_a_signal_that_came_before_ends_the_block_and_cleaning_up_is_left_alone(
         stop.note(signal.SIGINT, None)
 
 
+@pytest.mark.slow
 def test_the_command_ends_as_elsewhere_while_data_are_packed(tmp_path):
     """Whole: with several processes the others wait for the one that packs."""
     launcher = str(Path(__file__).parent.parent / "_run_training.sh")

@@ -20,6 +20,7 @@ def online(monkeypatch):
     return found
 
 
+@pytest.mark.slow_but_one
 @pytest.mark.parametrize(
     ("name", "whole"),
     [("someone/x", "someone/x"), ("a-lab/x", "a-lab/x"), ("x", "someone/x")],
@@ -42,6 +43,7 @@ def raising(error):
     return act
 
 
+@pytest.mark.slow
 def test_an_upload_that_fails_says_so_and_the_model_is_there(online, tmp_path):
     online.upload_folder = raising(ConnectionError("no route to host"))
     config = tiny(tmp_path, max_steps=1, push_to_hub="someone/x")
@@ -94,6 +96,7 @@ def refused(folder: Path, name: str, says: str) -> None:
     assert not Path(config.output_dir).exists()  # before anything is done
 
 
+@pytest.mark.slow_but_one
 @pytest.mark.parametrize(
     "error", [ConnectionError("no route"), status(503), OfflineModeIsEnabled("off")], ids=str
 )

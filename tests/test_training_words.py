@@ -56,6 +56,7 @@ def test_the_last_lines_can_be_typed(tmp_path, name, finished):
     assert shlex.quote(f"{folder}/checkpoints/step-0000002") in said
 
 
+@pytest.mark.slow
 def test_more_steps_say_that_the_learning_rate_rises_again(tmp_path, capsys):
     config = tiny(tmp_path, max_steps=6, warmup_steps=0)
     result = train(config)

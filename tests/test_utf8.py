@@ -10,7 +10,7 @@ import torch
 from fakes import ConditionalTable, small_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_distribution_of_samplers import METHODS, VERIFIERS, EnumeratingRandomness
+from test_distribution_of_samplers import LOSSLESS, VERIFIERS, EnumeratingRandomness
 
 from asarm import Order, log_prob, sample
 from asarm.codec import Codec
@@ -52,6 +52,7 @@ BOUNDS += [0xEE, 0xEF, 0xF0, 0xF1, 0xF3, 0xF4, 0xF5, 0xFF]
 some_bytes = st.lists(st.sampled_from(BOUNDS), max_size=6).map(bytes)
 
 
+@pytest.mark.slow
 @settings(max_examples=500)
 @given(st.lists(st.one_of(some_bytes, st.text(max_size=2).map(str.encode)), min_size=1, max_size=4))
 def test_states_are_those_of_pythons_decoder(pieces):
@@ -87,6 +88,7 @@ PIECES = [b"a", b"\xc3", b"\xa9", b"\xa9\xc3"]  # a letter, and parts of one or 
 FAKE = ConditionalTable(length=6, vocab_size=4, mask_token_id=9, seed=3)
 GIVEN = torch.tensor([[0, 0, 0, 0, 0, 0]])
 ORDER = Order(torch.tensor([[0, 5, 1, 2, 3, 4]]), 2)
+METHODS = [("sequential", None), *((method, k) for method in LOSSLESS[1:] for k in (1, 2, 3))]
 
 
 def in_a_batch(count):
@@ -150,6 +152,7 @@ def test_log_densities_are_those_that_fillings_are_drawn_with():
 # --- fillings ---
 
 
+@pytest.mark.slow_but_one
 @pytest.mark.parametrize("text", TEXTS)
 @pytest.mark.parametrize(
     "options",

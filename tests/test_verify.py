@@ -97,6 +97,7 @@ def ngram_drafts(ids, order, k, seeds, temperature=1.0):
     return asked, net.drafts(state, nothing, start=start, limit=start, count=asked, size=size)
 
 
+@pytest.mark.slow
 @given(st.data())
 def test_ngram_drafts_follow_their_left_neighbours_drafts_included(data):
     order = data.draw(st.permutations(range(6)))

@@ -55,6 +55,7 @@ def window_of(text, start, size, targets):
     return ids, Order.from_mask(is_target)
 
 
+@pytest.mark.slow_but_one
 @pytest.mark.parametrize("text", [ONE, TWO, f"___{FAR}", f"{FAR} ___", f"a ___{FAR} ___ {FAR}___"])
 @pytest.mark.parametrize("evidence", ["direct", "importance"])
 @pytest.mark.parametrize("length", [3, (1, 6), "auto"])
@@ -136,6 +137,7 @@ def test_a_text_that_fits_is_read_as_ever(model):
     assert score(model, TOKENIZER, text, [["name", "value"]]) == scored
 
 
+@pytest.mark.slow
 def test_ranges_end_where_blanks_would_not_fit(model):
     text = f"It{FAR}" + " ___ of" * 4 + FAR
     found = infill(model, TOKENIZER, text, length=[(1, 32), 2, (1, 32), (1, 32)], num_samples=1)
