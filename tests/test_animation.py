@@ -28,7 +28,8 @@ from asarm.display.animation import (
 from asarm.display.animation_drawing import COLORS, LAST, WIDTH, gif, lay_out
 from asarm.evaluation.blocks import load_blocks
 from asarm.evaluation.config import DecodingConfig
-from asarm.evaluation.study import decode_trials
+from asarm.evaluation.decoding import Decoding
+from asarm.evaluation.engine import lines
 from asarm.run import Run
 from asarm.sampling import SAMPLERS, has_option, sampler_of
 
@@ -246,7 +247,7 @@ def study(demo, tmp_path_factory):
     )
     run = Run.open(config.output_dir, config)
     blocks = load_blocks(tokenizer, "heldout-prose", 24, num_blocks=2)
-    records = list(decode_trials({"demo": model}, tokenizer, blocks, config))
+    records = list(lines(Decoding(config, {"demo": model}, tokenizer, blocks)))
     run.write_lines("samples.jsonl", records)
     return config.output_dir, records
 

@@ -12,7 +12,8 @@ from rich.table import Table
 
 from asarm.display.tables import markdown_table, plus_minus, terminal_table
 from asarm.evaluation.config import DecodingConfig
-from asarm.evaluation.trials import Variant, key, model_names, names, short_names
+from asarm.evaluation.trials import key, model_names, names, short_names
+from asarm.evaluation.variants import Variant
 from asarm.metrics import judge
 from asarm.metrics.repetition import copied, distinct
 from asarm.metrics.statistics import compare, estimate, ratio_of_means
@@ -116,7 +117,7 @@ def summarise(records: Iterable[Record]) -> Summary:
 
 def _row(variant: Variant, found: dict[int, Record], reference: dict[int, Record]) -> Summary:
     first = next(iter(found.values()))
-    row: Summary = {**variant._asdict(), "k": first["k"]}
+    row: Summary = {**variant.settings, "k": first["k"]}
     row |= {"lossless": first["lossless"], "trials": len(found)}
     for measure in MEASURES:
         values = _values(found.values(), measure)
