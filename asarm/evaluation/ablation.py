@@ -19,9 +19,9 @@ from asarm.evaluation.config import DecodingConfig
 from asarm.evaluation.decoding import Cache, Decoding, dataset_name
 from asarm.evaluation.engine import Work
 from asarm.evaluation.items import Share, begin_run, prepare_run
+from asarm.evaluation.published import ABLATION
 from asarm.run import SUMMARY, Run
 
-KIND = "ablation"
 Value = int | float | str
 AXES: dict[str, type] = {  # the settings that a grid may hold
     "model": str,
@@ -107,7 +107,7 @@ def run_ablation(
     for cell in planned:
         trials.variants(cell.config)
     run = prepare_run(
-        config, share, kind=KIND, may_change=("judge", "grid"), may_grow=("num_trials",)
+        config, share, kind=ABLATION, may_change=("judge", "grid"), may_grow=("num_trials",)
     )
     inner = Share(process=share.process, processes=share.processes)  # of one cell
     cache = Cache()

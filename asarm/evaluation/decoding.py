@@ -21,6 +21,7 @@ from asarm.evaluation.blocks import load_blocks
 from asarm.evaluation.config import DecodingConfig
 from asarm.evaluation.engine import Evaluation, Work
 from asarm.evaluation.items import Ledger
+from asarm.evaluation.published import DECODING
 from asarm.evaluation.study import Decode, decoder, record_of, timed_sample, warm_up
 from asarm.evaluation.variants import Cell, Variant
 from asarm.fingerprint import of_blocks, of_model
@@ -78,7 +79,7 @@ class Decoding(Evaluation[DecodingResult]):
         fingerprints: of models and blocks.
     """
 
-    kind = "decoding"
+    kind = DECODING
     may_change = ("judge",)
     may_grow = ("num_trials",)
     config: DecodingConfig

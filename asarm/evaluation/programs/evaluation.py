@@ -30,6 +30,7 @@ from asarm.evaluation.programs.samples import official, read_samples
 from asarm.evaluation.programs.scoring import Scorer, score_completions
 from asarm.evaluation.programs.task import Task, TaskSet
 from asarm.evaluation.programs.variants import samples_file, variants
+from asarm.evaluation.published import CODE
 from asarm.evaluation.variants import Cell, Networks, Variant, cells_of, load_networks
 from asarm.fingerprint import fingerprints
 from asarm.infilling.fill import Infilling, fill_templates
@@ -63,7 +64,7 @@ class Programs(Evaluation[Scored]):
         ValueError: a task has no gap for one of the networks.
     """
 
-    kind = "code"
+    kind = CODE
     file = "generations.jsonl"
     unit = "gap"
     leaves = "tables, completions and what came of them"

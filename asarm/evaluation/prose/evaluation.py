@@ -16,6 +16,7 @@ from asarm.evaluation.engine import Evaluation
 from asarm.evaluation.prose import report
 from asarm.evaluation.prose.config import InfillProseConfig
 from asarm.evaluation.prose.results import ProseResult
+from asarm.evaluation.published import PROSE
 from asarm.evaluation.variants import (
     LENGTHS,
     Cell,
@@ -51,7 +52,7 @@ class ProseEvaluation(Evaluation[ProseResult]):
         fingerprints: of models and items.
     """
 
-    kind = "prose"
+    kind = PROSE
     leaves = "tables, the figure and all samples"
     may_change = ("baselines", "parallel_steps", "off_the_shelf", "protocol", "length")
     items: Sequence[Any]
