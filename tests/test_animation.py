@@ -13,6 +13,7 @@ import asarm
 from asarm import Order, sample
 from asarm import __main__ as command_line
 from asarm.codec import Codec
+from asarm.data.evaluated import load_blocks
 from asarm.display.animation import (
     ACCEPTED,
     DRAFTED,
@@ -26,7 +27,6 @@ from asarm.display.animation import (
     shown,
 )
 from asarm.display.animation_drawing import COLORS, LAST, WIDTH, gif, lay_out
-from asarm.evaluation.blocks import load_blocks
 from asarm.evaluation.config import DecodingConfig
 from asarm.evaluation.decoding import Decoding
 from asarm.evaluation.engine import lines

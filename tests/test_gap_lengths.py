@@ -168,8 +168,8 @@ def test_summary_by_hand():
     assert direct["log p(true)"]["mean"] == -1.5
     assert summary[2]["log p(true)"] is None and summary[2]["rows"]["mean"] == 0
     assert summary[4]["items"] == 1 and summary[4]["first"] == {"mean": 1.0, "error": None}
-    cells = study.table_rows(summary)
-    assert all(len(row) == len(study.HEAD) for row in cells)
+    head, cells = study.table(summary)
+    assert all(len(row) == len(head) for row in cells)
     assert cells[0] == [
         "prose", "direct", "0.500 ± 0.289", "0.750 ± 0.250", "1.00 ± 0.71", "42 ± 15",
         "-1.50 ± 0.50",

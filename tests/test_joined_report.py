@@ -13,6 +13,7 @@ import pytest
 from asarm.display.tables import markdown_image
 from asarm.evaluation.config import DecodingConfig
 from asarm.evaluation.excerpts import excerpts
+from asarm.evaluation.gap_lengths.config import GapLengthsConfig
 from asarm.evaluation.joined import join, read_run
 from asarm.evaluation.programs.config import InfillCodeConfig
 from asarm.evaluation.prose.config import InfillProseConfig
@@ -275,6 +276,12 @@ def test_other_wrong_arguments_are_one_line(report, tmp_path):
     code, _, errors = report(folder, "--out", tmp_path / "no" / "page.md")
     assert code == 2 and "page" in errors and errors.count("\n") == 1
     assert json.loads((folder / "summary.json").read_text())
+
+
+def test_a_run_of_gap_lengths_has_a_page_whose_summary_is_a_list(tmp_path):
+    folder = finished(tmp_path / "gaps", GapLengthsConfig(), summary=[{"kind": "prose"}])
+    join([folder], tmp_path / "all.md")
+    assert "## 1. A title" in (tmp_path / "all.md").read_text()
 
 
 def test_a_run_says_its_kind_and_an_earlier_one_is_known_by_its_settings(tmp_path):

@@ -9,8 +9,8 @@ from published import published
 from transformers import XLNetConfig
 
 from asarm import AnySubsetTransformer, log_prob
+from asarm.data.evaluated import load_blocks
 from asarm.display.spans import segments
-from asarm.evaluation.blocks import load_blocks
 from asarm.evaluation.config import DecodingConfig
 from asarm.evaluation.decoding import Decoding
 from asarm.evaluation.engine import lines

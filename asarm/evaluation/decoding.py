@@ -16,8 +16,8 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from asarm.data.evaluated import load_blocks
 from asarm.evaluation import example, figures, report, trials
-from asarm.evaluation.blocks import load_blocks
 from asarm.evaluation.config import DecodingConfig
 from asarm.evaluation.engine import Evaluation, Work
 from asarm.evaluation.items import Ledger
@@ -132,7 +132,7 @@ class Decoding(Evaluation[DecodingResult]):
 
     @cached_property
     def _places(self) -> dict[Variant, int]:
-        """Where each variant stands in the plan."""
+        """The place of each variant in the plan."""
         return {cell.variant: place for place, cell in enumerate(self.cells)}
 
     @cached_property

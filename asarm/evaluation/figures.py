@@ -152,7 +152,7 @@ def _calls_axis(axes: Axes, rows: Sequence[Summary]) -> None:
 
 
 def _legend(axes: Axes, *, below: bool) -> None:
-    """Markers alone: error bars would clutter it. A long one stands below the axes."""
+    """Markers alone: error bars would clutter it. A long one is below the axes."""
     bars, labels = axes.get_legend_handles_labels()
     handles = [bar.lines[0] for bar in bars if isinstance(bar, ErrorbarContainer)]
     place: dict[str, Any] = {"loc": "best", "fontsize": 10}

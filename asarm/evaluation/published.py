@@ -60,11 +60,11 @@ def beside_ours(settings: Settings, summary: Summary, kind: str | None = None) -
     than single lines.
     """
     kind = kind or kind_of(settings)
-    stories = any(_is_stories(table) for table in summary.get("tables", []))
-    single_line = "single" in str(settings.get("dataset")).lower()
-    if kind not in SETTINGS or (kind == PROSE and not stories):
+    if kind not in SETTINGS:
         return []
-    if kind == CODE and not single_line:
+    if kind == PROSE and not any(_is_stories(table) for table in summary.get("tables", [])):
+        return []
+    if kind == CODE and "single" not in str(settings.get("dataset")).lower():
         return []
     find = {DECODING: _decoding, PROSE: _prose, CODE: _code}[kind]
     given = [f"{name} = {settings[name]}" for name in SHOWN if settings.get(name) is not None]

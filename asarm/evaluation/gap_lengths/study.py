@@ -17,9 +17,10 @@ from transformers import PreTrainedTokenizerBase
 
 from asarm.codec import Codec
 from asarm.corpus import KINDS, Kind, held_out_documents
-from asarm.display.tables import markdown_table, plus_minus, show_table
+from asarm.display.tables import show_table
 from asarm.evaluation.engine import Evaluation
 from asarm.evaluation.gap_lengths.config import GapLengthsConfig
+from asarm.evaluation.tables import Row, Table, page, result_table
 from asarm.evaluation.variants import OURS, Cell, Variant
 from asarm.fingerprint import of_items, of_model
 from asarm.infilling import infill
@@ -47,12 +48,13 @@ NOTE = (
     "and the mean log-probability of the true length. Mean ± standard error. Best powers of the "
     "evidence: {powers}."
 )
-HEAD = ("kind", "estimator", "first", "within 1", "mean error", "rows", "log p(true)")
+DECIMALS = {"first": 3, "within 1": 3, "mean error": 2, "rows": 0, "log p(true)": 2}
+COLUMNS = {measure: (measure, decimals) for measure, decimals in DECIMALS.items()}
 
 
 @dataclass(frozen=True)
 class Gap:
-    """Some words of a text, and what stands before and after them."""
+    """Some words of a text, and what is before and after them."""
 
     kind: Kind
     before: str
@@ -168,14 +170,13 @@ class GapLengths(Evaluation[list[Record]]):
 
     def finish(self, run: Run, records: Sequence[Record]) -> list[Record]:
         summary, title = summarise(records), f"Lengths of blanks: {self.config.model}"
-        table = markdown_table(HEAD, table_rows(summary))
-        run.write("report.md", "\n".join([f"# {title}", "", note(records), "", *table, ""]))
+        run.write("report.md", page(title, note(records), table(summary).markdown))
         run.write("summary.json", summary)
         return list(records)
 
     def show(self, records: list[Record], console: Console) -> None:
         title = f"Lengths of blanks: {self.config.model}"
-        show_table(console, title, note(records), HEAD, table_rows(summarise(records)))
+        show_table(console, title, note(records), *table(summarise(records)))
 
 
 def prepare(config: GapLengthsConfig) -> GapLengths:
@@ -291,10 +292,7 @@ def note(records: Sequence[Record]) -> str:
     return NOTE.format(powers=powers)
 
 
-def table_rows(summary: Sequence[Record]) -> list[list[str]]:
-    """The cells of the table, below `HEAD`."""
-    decimals = {"first": 3, "within 1": 3, "mean error": 2, "rows": 0, "log p(true)": 2}
-    return [
-        [row["kind"], row["estimator"], *(plus_minus(row[m], d) for m, d in decimals.items())]
-        for row in summary
-    ]
+def table(summary: Sequence[Record]) -> Table:
+    """Make the table of the summary."""
+    rows = [Row([row["kind"], row["estimator"]], row) for row in summary]
+    return result_table(["kind", "estimator"], COLUMNS, rows)

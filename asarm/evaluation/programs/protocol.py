@@ -137,7 +137,7 @@ def _doubt(rows: Sequence[VariantResult]) -> str | None:
 
 
 def _place(config: InfillCodeConfig) -> Callable[[str], int]:
-    """Where a row stands in the table."""
+    """Return the place of a row in the table."""
     names = [variant.name for variant in variants(config)]
     return lambda name: names.index(name) if name in names else len(names)
 

@@ -82,7 +82,7 @@ def fill_blanks(
 
 @lru_cache(maxsize=2**16)  # every trial asks again
 def oracle_length(tokenizer: PreTrainedTokenizerBase, blank: Blank) -> int:
-    """How many tokens the reference has where it stands."""
+    """Return how many tokens the reference has where it is."""
     return reference_lengths(tokenizer, blank.template(), [blank.reference], blank=MARK)[0]
 
 

@@ -89,8 +89,8 @@ class Endings(ProseEvaluation):
         return record | choices(question, record["log_probs"], record["num_tokens"])
 
     def _chance(self) -> Row:
-        shares = [100 / len(question.endings) for question in self.items]
-        return Row("chance", len(self.items), 0, {"accuracy": Score(sum(shares) / len(shares))})
+        rates = [100 / len(question.endings) for question in self.items]
+        return Row("chance", len(self.items), 0, {"accuracy": Score(sum(rates) / len(rates))})
 
 
 def variants(config: InfillProseConfig) -> list[Variant]:

@@ -24,7 +24,7 @@ from asarm.metrics.rouge import KINDS, LETTERS_NOTE, needs_any_letters, rouge
 from asarm.run import Record
 from asarm.schedule import recorded_seed
 
-BLANKED = {"middle": (2, 3), "short_prompt": (1, 4)}  # the first sentence, and one behind the last
+BLANKED = {"middle": (2, 3), "short_prompt": (1, 4)}  # the first sentence, and one after the last
 TITLES = {
     "middle": "middle: the third sentence from the other four",
     "short_prompt": "short_prompt: three sentences from the first and the last",
