@@ -25,6 +25,7 @@ STARTS = "starts.jsonl"  # a line each time the run was started or taken up agai
 SUMMARY = "summary.json"  # what an evaluation writes last: it says that all is there
 HEADER = "# The settings of this asarm run, defaults included.\n"  # marks a folder as a run's
 FINGERPRINTS = "# fingerprints: "  # before JSON, in the line below the header
+KIND = "# kind: "  # before what a run is of, in a line below that
 SHOWN = 12  # characters of a fingerprint, in a message
 Record = dict[str, Any]  # a line of a file of results
 NOT_RESULTS = frozenset({"output_dir", "overwrite", "progress"})
@@ -43,6 +44,7 @@ class Plan:
         may_change: settings that a run taken up again may change.
         may_grow: settings that it may raise, for what is there is then a part of the new plan;
             None is as high as can be.
+        kind: what it is a run of, such as "decoding".
     """
 
     settings: Mapping[str, Any]
@@ -51,6 +53,7 @@ class Plan:
     overwrite: bool = False
     may_change: Collection[str] = ()
     may_grow: Collection[str] = ()
+    kind: str | None = None
 
     def allows(self, name: str, before: Any, now: Any) -> bool:
         """Return whether the results of a run stay as they are when this setting changes."""
@@ -90,6 +93,7 @@ class Run:
         may_grow: Collection[str] = (),
         fingerprints: Mapping[str, str] | None = None,
         subfolders: Collection[str] = (),
+        kind: str | None = None,
         task: int = 0,
         tasks: int = 1,
     ) -> Run:
@@ -106,6 +110,7 @@ class Run:
             fingerprints: of what else the results depend on (weights, data), by content. The run
                 keeps them, and refuses others under the same name.
             subfolders: folders of results, inside the run's.
+            kind: what it is a run of, for those who read it.
             task: which task of an array this is; each writes down its own starts.
             tasks: how many there are.
 
@@ -118,7 +123,7 @@ class Run:
             json.loads(json.dumps(asdict(c)))  # tuples become lists
             for c in (config, type(config)())
         )
-        run._plan = Plan(settings, defaults, fingerprints, overwrite, may_change, may_grow)
+        run._plan = Plan(settings, defaults, fingerprints, overwrite, may_change, may_grow, kind)
         run._starts = f"starts.{task}.jsonl" if task else STARTS
         run._refuse_strangers()
         with run._writing(LOCK):
@@ -148,9 +153,10 @@ class Run:
         elif differences:
             with self._writing(SUMMARY) as path:
                 path.unlink(missing_ok=True)
-        line = f"{FINGERPRINTS}{json.dumps(fingerprints)}\n" if fingerprints else ""
+        about = f"{FINGERPRINTS}{json.dumps(fingerprints)}\n" if fingerprints else ""
+        about += f"{KIND}{self._plan.kind}\n" if self._plan.kind else ""
         settings = yaml.safe_dump(dict(self._plan.settings), sort_keys=False)
-        self.write(CONFIG, HEADER + line + settings)
+        self.write(CONFIG, HEADER + about + settings)
         changed = {"changed": self.changed} if self.changed else {}
         anew = {"anew": True} if self.is_anew else {}
         self.append(self._starts, {**environment(), **changed, **anew})
@@ -382,6 +388,14 @@ def read_settings(folder: str | Path) -> dict[str, Any] | None:
             "or remove the file to begin a run there anew"
         )
     return found
+
+
+def read_kind(folder: str | Path) -> str | None:
+    """Return what a folder's run is of; None where an earlier version made it, or none did."""
+    path = Path(folder, CONFIG)
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    kinds = [line.removeprefix(KIND) for line in text.splitlines() if line.startswith(KIND)]
+    return kinds[0] if kinds else None
 
 
 def environment() -> dict[str, Any]:

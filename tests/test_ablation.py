@@ -16,7 +16,8 @@ from asarm import AnySubsetTransformer
 from asarm.evaluation import ablation_report
 from asarm.evaluation.ablation import AXES, cells, run_ablation
 from asarm.evaluation.config import DecodingConfig
-from asarm.evaluation.decoding import decode_study
+from asarm.evaluation.decoding import Decoding
+from asarm.evaluation.engine import Work
 from asarm.evaluation.items import Share
 from asarm.loading import load_tokenizer
 from asarm.metrics.repetition import token_entropy
@@ -120,7 +121,10 @@ def test_a_whole_ablation_is_the_studies_of_its_cells(config, tmp_path, whole):
     assert (folder / "ablation.png").read_bytes().startswith(b"\x89PNG")
     cell = cells(config)[2]
     alone = replace(cell.config, output_dir=str(tmp_path / "alone"))
-    study = decode_study(alone)
+    work = Work.prepare(Decoding.prepare(alone), Share())
+    work.begin()
+    work.fill()
+    study = work.finish()
     assert lines_of(folder / cell.folder) == lines_of(tmp_path / "alone")
     row = study.summary["variants"][1]
     assert row["method"] == "onepass" and row["k"] == 3

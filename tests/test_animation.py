@@ -13,6 +13,7 @@ import asarm
 from asarm import Order, sample
 from asarm import __main__ as command_line
 from asarm.codec import Codec
+from asarm.data.evaluated import load_blocks
 from asarm.display.animation import (
     ACCEPTED,
     DRAFTED,
@@ -26,9 +27,9 @@ from asarm.display.animation import (
     shown,
 )
 from asarm.display.animation_drawing import COLORS, LAST, WIDTH, gif, lay_out
-from asarm.evaluation.blocks import load_blocks
 from asarm.evaluation.config import DecodingConfig
-from asarm.evaluation.study import decode_trials
+from asarm.evaluation.decoding import Decoding
+from asarm.evaluation.engine import lines
 from asarm.run import Run
 from asarm.sampling import SAMPLERS, has_option, sampler_of
 
@@ -246,7 +247,7 @@ def study(demo, tmp_path_factory):
     )
     run = Run.open(config.output_dir, config)
     blocks = load_blocks(tokenizer, "heldout-prose", 24, num_blocks=2)
-    records = list(decode_trials({"demo": model}, tokenizer, blocks, config))
+    records = list(lines(Decoding(config, {"demo": model}, tokenizer, blocks)))
     run.write_lines("samples.jsonl", records)
     return config.output_dir, records
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from published import published
 
+from asarm.data import evaluated as blocks_module
 from asarm.data import pack
-from asarm.evaluation import blocks as blocks_module
-from asarm.evaluation.blocks import load_blocks, read_documents
+from asarm.data.evaluated import load_blocks, read_documents
 from asarm.loading import load_tokenizer
 from asarm.text import decode, encode_document
 

@@ -7,12 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from asarm.evaluation.engine import expected_keys
+from asarm.evaluation.engine import lines as computed
 from asarm.evaluation.programs.bundled.build import bundled_tasks
 from asarm.evaluation.programs.config import InfillCodeConfig
-from asarm.evaluation.programs.generate import Networks, expected_keys, fill_tasks, key
+from asarm.evaluation.programs.evaluation import Programs, key
 from asarm.evaluation.programs.network import Network
 from asarm.evaluation.programs.samples import read_samples
+from asarm.evaluation.programs.task import TaskSet
 from asarm.evaluation.programs.tasks import load_tasks
+from asarm.evaluation.variants import Networks
 from asarm.loading import load
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "infill_code.py"
@@ -49,25 +53,34 @@ def lines(records) -> list[dict]:
     return [{name: value for name, value in r.items() if name != "seconds"} for r in records]
 
 
+def programs(network, tasks, config) -> Programs:
+    task_set = TaskSet("tasks", tasks).leave_out(config.leave_out)
+    return Programs(task_set, config, Networks(network))
+
+
+def fill_tasks(network, tasks, config):
+    return computed(programs(network, tasks, config))
+
+
 @pytest.mark.slow
 def test_tasks_that_are_left_out_change_no_line_of_the_others(network):
     tasks = bundled_tasks()[:5]
-    whole = list(fill_tasks(Networks(network), tasks, SMALL))
+    whole = list(fill_tasks(network, tasks, SMALL))
     out = tasks[2].task_id
     config = replace(SMALL, leave_out=[out])
-    part = list(fill_tasks(Networks(network), tasks, config))
+    part = list(fill_tasks(network, tasks, config))
     assert lines(part) == lines(record for record in whole if record["task_id"] != out)
-    assert sorted(map(key, part)) == sorted(expected_keys(tasks, config))
+    assert sorted(map(key, part)) == sorted(expected_keys(programs(network, tasks, config)))
 
 
 def test_a_task_without_a_gap_is_named_and_may_be_left_out(network):
     tasks = [replace(task, canonical_solution="") for task in bundled_tasks()[:1]]
     tasks += bundled_tasks()[1:3]
     with pytest.raises(ValueError, match=f"task {tasks[0].task_id} has no gap") as raised:
-        next(fill_tasks(Networks(network), tasks, SMALL))
+        next(fill_tasks(network, tasks, SMALL))
     assert f"--leave_out {tasks[0].task_id}" in str(raised.value)
     config = replace(SMALL, leave_out=[tasks[0].task_id])
-    assert {r["item"] for r in fill_tasks(Networks(network), tasks, config)} == {1, 2}
+    assert {r["item"] for r in fill_tasks(network, tasks, config)} == {1, 2}
 
 
 @pytest.mark.slow

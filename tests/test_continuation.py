@@ -8,8 +8,8 @@ import torch
 import asarm
 from asarm import Order
 from asarm.codec import Codec
-from asarm.evaluation import continuation
-from asarm.evaluation.continuation import Stopping, continue_texts
+from asarm.infilling import continuation
+from asarm.infilling.continuation import Stopping, continue_texts
 from asarm.loading import load
 
 CONTEXTS = [

@@ -15,6 +15,7 @@ from transformers import XLNetConfig
 from asarm import AnySubsetTransformer
 from asarm.codec import Codec
 from asarm.corpus import KINDS, held_out_documents
+from asarm.evaluation.engine import lines as computed
 from asarm.evaluation.gap_lengths import study
 from asarm.evaluation.gap_lengths.config import GapLengthsConfig
 from asarm.evaluation.items import Share
@@ -37,9 +38,13 @@ def model():
     return AnySubsetTransformer(config).eval()
 
 
+def guess_lengths(model, config, **options):
+    return computed(study.GapLengths(config, model, TOKENIZER), **options)
+
+
 @pytest.fixture(scope="module")
 def records(model):
-    return list(study.guess_lengths(model, TOKENIZER, SMALL))
+    return list(guess_lengths(model, SMALL))
 
 
 # --- gaps ---
@@ -122,17 +127,17 @@ def test_the_direct_guess_is_the_mode_of_its_posterior(model, records):
 def test_neither_interruption_nor_processes_change_a_record(model, records):
     keys = [(record["kind"], record["item"]) for record in records]
     assert len(set(keys)) == len(keys)
-    rest = study.guess_lengths(model, TOKENIZER, SMALL, done=keys[1:])
+    rest = guess_lengths(model, SMALL, done=records[1:])
     assert list(rest) == records[:1]
-    assert list(study.guess_lengths(model, TOKENIZER, SMALL, done=keys)) == []
+    assert list(guess_lengths(model, SMALL, done=records)) == []
     shares = [Share(0, 1, process, 2) for process in range(2)]
-    split = [r for s in shares for r in study.guess_lengths(model, TOKENIZER, SMALL, share=s)]
+    split = [r for s in shares for r in guess_lengths(model, SMALL, share=s)]
     assert sorted(split, key=lambda r: keys.index((r["kind"], r["item"]))) == records
 
 
 def test_other_seeds_take_other_gaps(model, records):
     other = replace(SMALL, seed=1, max_items=1, longest=2, num_fills=1)
-    found = list(study.guess_lengths(model, TOKENIZER, other))
+    found = list(guess_lengths(model, other))
     assert not {r["words"] for r in found} & {r["words"] for r in records}
 
 
@@ -163,8 +168,8 @@ def test_summary_by_hand():
     assert direct["log p(true)"]["mean"] == -1.5
     assert summary[2]["log p(true)"] is None and summary[2]["rows"]["mean"] == 0
     assert summary[4]["items"] == 1 and summary[4]["first"] == {"mean": 1.0, "error": None}
-    cells = study.table_rows(summary)
-    assert all(len(row) == len(study.HEAD) for row in cells)
+    head, cells = study.table(summary)
+    assert all(len(row) == len(head) for row in cells)
     assert cells[0] == [
         "prose", "direct", "0.500 ± 0.289", "0.750 ± 0.250", "1.00 ± 0.71", "42 ± 15",
         "-1.50 ± 0.50",

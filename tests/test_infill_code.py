@@ -17,21 +17,17 @@ from published import published
 from transformers import AutoTokenizer, XLNetConfig
 
 from asarm import AnySubsetTransformer
+from asarm.evaluation import engine
+from asarm.evaluation.engine import expected_keys
 from asarm.evaluation.items import Share
 from asarm.evaluation.programs.bundled.build import bundled_tasks
 from asarm.evaluation.programs.config import InfillCodeConfig
-from asarm.evaluation.programs.generate import (
-    Networks,
-    expected_keys,
-    fill_batch,
-    fill_tasks,
-    key,
-)
+from asarm.evaluation.programs.evaluation import Programs, fill_batch, infill_code, key
 from asarm.evaluation.programs.network import Network
-from asarm.evaluation.programs.protocol import infill_code
 from asarm.evaluation.programs.task import Task, TaskSet
 from asarm.evaluation.programs.tasks import load_tasks
-from asarm.evaluation.programs.variants import Variant, samples_file, variants
+from asarm.evaluation.programs.variants import samples_file, variants
+from asarm.evaluation.variants import Networks, Variant
 from asarm.infilling.template import Template
 from asarm.loading import load_tokenizer
 from asarm.text import decode, encode
@@ -201,11 +197,19 @@ def test_gaps_of_the_whitespace_map_are_the_codecs(xlnet):
 # --- tasks ---
 
 
+def programs(network, tasks: list[Task], config: InfillCodeConfig) -> Programs:
+    return Programs(TaskSet("tasks", tasks), config, Networks(network))
+
+
+def fill_tasks(network, tasks: list[Task], config: InfillCodeConfig, **options):
+    return engine.lines(programs(network, tasks, config), **options)
+
+
 def test_a_line_for_every_gap_variant_and_trial(network):
     config = replace(SMALL, num_trials=2, length="both")
     tasks = bundled_tasks()[:3]
-    records = list(fill_tasks(Networks(network), tasks, config))
-    assert sorted(map(key, records)) == sorted(expected_keys(tasks, config))
+    records = list(fill_tasks(network, tasks, config))
+    assert sorted(map(key, records)) == sorted(expected_keys(programs(network, tasks, config)))
     assert len(records) == 3 * 4 * 2
     for record in records:
         assert record["task_id"] == tasks[record["item"]].task_id
@@ -216,14 +220,12 @@ def test_a_line_for_every_gap_variant_and_trial(network):
 
 def test_neither_interruption_nor_processes_change_a_line(network):
     tasks = bundled_tasks()[:5]
-    whole = list(fill_tasks(Networks(network), tasks, SMALL))
+    whole = list(fill_tasks(network, tasks, SMALL))
     done = [record for n, record in enumerate(whole) if n % 3]
-    rest = list(fill_tasks(Networks(network), tasks, SMALL, done=done))
+    rest = list(fill_tasks(network, tasks, SMALL, done=done))
     assert lines(rest) == lines(record for n, record in enumerate(whole) if n % 3 == 0)
     shares = [Share(task, 2, process, 2) for task in range(2) for process in range(2)]
-    split = [
-        r for share in shares for r in fill_tasks(Networks(network), tasks, SMALL, share=share)
-    ]
+    split = [r for share in shares for r in fill_tasks(network, tasks, SMALL, share=share)]
     assert sorted(lines(split), key=key) == sorted(lines(whole), key=key)
 
 

@@ -13,11 +13,12 @@ import pytest
 from asarm.display.tables import markdown_image
 from asarm.evaluation.config import DecodingConfig
 from asarm.evaluation.excerpts import excerpts
+from asarm.evaluation.gap_lengths.config import GapLengthsConfig
 from asarm.evaluation.joined import join, read_run
 from asarm.evaluation.programs.config import InfillCodeConfig
 from asarm.evaluation.prose.config import InfillProseConfig
 from asarm.evaluation.published import beside_ours, kind_of
-from asarm.run import Run
+from asarm.run import Run, read_kind
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "report.py"
 PNG = b"\x89PNG and more"
@@ -275,3 +276,25 @@ def test_other_wrong_arguments_are_one_line(report, tmp_path):
     code, _, errors = report(folder, "--out", tmp_path / "no" / "page.md")
     assert code == 2 and "page" in errors and errors.count("\n") == 1
     assert json.loads((folder / "summary.json").read_text())
+
+
+def test_a_run_of_gap_lengths_has_a_page_whose_summary_is_a_list(tmp_path):
+    folder = finished(tmp_path / "gaps", GapLengthsConfig(), summary=[{"kind": "prose"}])
+    join([folder], tmp_path / "all.md")
+    assert "## 1. A title" in (tmp_path / "all.md").read_text()
+
+
+def test_a_run_says_its_kind_and_an_earlier_one_is_known_by_its_settings(tmp_path):
+    code = {"task_id": "t/1", "completion": "pass", "variant": "v", "item": 0, "trial": 0}
+    said, unsaid = (Run.open(tmp_path / name, SINGLE_LINE, kind=kind)
+                    for name, kind in (("said", "code"), ("unsaid", None)))  # fmt: skip
+    assert (read_kind(said.folder), read_kind(unsaid.folder)) == ("code", None)
+    assert read_kind(tmp_path) is None
+    for run in (said, unsaid):
+        run.write_lines("generations.jsonl", [code])
+        assert any("t/1" in line for line in excerpts(run, asdict(SINGLE_LINE)))
+    assert any("t/1" in line for line in excerpts(said, {}))
+    assert excerpts(unsaid, {}) == []
+    said.close()
+    assert said.holds(SINGLE_LINE)
+    assert read_kind(Run.open(tmp_path / "said", SINGLE_LINE, kind="code").folder) == "code"

@@ -91,7 +91,7 @@ def test_fillings_that_go_together_are_more_probable(executed):
 
 
 def test_the_evaluation_has_its_rows(executed):
-    rows = printed(executed, "fill_stories").splitlines()
+    rows = printed(executed, "infill_prose").splitlines()
     assert len(rows) >= 4 and any(row.endswith("longest sentence copied") for row in rows)
 
 

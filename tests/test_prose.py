@@ -20,26 +20,16 @@ from hypothesis import strategies as st
 from jsonargparse import ArgumentParser
 
 from asarm import Order, log_prob
+from asarm.evaluation import engine
+from asarm.evaluation.engine import expected_keys
 from asarm.evaluation.items import Share
-from asarm.evaluation.prose import (
-    InfillProseConfig,
-    Network,
-    choose_endings,
-    complete_passages,
-    fill_stories,
-)
+from asarm.evaluation.prose import InfillProseConfig, Prose, infill_prose
 from asarm.evaluation.prose import lambada as lambada_module
-from asarm.evaluation.prose.cells import (
-    Networks,
-    check_config,
-    expected_keys,
-    key,
-    load_networks,
-    run_cells,
-)
+from asarm.evaluation.prose.evaluation import Network, check_config, key, networks_of
 from asarm.evaluation.prose.formats import CLOZE, Passage, Question, Story
 from asarm.evaluation.prose.results import row_of, score_of
 from asarm.evaluation.prose.stories import Stories, blank_of, copied
+from asarm.evaluation.variants import Networks
 from asarm.loading import load
 from asarm.metrics.rouge import rouge
 from asarm.metrics.statistics import estimate
@@ -75,6 +65,18 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def network(folder):
     return Network(*load(folder, dtype="float64"))
+
+
+def fill_stories(model, tokenizer, stories, config, **options):
+    return infill_prose(model, tokenizer, Prose("stories", "stories", stories), config, **options)
+
+
+def complete_passages(model, tokenizer, passages, config):
+    return infill_prose(model, tokenizer, Prose("LAMBADA", "lambada", passages), config)
+
+
+def choose_endings(model, tokenizer, questions, config=None):
+    return infill_prose(model, tokenizer, Prose("HellaSwag", "hellaswag", questions), config)
 
 
 def lines(records) -> list[dict]:
@@ -212,7 +214,8 @@ def test_who_sees_left_context_only_sees_nothing_else(network):
 
 
 def run_stories(network, config, **options) -> list[dict]:
-    return list(run_cells(Stories(STORIES, config), Networks(network), config, **options))
+    task = Stories(STORIES, config, networks=Networks(network))
+    return list(engine.lines(task, **options))
 
 
 @pytest.mark.slow
@@ -522,6 +525,6 @@ def test_damaged_data_lose_nothing(run, tmp_path, csv_file):
 
 def test_networks_are_those_of_the_settings(folder):
     config = InfillProseConfig(model=str(folder), off_the_shelf=str(folder))
-    ours, other = load_networks(config)
+    ours, other = networks_of(config)
     assert other is not None and other.model is not ours.model
-    assert load_networks(replace(config, off_the_shelf=None)).off_the_shelf is None
+    assert networks_of(replace(config, off_the_shelf=None)).off_the_shelf is None

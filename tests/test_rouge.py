@@ -13,6 +13,7 @@ from asarm.evaluation.prose.formats import Story
 from asarm.evaluation.prose.sources import Prose
 from asarm.evaluation.prose.stories import Stories, copied
 from asarm.evaluation.prose.tasks import task_of
+from asarm.evaluation.variants import Action
 from asarm.metrics.rouge import LETTERS_NOTE, AnyLetters, needs_any_letters, rouge
 
 TEXTS = {
@@ -68,8 +69,8 @@ CONFIG = InfillProseConfig(protocol="middle", baselines=["copy"], length="oracle
 def page_of(stories: list[Story]):
     """The table of an evaluation whose only variant fills in the reference, and its note."""
     task = task_of(Prose("own", "stories", stories), CONFIG)
-    (cell, *_) = [c for c in task.cells if c.variant.method == "copy"]
-    (record,) = task.compute(cell, [0], None)
+    (cell, *_) = [c for c in task.cells if c.variant.action is Action.COPY]
+    (record,) = task.compute([0], cell)
     about = {"item": 0, "protocol": "middle", "variant": cell.variant.name, "trial": 0}
     result = task.result([{**about, **record}])
     return result.tables[0].rows[0].scores["rouge1"].mean, result.note

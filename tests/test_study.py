@@ -9,13 +9,13 @@ from published import published
 from transformers import XLNetConfig
 
 from asarm import AnySubsetTransformer, log_prob
+from asarm.data.evaluated import load_blocks
 from asarm.display.spans import segments
-from asarm.evaluation.blocks import load_blocks
 from asarm.evaluation.config import DecodingConfig
+from asarm.evaluation.decoding import Decoding
+from asarm.evaluation.engine import lines
 from asarm.evaluation.items import Share
-from asarm.evaluation.study import decode_trials
 from asarm.evaluation.trials import (
-    Variant,
     batch_of,
     describe,
     item_batches,
@@ -25,6 +25,7 @@ from asarm.evaluation.trials import (
     trial_order,
     variants,
 )
+from asarm.evaluation.variants import Variant
 from asarm.loading import load_tokenizer, name_and_revision
 from asarm.order import Order
 from asarm.text import decode
@@ -54,7 +55,7 @@ def blocks():
 
 def run(model, tokenizer, blocks, config, done=(), share=None) -> list[dict]:
     models = dict.fromkeys(model_names(config), model)
-    records = decode_trials(models, tokenizer, blocks, config, done=done, share=share)
+    records = lines(Decoding(config, models, tokenizer, blocks), done=done, share=share)
     return [{name: r[name] for name in r if name not in TIMES} for r in records]
 
 
@@ -207,7 +208,7 @@ def test_variants_are_unique_and_no_more_steps_than_blanks():
     config = replace(CONFIG, method=["parallel", "assd", "assd"], parallel_steps=[9, 10, 9])
     parallel, own = Variant("demo", "parallel", 9), Variant("demo", "assd", draft="self")
     assert variants(config) == [parallel, own]
-    assert variants(config, heads=["demo"]) == [parallel, own._replace(draft="head"), own]
+    assert variants(config, heads=["demo"]) == [parallel, replace(own, draft="head"), own]
     assert variants(replace(config, drafts=["head"])) == [parallel]
 
 

@@ -24,7 +24,7 @@ from asarm.benchmark.midway import orders_along
 from asarm.benchmark.models import is_trained, random_ids, with_reference
 from asarm.benchmark.reference import RecomputingXLNet
 from asarm.benchmark.timing import alternate, ratio
-from asarm.evaluation.blocks import load_blocks
+from asarm.data.evaluated import load_blocks
 from asarm.loading import load_tokenizer
 from asarm.order import Order
 from asarm.rows import Backbone

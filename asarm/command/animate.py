@@ -21,7 +21,8 @@ from asarm.display.animation_drawing import gif
 from asarm.distribution import Allowed
 from asarm.evaluation.config import DecodingConfig
 from asarm.evaluation.example import choose
-from asarm.evaluation.trials import Variant, key, trial_order
+from asarm.evaluation.trials import key, trial_order
+from asarm.evaluation.variants import Variant
 from asarm.infilling.cut_words import Healing
 from asarm.infilling.fill import check_sampling
 from asarm.infilling.posterior import choose_lengths

@@ -13,10 +13,13 @@ from itertools import product
 from pathlib import Path, PurePath
 from typing import Any
 
+from asarm.display.tables import new_console
 from asarm.evaluation import ablation_report, trials
 from asarm.evaluation.config import DecodingConfig
-from asarm.evaluation.decoding import Decoding, Shelf, dataset_name
+from asarm.evaluation.decoding import Cache, Decoding, dataset_name
+from asarm.evaluation.engine import Work
 from asarm.evaluation.items import Share, begin_run, prepare_run
+from asarm.evaluation.published import ABLATION
 from asarm.run import SUMMARY, Run
 
 Value = int | float | str
@@ -103,22 +106,33 @@ def run_ablation(
     planned = cells(config)
     for cell in planned:
         trials.variants(cell.config)
-    run = prepare_run(config, share, may_change=("judge", "grid"), may_grow=("num_trials",))
+    run = prepare_run(
+        config, share, kind=ABLATION, may_change=("judge", "grid"), may_grow=("num_trials",)
+    )
     inner = Share(process=share.process, processes=share.processes)  # of one cell
-    shelf = Shelf()
+    cache = Cache()
     own = planned[share.task :: share.tasks]
-    studies = [Decoding.prepare(cell.config, share=inner, shelf=shelf) for cell in own]
+    works = [Work.prepare(Decoding.prepare(cell.config, cache), inner) for cell in own]
     begin_run(run, share)
-    for study in studies:
-        study.begin()
-    for number, (cell, study) in enumerate(zip(own, studies, strict=True), start=1):
+    for work in works:
+        work.begin()
+    for number, (cell, work) in enumerate(zip(own, works, strict=True), start=1):
         if progress and share.is_first:
             print(f"{cell.folder} ({number} of {len(own)})", flush=True)
-        study.fill(progress=progress)
-        result = study.result()
-        if result is not None:
-            study.write(result)
+        work.fill(progress=progress)
+        work.finish()
     return collect(config, run)
+
+
+def run_and_show(config: DecodingConfig) -> None:
+    """Run an ablation from a script, and show its table in the terminal."""
+    share = Share.here()
+    result = run_ablation(config, share=share, progress=True)
+    if result is not None:
+        ablation_report.show(result.summary, result.title, new_console())
+        print(f"table, figure and all studies are in {result.folder}")
+    elif share.is_first:
+        print("others still work on this ablation; the last one writes the table")
 
 
 def collect(config: DecodingConfig, run: Run) -> AblationResult | None:

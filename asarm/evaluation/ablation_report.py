@@ -11,9 +11,10 @@ from matplotlib.ticker import NullLocator
 from rich.console import Console
 
 from asarm.display.drawing import FAINT, INK, RC, new_figure, png, tidy
-from asarm.display.tables import markdown_table, plus_minus, show_table
+from asarm.display.tables import show_table
 from asarm.evaluation.figures import QUALITY, STYLES, plain_ticks, quality_measure
-from asarm.evaluation.report import COLUMNS, NOTE, PAGE_NOTE, PAGE_ONLY
+from asarm.evaluation.report import NOTE, PAGE_NOTE, variants_table
+from asarm.evaluation.tables import Table, page
 
 Summary = dict[str, Any]
 Series = dict[tuple[str, str], list[tuple[Any, Summary]]]  # (other settings, variant) -> points
@@ -21,45 +22,33 @@ DASHES = ("-", "--", ":", "-.")
 
 
 def markdown(summary: Summary, title: str) -> str:
-    """The table and the figure as a Markdown page."""
-    head, rows = table(summary, page=True)
-    lines = [f"# {title}", "", NOTE, PAGE_NOTE, "", *markdown_table(head, rows), ""]
-    return "\n".join([*lines, "![calls and quality](ablation.png)", ""])
+    """Write the table and the figure as a Markdown page."""
+    picture = "![calls and quality](ablation.png)"
+    return page(title, [NOTE, PAGE_NOTE], table(summary, page=True).markdown, picture)
 
 
 def show(summary: Summary, title: str, console: Console) -> None:
-    """The table in the terminal."""
+    """Show the table in the terminal."""
     show_table(console, title, NOTE, *table(summary, page=False))
 
 
-def table(summary: Summary, *, page: bool) -> tuple[list[str], list[list[str]]]:
-    """Head and rows: a row for each cell and variant."""
+def table(summary: Summary, *, page: bool) -> Table:
+    """Make the table, a row for each cell and variant."""
     axes, pairs = [name for name in summary["grid"] if name != "method"], _pairs(summary)
-    measures = [
-        measure
-        for measure in COLUMNS
-        if (page or measure not in PAGE_ONLY) and any(row[measure] for _, row in pairs)
-    ]
-    shows_k = "k" not in axes
-    head = [*axes, "method", *(["k"] if shows_k else []), *(COLUMNS[m][0] for m in measures)]
-    rows = [
-        [
-            *(_shown(values[name]) for name in axes),
-            row["name"],
-            *(["" if row["k"] is None else str(row["k"])] if shows_k else []),
-            *(plus_minus(row[measure], COLUMNS[measure][1]) for measure in measures),
-            "yes" if row["lossless"] else "no",
-        ]
-        for values, row in pairs
-    ]
-    return [*head, "lossless"], rows
+    return variants_table(
+        [row for _, row in pairs],
+        is_page=page,
+        before=axes,
+        values=[[_shown(values[name]) for name in axes] for values, _ in pairs],
+        shows_k="k" not in axes,
+    )
 
 
 def figure(summary: Summary, title: str) -> bytes:
     """Calls per blank and perplexity against one setting, a line for each choice of the others.
 
-    The setting is the numeric one of most values. Whole numbers stand where they are, anything
-    else side by side.
+    The setting is the numeric one that has the largest number of values. Whole numbers are where
+    they belong, anything else side by side.
     """
     along = axis_of(summary)
     series = _series(summary, along)
@@ -114,7 +103,7 @@ def _lines(axes: Axes, series: Series, measure: str, values: Sequence[Any]) -> N
 
 
 def _places(values: Sequence[Any]) -> dict[Any, float]:
-    """Where each value stands on the axis."""
+    """Return where each value is on the axis."""
     whole = all(isinstance(value, int) for value in values)
     return {value: value if whole else index for index, value in enumerate(values)}
 

@@ -1,32 +1,36 @@
 """The study of samplers from beginning to end: load, fill, judge, tables and figures, in a folder.
 
-Every process fills and judges its share of the trials; whichever finds all of it there makes the
-tables.
+Every process fills and judges its part of the trials.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
 from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from asarm.backbones.xlnet import AnySubsetTransformer
-from asarm.evaluation import figures, report, trials
-from asarm.evaluation.blocks import load_blocks
+from asarm.data.evaluated import load_blocks
+from asarm.evaluation import example, figures, report, trials
 from asarm.evaluation.config import DecodingConfig
-from asarm.evaluation.items import Ledger, Share, begin_run, prepare_run
-from asarm.evaluation.study import decode_trials
+from asarm.evaluation.engine import Evaluation, Work
+from asarm.evaluation.items import Ledger
+from asarm.evaluation.published import DECODING
+from asarm.evaluation.study import Decode, decoder, record_of, timed_sample, warm_up
+from asarm.evaluation.variants import Cell, Variant
 from asarm.fingerprint import of_blocks, of_model
 from asarm.loading import load, name_and_revision
 from asarm.metrics import judge
-from asarm.run import Record, Run
+from asarm.rows import Backbone
+from asarm.run import SUMMARY, Record, Run
 
-SAMPLES, SCORES = "samples.jsonl", "judge.jsonl"
+SCORES = "judge.jsonl"
 
 
 @dataclass(frozen=True)
@@ -48,14 +52,14 @@ class DecodingResult:
     folder: Path
 
 
-class Shelf:
+class Cache:
     """What several studies of one process load once."""
 
     def __init__(self) -> None:
         self._held: dict[Any, Any] = {}
 
     def get(self, load: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-        """What `load` gives for these arguments."""
+        """Return what `load` gives for these arguments."""
         about = load, arguments, tuple(sorted(options.items()))
         if about not in self._held:
             self._held[about] = load(*arguments, **options)
@@ -63,35 +67,42 @@ class Shelf:
 
 
 @dataclass(frozen=True)
-class Decoding:
-    """A study whose settings are checked, whose models are loaded, and whose folder is locked."""
+class Decoding(Evaluation[DecodingResult]):
+    """The study of samplers: the same blanks filled by every method, and by every model.
 
+    Attributes:
+        config: the settings.
+        models: by their `trials.model_names`; all have the same tokenizer.
+        tokenizer: of all models.
+        blocks: (N, L) tokens to blank out; they come again where there are more trials.
+        judge: a causal model that the texts are shown to, if any.
+        fingerprints: of models and blocks.
+    """
+
+    kind = DECODING
+    may_change = ("judge",)
+    may_grow = ("num_trials",)
     config: DecodingConfig
-    share: Share
-    run: Run
-    fingerprints: Mapping[str, str]
-    models: Mapping[str, AnySubsetTransformer]
+    models: Mapping[str, Backbone]
     tokenizer: PreTrainedTokenizerBase
-    blocks: Tensor  # (N, L)
-    referee: judge.Judge | None
+    blocks: Tensor
+    judge: judge.Judge | None = None
+    fingerprints: Mapping[str, str] | None = None
 
     @classmethod
-    def prepare(
-        cls, config: DecodingConfig, *, share: Share | None = None, shelf: Shelf | None = None
-    ) -> Decoding:
-        """Load all that the settings name, and see whether it fits what the folder holds.
+    def prepare(cls, config: DecodingConfig, cache: Cache | None = None) -> Decoding:
+        """Load all that the settings name.
 
         Raises:
             ValueError: a setting that cannot be, something that cannot be had, models of different
-                tokenizers, drafts that none can make, or a folder that holds something else or is
-                in use.
+                tokenizers, or drafts that none can make.
         """
         trials.check(config)
-        shelf, share = shelf or Shelf(), share or Share()
-        models, tokenizer = _load_models(config, shelf)
+        cache = cache or Cache()
+        models, tokenizer = _load_models(config, cache)
         if not trials.variants(config, trials.headed(models)):
             raise ValueError(f"drafts is {config.drafts}, and no model has a draft head; add self")
-        blocks = shelf.get(
+        blocks = cache.get(
             load_blocks,
             tokenizer,
             config.dataset,
@@ -102,122 +113,109 @@ class Decoding:
             txt_documents=config.txt_documents,
         )
         device = next(iter(models.values())).device
-        referee = shelf.get(judge.load_judge, config.judge, device) if config.judge else None
         found = {
-            f"model {name}": shelf.get(of_model, model, tokenizer) for name, model in models.items()
+            f"model {name}": cache.get(of_model, model, tokenizer) for name, model in models.items()
         }
         # of an endless text more trials read more blocks, and its first one stands for all
         same = blocks[:1] if config.dataset == trials.ENDLESS else blocks
         found[dataset_name(config)] = of_blocks(same)
-        run = prepare_run(
-            config, share, may_change=("judge",), may_grow=("num_trials",), fingerprints=found
-        )
-        return cls(config, share, run, found, models, tokenizer, blocks, referee)
-
-    @classmethod
-    def open(cls, config: DecodingConfig, *, share: Share | None = None) -> Decoding:
-        """`prepare`, then `begin`."""
-        study = cls.prepare(config, share=share)
-        study.begin()
-        return study
-
-    def begin(self) -> None:
-        """Write down what is done here; until then the folder stays as it was."""
-        begin_run(self.run, self.share, self.fingerprints)
+        asked = cache.get(judge.load_judge, config.judge, device) if config.judge else None
+        return cls(config, models, tokenizer, blocks, asked, found)
 
     @property
-    def variants(self) -> list[trials.Variant]:
-        """What is compared: the rows of the table."""
-        return trials.variants(self.config, trials.headed(self.models))
+    def batches(self) -> list[list[int]]:
+        return trials.item_batches(self.config)
+
+    @cached_property
+    def cells(self) -> list[Cell]:
+        return [Cell(v) for v in trials.variants(self.config, trials.headed(self.models))]
+
+    @cached_property
+    def _places(self) -> dict[Variant, int]:
+        """The place of each variant in the plan."""
+        return {cell.variant: place for place, cell in enumerate(self.cells)}
+
+    @cached_property
+    def _text_of(self) -> Decode:
+        return decoder(self.tokenizer, self.config)
+
+    def key(self, record: Record) -> tuple[int, int]:
+        item, variant = trials.key(record)
+        if variant not in self._places:
+            raise ValueError(
+                f"{self.config.output_dir} holds texts by {variant.name} with drafts of a head "
+                f"that {variant.model} has no more; put it back, or --overwrite"
+            )
+        return item, self._places[variant]
+
+    def key_of(self, item: int, cell: Cell) -> tuple[int, int]:
+        return item, self._places[cell.variant]
+
+    def compute(self, items: Sequence[int], cell: Cell) -> list[Record]:
+        batch = trials.batch_of(items, self.blocks, self.config)
+        model = self.models[cell.variant.model]
+        result, seconds = timed_sample(model, batch, cell.variant, self.config)
+        return [
+            record_of(batch, row, cell.variant, result, seconds, self._text_of)
+            for row in range(len(items))
+        ]
+
+    def needs_warm(self, cell: Cell) -> Variant:
+        return replace(cell.variant, steps=None)
+
+    def warm_up(self, items: Sequence[int], cell: Cell) -> None:
+        batch = trials.batch_of(items, self.blocks, self.config)
+        warm_up(self.models[cell.variant.model], batch, cell.variant, self.config)
 
     def describe(self) -> str:
-        """What lies ahead, in a line or two."""
         return trials.describe(self.blocks, self.config)
 
-    def fill(self, *, progress: bool = False) -> None:
-        """Fill this process's share of the blanks, and have it judged; what is done, stays done."""
-        samples, scores = self._ledgers()
-        done, batches = samples.records(), self.share.of(trials.item_batches(self.config))
-        own = {item for items in batches for item in items}
-        filled = [record for record in done if record["item"] in own]
-        total = len(own) * len(self.variants)
-        new = decode_trials(
-            self.models, self.tokenizer, self.blocks, self.config, done=filled, share=self.share
-        )
-        bar = {"unit": "text", "disable": not (progress and self.share.is_first)}
-        for record in tqdm(new, "filling", total, initial=len(filled), **bar):
-            samples.append(record)
-            filled.append(record)
-        if self.referee is not None:
-            groups = _texts(filled, batches, samples.key)
-            for score in tqdm(self.referee.score(groups, scores.records()), "judging", **bar):
-                scores.append(score)
+    def review(
+        self, work: Work[DecodingResult], records: Sequence[Record], *, progress: bool
+    ) -> None:
+        """Have the texts judged, batch by batch."""
+        if self.judge is None:
+            return
+        scores = self._scores(work)
+        groups = _texts(records, work.share.of(self.batches), self.key)
+        judged = self.judge.score(groups, scores.records())
+        quiet = not (progress and work.share.is_first)
+        for score in tqdm(judged, "judging", unit=self.unit, disable=quiet):
+            scores.append(score)
 
-    def result(self) -> DecodingResult | None:
-        """All of it in numbers; None where other processes still work on it."""
-        ledger, scores = self._ledgers()
-        planned = range(len(self.variants))
-        samples = ledger.merge([(i, v) for i in range(self.config.num_trials) for v in planned])
-        if samples is None:
-            return None
-        if self.referee is not None:
-            judged = scores.merge({self.referee.key_of(sample["text"]) for sample in samples})
-            if judged is None:
-                return None
-            samples = report.add_scores(samples, judged, self.referee)
-        title, summary = report.title(samples, self.config), report.summarise(samples)
-        return DecodingResult(title, summary, samples, self.tokenizer, self.run.folder)
+    def reviewed(self, work: Work[DecodingResult], records: list[Record]) -> list[Record] | None:
+        if self.judge is None:
+            return records
+        judged = self._scores(work).merge({self.judge.key_of(r["text"]) for r in records})
+        return None if judged is None else report.add_scores(records, judged, self.judge)
 
-    def write(self, result: DecodingResult) -> None:
-        """Tables and figures."""
-        self.run.write("report.md", report.markdown(result.summary, result.title))
-        self.run.write("quality.png", figures.quality_figure(result.summary, result.title))
-        self.run.write("histograms.png", figures.histogram_figure(result.samples, result.title))
-        self.run.write("summary.json", result.summary)  # the last: it says that all is there
+    def _scores(self, work: Work[DecodingResult]) -> Ledger:
+        return Ledger(work.run, SCORES, judge.key, work.share)
 
-    def _ledgers(self) -> tuple[Ledger, Ledger]:
-        """Samples in the order of trials and variants, and scores."""
-        place = {variant: n for n, variant in enumerate(self.variants)}
+    def finish(self, run: Run, records: Sequence[Record]) -> DecodingResult:
+        title, summary = report.title(records, self.config), report.summarise(records)
+        run.write("report.md", report.markdown(summary, title))
+        run.write("quality.png", figures.quality_figure(summary, title))
+        run.write("histograms.png", figures.histogram_figure(records, title))
+        run.write(SUMMARY, summary)
+        return DecodingResult(title, summary, list(records), self.tokenizer, run.folder)
 
-        def key(record: Record) -> tuple[int, int]:
-            item, variant = trials.key(record)
-            if variant not in place:
-                raise ValueError(
-                    f"{self.run.folder} holds texts by {variant.name} with drafts of a head that "
-                    f"{variant.model} has no more; put it back, or --overwrite"
-                )
-            return item, place[variant]
-
-        samples = Ledger(self.run, SAMPLES, key, self.share)
-        return samples, Ledger(self.run, SCORES, judge.key, self.share)
-
-
-def decode_study(config: DecodingConfig, *, progress: bool = False) -> DecodingResult:
-    """A whole study by this process, written into `config.output_dir`, which holds it in the end.
-
-    Raises:
-        ValueError: as `Decoding.open`.
-    """
-    study = Decoding.open(config)
-    study.fill(progress=progress)
-    result = study.result()
-    if result is None:
-        raise ValueError(f"{config.output_dir} is being worked on by others; wait for them")
-    study.write(result)
-    return result
+    def show(self, result: DecodingResult, console: Console) -> None:
+        report.show(result.summary, result.title, console)
+        example.show_example(result.samples, console)
 
 
 def _load_models(
-    config: DecodingConfig, shelf: Shelf
-) -> tuple[dict[str, AnySubsetTransformer], PreTrainedTokenizerBase]:
+    config: DecodingConfig, cache: Cache
+) -> tuple[dict[str, Backbone], PreTrainedTokenizerBase]:
     """The models by name, and the tokenizer of all."""
     where = {"device": config.device, "dtype": config.dtype}
     own, *others = trials.model_names(config)
-    model, tokenizer = shelf.get(load, config.model, revision=config.revision, **where)
+    model, tokenizer = cache.get(load, config.model, revision=config.revision, **where)
     models = {own: model}
     for name in others:
         source, revision = name_and_revision(name)
-        models[name], other = shelf.get(load, source, revision=revision, **where)
+        models[name], other = cache.get(load, source, revision=revision, **where)
         if other.get_vocab() != tokenizer.get_vocab():
             raise ValueError(
                 f"compare holds {name}, whose tokenizer is another than that of {own}; expected "

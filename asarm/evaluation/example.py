@@ -48,7 +48,7 @@ def _calls(trial: Sequence[Record]) -> Table:
     called = names(key(record)[1] for record in trial)
     for record in trial:
         bar = "█" * max(1, round(30 * record["nfe"] / record["num_targets"]))
-        law = "" if record["lossless"] else "lossy"
-        table.add_row(called[key(record)[1]], f"{record['nfe']} calls", bar, law)
+        nature = "" if record["lossless"] else "lossy"
+        table.add_row(called[key(record)[1]], f"{record['nfe']} calls", bar, nature)
     table.columns[1].justify = "right"
     return table

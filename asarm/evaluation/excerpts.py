@@ -8,7 +8,7 @@ from typing import Any
 
 from asarm.display.spans import UNPRINTABLE, Segment, segments
 from asarm.evaluation.published import CODE, DECODING, PROSE, kind_of
-from asarm.run import Run
+from asarm.run import Run, read_kind
 
 Record = dict[str, Any]
 Summary = Mapping[str, Any]
@@ -18,14 +18,14 @@ WIDTH = 100  # characters of a line
 
 
 def excerpts(run: Run, settings: Mapping[str, Any], summary: Summary | None = None) -> list[str]:
-    """Lines of Markdown, none where the run has no texts.
+    """Return lines of Markdown, none where the run has no texts.
 
     Args:
         run: the folder.
         settings: the run's.
         summary: its results, whose rows are in the order of the plan; a run's lines are not.
     """
-    kind = kind_of(settings)
+    kind = read_kind(run.folder) or kind_of(settings)
     if kind == DECODING:
         return _decoding(run.read("samples.jsonl"))
     if kind == PROSE:

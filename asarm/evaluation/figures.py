@@ -13,8 +13,9 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 from numpy.typing import NDArray
 
 from asarm.display.drawing import FAINT, INK, RC, new_figure, png, tidy
-from asarm.evaluation.report import MEASURES, Summary
-from asarm.evaluation.trials import Variant, key, names
+from asarm.evaluation.report import MEASURES, REFERENCE, Summary
+from asarm.evaluation.trials import key, names
+from asarm.evaluation.variants import Variant
 from asarm.run import Record
 
 # Okabe & Ito's colours, told apart with every kind of colour vision; markers differ as well
@@ -51,18 +52,18 @@ def quality_figure(summary: Summary, title: str) -> bytes:
     models = list(dict.fromkeys(row["model"] for row in rows))
     figure, axes = new_axes(8.4, 5.2 + 1.2 * (len(models) - 1))
     for row in rows:
-        if row["method"] == "sequential":
+        if row["method"] == REFERENCE:
             mean, error = row[measure]["mean"], row[measure]["error"] or 0.0
-            color, _ = STYLES["sequential"]
+            color, _ = STYLES[REFERENCE]
             axes.axhspan(mean - error, mean + error, color=color, alpha=0.12, lw=0)
             axes.axhline(mean, color=color, lw=0.8, ls=(0, (4, 3)))
     for model in models:
         own = [row for row in rows if row["model"] == model]
         hollow = model != models[0]
-        parallel = [row for row in own if row["method"] == "parallel"]
-        _parallel_curve(axes, parallel, measure, hollow=hollow)
+        parallel = [row for row in own if row["steps"] is not None]
+        _steps_curve(axes, parallel, measure, hollow=hollow)
         for row in own:
-            if row["method"] != "parallel":
+            if row["steps"] is None:
                 _point(axes, row, measure, hollow=hollow)
     _calls_axis(axes, rows)
     axes.set_yscale("log")
@@ -87,12 +88,12 @@ def quality_measure(rows: Sequence[Summary]) -> str:
     return "judge_perplexity" if judged else "self_perplexity"
 
 
-def _parallel_curve(
+def _steps_curve(
     axes: Axes, rows: Sequence[Summary], measure: str, *, hollow: bool = False
 ) -> None:
     if not rows:
         return
-    color, marker = STYLES["parallel"]
+    color, marker = STYLES[rows[0]["method"]]
     rows = sorted(rows, key=lambda row: row["steps"])
     x = [row["nfe_per_target"]["mean"] for row in rows]
     y = [row[measure]["mean"] for row in rows]
@@ -151,7 +152,7 @@ def _calls_axis(axes: Axes, rows: Sequence[Summary]) -> None:
 
 
 def _legend(axes: Axes, *, below: bool) -> None:
-    """Markers alone: error bars would clutter it. A long one stands below the axes."""
+    """Markers alone: error bars would clutter it. A long one is below the axes."""
     bars, labels = axes.get_legend_handles_labels()
     handles = [bar.lines[0] for bar in bars if isinstance(bar, ErrorbarContainer)]
     place: dict[str, Any] = {"loc": "best", "fontsize": 10}

@@ -41,7 +41,7 @@ from asarm.cli import refuse
 from asarm.codec import Codec
 from asarm.density import joint_log_probs
 from asarm.distribution import Distribution
-from asarm.evaluation.continuation import Stopping, continue_texts
+from asarm.infilling.continuation import Stopping, continue_texts
 from asarm.loading import load
 from asarm.order import Order
 from asarm.rows import Backbone
@@ -64,9 +64,9 @@ class HarnessModel(LM):
         device: where to; a GPU if None and there is one. The harness asks for "cuda:0" where its
             user asks for nothing, so that is the CPU where there is no GPU, and the log says so.
         dtype: of the weights; float32 if None.
-        max_length: most tokens of a sequence, context and continuation together: contexts are cut
-            on the left, and longer texts are scored in windows. The published models were trained
-            at 512.
+        max_length: as many tokens a sequence has at most, context and continuation together:
+            contexts are cut on the left, and longer texts are scored in windows. The published
+            models were trained at 512.
 
     Raises:
         ValueError: an option outside its range, or what `asarm.load` raises.
@@ -189,13 +189,13 @@ class HarnessModel(LM):
         return scores
 
 
-def _batch_size(asked: int | str, most: int | str | None) -> int:
+def _batch_size(requested: int | str, max_size: int | str | None) -> int:
     """The number of a batch's sequences; the harness writes "auto" and "auto:N" as well."""
-    if str(asked).split(":")[0] == "auto":
-        asked = AUTO_BATCH if most is None else min(AUTO_BATCH, int(most))
-    if not str(asked).isdecimal() or int(asked) < 1:
-        raise ValueError(f"batch_size is {asked}; expected a number of at least 1, or auto")
-    return int(asked)
+    if str(requested).split(":")[0] == "auto":
+        requested = AUTO_BATCH if max_size is None else min(AUTO_BATCH, int(max_size))
+    if not str(requested).isdecimal() or int(requested) < 1:
+        raise ValueError(f"batch_size is {requested}; expected a number of at least 1, or auto")
+    return int(requested)
 
 
 def _device(asked: str | None) -> str | None:
@@ -208,7 +208,7 @@ def _device(asked: str | None) -> str | None:
 
 @dataclass(frozen=True)
 class WatchedDistribution(Distribution):
-    """A law that keeps, of every row it is asked about, the largest log-probability."""
+    """A distribution that keeps the largest log-probability of every row that it computes."""
 
     largest: list[Tensor] = field(default_factory=list)
 
@@ -225,10 +225,10 @@ def joint_scores(model: Backbone, pairs: list[Pair]) -> list[Score]:
     left_to_right = torch.arange(ids.shape[1]).repeat(len(pairs), 1)
     prompts, lengths = [len(prompt) for prompt, _ in pairs], [len(s) for s in sequences]
     order = Order(left_to_right, prompts, lengths).to(model.device)
-    law = WatchedDistribution(model.mask_token_id)
-    found = joint_log_probs(model, ids, order, law)
+    distribution = WatchedDistribution(model.mask_token_id)
+    found = joint_log_probs(model, ids, order, distribution)
     # targets are in order of sequence and rank in both, as ranks are positions here
-    is_largest = found[order.is_target] == torch.cat(law.largest)
+    is_largest = found[order.is_target] == torch.cat(distribution.largest)
     greedy = [bool(part.all()) for part in is_largest.split(order.num_targets.tolist())]
     return list(zip(found.double().sum(1).tolist(), greedy, strict=True))
 

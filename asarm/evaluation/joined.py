@@ -15,7 +15,7 @@ from urllib.parse import unquote
 from asarm.display.tables import markdown_image, markdown_table
 from asarm.evaluation.excerpts import excerpts
 from asarm.evaluation.published import beside_ours
-from asarm.run import CONFIG, Run, read_settings
+from asarm.run import CONFIG, Run, read_kind, read_settings
 
 TRAINING = "metrics.jsonl"  # that only runs of training have
 PAGE, SUMMARY = "report.md", "summary.json"
@@ -112,10 +112,8 @@ def section(run: FinishedRun, number: int, figures: Path) -> list[str]:
         return markdown_image(match[1], f"{figures.name}/{name}")
 
     body = HEADING.sub(r"#\1 ", IMAGE.sub(moved, run.body)).strip("\n")
-    texts, published = (
-        excerpts(run.run, run.settings, run.summary),
-        beside_ours(run.settings, run.summary),
-    )
+    texts = excerpts(run.run, run.settings, run.summary)
+    published = beside_ours(run.settings, run.summary, read_kind(run.run.folder))
     return [
         *(f"## {number}. {run.title}", "", body, ""),
         *(["### Sampled texts", "", *texts] if texts else []),

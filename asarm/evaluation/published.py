@@ -1,4 +1,4 @@
-"""The figures of the paper beside those of a run. They are quoted, never run here."""
+"""The figures of the paper next to those of a run. They are quoted, never run here."""
 
 from __future__ import annotations
 
@@ -44,24 +44,27 @@ class Figure(NamedTuple):
 
 
 def kind_of(settings: Settings) -> str | None:
-    """Which evaluation made a run, by the settings that only it has; None for another one."""
+    """Return which evaluation made a run of an earlier version, which does not say it.
+
+    Each is known by a setting that only it has; None stands for any other run.
+    """
     if "prompt_share" in settings:
         return ABLATION if settings.get("grid") else DECODING
     return PROSE if "protocol" in settings else CODE if "execute" in settings else None
 
 
-def beside_ours(settings: Settings, summary: Summary) -> list[str]:
-    """The published figures of a run's kind beside the run's, as Markdown.
+def beside_ours(settings: Settings, summary: Summary, kind: str | None = None) -> list[str]:
+    """Return the published figures of a run's kind next to the run's, as Markdown.
 
     Nothing where there are none for that kind, for other prose than stories, or for other programs
     than single lines.
     """
-    kind = kind_of(settings)
-    stories = any(_is_stories(table) for table in summary.get("tables", []))
-    single_line = "single" in str(settings.get("dataset")).lower()
-    if kind not in SETTINGS or (kind == PROSE and not stories):
+    kind = kind or kind_of(settings)
+    if kind not in SETTINGS:
         return []
-    if kind == CODE and not single_line:
+    if kind == PROSE and not any(_is_stories(table) for table in summary.get("tables", [])):
+        return []
+    if kind == CODE and "single" not in str(settings.get("dataset")).lower():
         return []
     find = {DECODING: _decoding, PROSE: _prose, CODE: _code}[kind]
     given = [f"{name} = {settings[name]}" for name in SHOWN if settings.get(name) is not None]

@@ -7,12 +7,14 @@ from dataclasses import asdict
 from pathlib import PurePath
 from typing import Any
 
+from rich import table as terminal
 from rich.console import Console
-from rich.table import Table
 
-from asarm.display.tables import markdown_table, plus_minus, terminal_table
+from asarm.display.tables import markdown_table, terminal_table
 from asarm.evaluation.config import DecodingConfig
-from asarm.evaluation.trials import Variant, key, model_names, names, short_names
+from asarm.evaluation.tables import Row, Table, known, page, result_table
+from asarm.evaluation.trials import key, model_names, names, short_names
+from asarm.evaluation.variants import Variant
 from asarm.metrics import judge
 from asarm.metrics.repetition import copied, distinct
 from asarm.metrics.statistics import compare, estimate, ratio_of_means
@@ -116,7 +118,7 @@ def summarise(records: Iterable[Record]) -> Summary:
 
 def _row(variant: Variant, found: dict[int, Record], reference: dict[int, Record]) -> Summary:
     first = next(iter(found.values()))
-    row: Summary = {**variant._asdict(), "k": first["k"]}
+    row: Summary = {**variant.settings, "k": first["k"]}
     row |= {"lossless": first["lossless"], "trials": len(found)}
     for measure in MEASURES:
         values = _values(found.values(), measure)
@@ -147,24 +149,52 @@ def _values(records: Iterable[Record], measure: str) -> list[float]:
 
 
 def markdown(summary: Summary, title: str) -> str:
-    """Both tables as a Markdown page."""
-    measures = _measures(summary)
-    head = ["method", "k", *(COLUMNS[m][0] for m in measures), "lossless"]
-    rows = [_cells(row, measures) for row in summary["variants"]]
+    """Write both tables as a Markdown page."""
     tests = [
         [test["variant"], COLUMNS[test["measure"]][0], *(_p_value(test[name]) for name in TESTS)]
         for test in summary["tests_against_sequential"]
     ]
-    return "\n".join(
-        [
-            *(f"# {title}", "", NOTE, PAGE_NOTE, "", *markdown_table(head, rows), ""),
-            *("![quality against network calls](quality.png)", ""),
-            *("![histograms](histograms.png)", ""),
-            *("## Against sequential", "", TEST_NOTE, ""),
-            *markdown_table(["method", "measure", *TEST_HEADINGS], tests),
-            "",
-        ]
+    return page(
+        title,
+        [NOTE, PAGE_NOTE],
+        variants_table(summary["variants"]).markdown,
+        "![quality against network calls](quality.png)",
+        "![histograms](histograms.png)",
+        "## Against sequential",
+        TEST_NOTE,
+        markdown_table(["method", "measure", *TEST_HEADINGS], tests),
     )
+
+
+def variants_table(
+    variants: Sequence[Summary],
+    *,
+    is_page: bool = True,
+    before: Sequence[str] = (),
+    values: Iterable[Sequence[str]] | None = None,
+    shows_k: bool = True,
+) -> Table:
+    """Make the table of some variants, a row each.
+
+    Args:
+        variants: as a summary has them.
+        is_page: whether there is room for all measures, as the terminal has none.
+        before: the headings of more cells, which come first.
+        values: the contents of these cells, for each row.
+        shows_k: whether k has a column.
+    """
+    columns = {m: about for m, about in COLUMNS.items() if is_page or m not in PAGE_ONLY}
+    heads = [*before, "method", *["k"] * shows_k]
+    first = values or [()] * len(variants)
+    rows = [
+        Row(
+            [*given, row["name"], *["" if row["k"] is None else str(row["k"])] * shows_k],
+            row,
+            ["yes" if row["lossless"] else "no"],
+        )
+        for given, row in zip(first, variants, strict=True)
+    ]
+    return result_table(heads, known(columns, variants), rows, ["lossless"])
 
 
 def show(summary: Summary, title: str, console: Console) -> None:
@@ -184,36 +214,23 @@ def show(summary: Summary, title: str, console: Console) -> None:
         console.print(tests)
 
 
-def _main_table(summary: Summary, title: str, *, wide: bool) -> Table:
+def _main_table(summary: Summary, title: str, *, wide: bool) -> terminal.Table:
     """Where it is not wide, errors stand below their means, and models below methods."""
     table = terminal_table(title, NOTE)
     table.padding = (0, int(wide), 0, 0)
-    measures = [measure for measure in _measures(summary) if measure not in PAGE_ONLY]
+    head, rows = variants_table(summary["variants"], is_page=False)
     table.add_column("method", no_wrap=True)
     table.add_column("k", justify="right")
-    for measure in measures:
-        heading = COLUMNS[measure][0]
+    for heading in head[2:-1]:
         if not wide:
             heading = heading.replace("/", "/\n").replace("-", "-\n").replace(" ", "\n")
         table.add_column(heading, justify="right")
     table.add_column("lossless" if wide else "loss-\nless")
-    for row in summary["variants"]:
-        cells = _cells(row, measures)
+    for cells, row in zip(rows, summary["variants"], strict=True):
         if not wide:
             cells = [cell.replace(" ± ", "\n±").replace(", ", "\n") for cell in cells]
         table.add_row(*cells, style="" if row["lossless"] else "dim")
     return table
-
-
-def _measures(summary: Summary) -> list[str]:
-    """The columns that some variant has a value for."""
-    return [m for m in COLUMNS if any(row[m] is not None for row in summary["variants"])]
-
-
-def _cells(row: Summary, measures: Sequence[str]) -> list[str]:
-    numbers = [plus_minus(row[measure], COLUMNS[measure][1]) for measure in measures]
-    k = "" if row["k"] is None else str(row["k"])
-    return [row["name"], k, *numbers, "yes" if row["lossless"] else "no"]
 
 
 def _p_value(value: float | None) -> str:

@@ -1,16 +1,9 @@
-"""The speculative-decoding study: the same blanks filled by every method, and by every model.
-
-A batch with any missing line is computed whole, and only what is missing is given. So a result
-depends neither on interruptions nor on the number of processes.
-
-Shapes: B batch, L length, N blocks.
-"""
+"""One batch of trials decoded by one variant, and the line of each."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from time import perf_counter
-from typing import TypeVar
+from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -20,8 +13,9 @@ from asarm.codec import Codec
 from asarm.density import log_prob
 from asarm.display.spans import given_spans
 from asarm.evaluation.config import DecodingConfig
-from asarm.evaluation.items import Share
-from asarm.evaluation.trials import Batch, Variant, batch_of, headed, item_batches, key, variants
+from asarm.evaluation.engine import timed
+from asarm.evaluation.trials import Batch
+from asarm.evaluation.variants import Variant
 from asarm.metrics.repetition import token_entropy
 from asarm.order import Order
 from asarm.rows import Backbone
@@ -30,47 +24,7 @@ from asarm.sampling import SampleResult, sample, sampler_of
 from asarm.text import decode
 
 Decode = Callable[[list[int]], str]
-Result = TypeVar("Result")
 WARM_UP_TARGETS = 8
-
-
-def decode_trials(
-    models: Mapping[str, Backbone],
-    tokenizer: PreTrainedTokenizerBase,
-    blocks: Tensor,
-    config: DecodingConfig,
-    *,
-    done: Iterable[Record] = (),
-    share: Share | None = None,
-) -> Iterator[Record]:
-    """Fill the blanks of every trial by every variant, trial after trial: a record for each.
-
-    Args:
-        models: by their `trials.model_names`; all have the same tokenizer.
-        blocks: (N, L) tokens to blank out; they come again where there are more trials.
-        done: records of an earlier, interrupted run, which are not given again; the others are
-            the same, their times apart, as if it had not been interrupted.
-        share: this process's part of the batches.
-    """
-    found = {key(record) for record in done}
-    warm: set[tuple[str, str, str | None]] = set()
-    planned = variants(config, headed(models))
-    text_of = decoder(tokenizer, config)
-    for items in (share or Share()).of(item_batches(config)):
-        batch = batch_of(items, blocks, config)
-        for variant in planned:
-            missing = [item for item in items if (item, variant) not in found]
-            if not missing:
-                continue
-            model = models[variant.model]
-            about = variant.model, variant.method, variant.draft
-            if about not in warm:  # first calls load kernels and fill tables
-                warm_up(model, batch, variant, config)
-                warm.add(about)
-            result, seconds = timed_sample(model, batch, variant, config)
-            for row, item in enumerate(items):
-                if item in missing:
-                    yield record_of(batch, row, variant, result, seconds, text_of)
 
 
 def decoder(tokenizer: PreTrainedTokenizerBase, config: DecodingConfig) -> Decode:
@@ -86,7 +40,7 @@ def warm_up(model: Backbone, batch: Batch, variant: Variant, config: DecodingCon
     is_target[:, -min(WARM_UP_TARGETS, config.length - 1) :] = True
     steps = None if variant.steps is None else min(variant.steps, WARM_UP_TARGETS)
     few = Batch(batch.items, batch.input_ids, Order.from_mask(is_target), batch.seeds)
-    timed_sample(model, few, variant._replace(steps=steps), config)
+    timed_sample(model, few, replace(variant, steps=steps), config)
 
 
 def timed_sample(
@@ -94,8 +48,8 @@ def timed_sample(
 ) -> tuple[SampleResult, float]:
     """The batch filled by one method, and the seconds a sequence.
 
-    What `parallel` takes to score its text under the joint is no part of its decoding: as long
-    as the same scoring takes once more is taken off.
+    What a sampler of a given number of steps takes to score its text under the joint is no part of
+    its decoding: as long as the same scoring takes once more is taken off.
     """
     sampler = sampler_of(
         variant.method,
@@ -121,19 +75,9 @@ def timed_sample(
         return log_prob(model, result.tokens, batch.order, temperature=config.temperature)
 
     result, seconds = timed(fill, model.device)
-    if variant.method == "parallel":
+    if variant.steps is not None:
         seconds = max(0.0, seconds - timed(score, model.device)[1])
     return result, seconds / len(batch.items)
-
-
-def timed(call: Callable[[], Result], device: torch.device) -> tuple[Result, float]:
-    """What `call` gives, and the seconds until the device has finished it."""
-    synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    synchronize()
-    start = perf_counter()
-    result = call()
-    synchronize()
-    return result, perf_counter() - start
 
 
 def record_of(
@@ -146,7 +90,7 @@ def record_of(
     prompt = batch.order.order[row, : int(batch.order.num_prompt[row])].tolist()
     return {
         "item": batch.items[row],
-        **variant._asdict(),
+        **variant.settings,
         "k": result.k,
         "lossless": result.lossless,
         "seed": batch.seeds[row],

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePath
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from asarm.distribution import Distribution, check_temperature
+from asarm.distribution import check_temperature
 from asarm.drafting.drafters import has_head
 from asarm.evaluation.config import DecodingConfig
+from asarm.evaluation.variants import Variant, check_numbers
 from asarm.order import Order
 from asarm.rows import Backbone
 from asarm.run import Record
@@ -31,20 +31,6 @@ DRAFTS = ("head", "self")
 ENDLESS = "openwebtext"  # a data set of which no more is read than the trials need
 
 
-class Variant(NamedTuple):
-    """A model and a method with its settings: one row of the table."""
-
-    model: str
-    method: str
-    steps: int | None = None
-    draft: str | None = None
-
-    @property
-    def name(self) -> str:
-        """The method's, whatever drafts for it."""
-        return self.method if self.steps is None else f"{self.method} {self.steps}"
-
-
 def names(variants: Iterable[Variant]) -> dict[Variant, str]:
     """What each is called in tables and figures: by its model too, where there are several.
 
@@ -52,8 +38,11 @@ def names(variants: Iterable[Variant]) -> dict[Variant, str]:
     """
     found = list(variants)
     models = list(dict.fromkeys(variant.model for variant in found))
-    with_head = {variant[:3] for variant in found if variant.draft == "head"}
-    called = {v: v.name + " self" * (v.draft == "self" and v[:3] in with_head) for v in found}
+    with_head = {replace(v, draft=None) for v in found if v.draft == "head"}
+    called = {
+        v: v.name + " self" * (v.draft == "self" and replace(v, draft=None) in with_head)
+        for v in found
+    }
     if len(models) == 1:
         return called
     shown = short_names(models)
@@ -97,7 +86,7 @@ def variants(config: DecodingConfig, heads: Collection[str] = ()) -> list[Varian
         Variant(model, method, count, draft)
         for model in model_names(config)
         for method in config.method
-        for count in (steps if method == "parallel" else [None])
+        for count in (steps if has_option(method, "steps") else [None])
         for draft in (_drafts(config, model in heads) if has_option(method, "drafter") else [None])
     ]
     return list(dict.fromkeys(found))
@@ -108,34 +97,34 @@ def _drafts(config: DecodingConfig, has_head: bool) -> list[str]:
 
 
 def check(config: DecodingConfig) -> None:
-    """ValueError, in a line that names the setting, where a setting cannot be."""
-    unknown = [method for method in config.method if method not in SAMPLERS]
-    if unknown or not config.method:
-        given = f"holds {unknown[0]!r}" if unknown else "is empty"
-        raise ValueError(f"method {given}; expected some of {', '.join(SAMPLERS)}")
-    unknown = [draft for draft in config.drafts if draft not in DRAFTS]
-    if unknown or not config.drafts:
-        given = f"holds {unknown[0]!r}" if unknown else "is empty"
-        raise ValueError(f"drafts {given}; expected some of {', '.join(DRAFTS)}")
+    """Refuse a setting that cannot be, in a line that names it.
+
+    Raises:
+        ValueError: an unknown word, or a number outside its range.
+    """
+    _check_some("method", config.method, [*SAMPLERS])
+    _check_some("drafts", config.drafts, DRAFTS)
     if config.order not in ORDERS:
         raise ValueError(f"order is {config.order!r}; expected one of {', '.join(ORDERS)}")
-    numbers = ("num_trials", "batch_size", "k", "max_items")
-    given_numbers = {name: getattr(config, name) for name in numbers}
-    given_numbers["parallel_steps"] = min(config.parallel_steps, default=None)
-    for name, value in given_numbers.items():
-        if value not in (None, "auto") and value < 1:
-            raise ValueError(f"{name} is {value}; expected at least 1")
-    Distribution(mask_token_id=0, temperature=config.temperature)  # refuses what cannot be
+    check_numbers(config)
     if config.coupling not in VERIFIERS:
         raise ValueError(f"coupling is {config.coupling!r}; expected one of {', '.join(VERIFIERS)}")
-    slack = config.acceptance_slack
-    if not 0 <= slack < math.inf or (slack > 0 and config.coupling == "gumbel"):
+    tolerance = config.acceptance_slack
+    if not 0 <= tolerance < math.inf or (tolerance > 0 and config.coupling == "gumbel"):
         raise ValueError(
-            f"acceptance_slack is {slack} with coupling {config.coupling!r}; expected a finite "
+            f"acceptance_slack is {tolerance} with coupling {config.coupling!r}; expected a finite "
             "number from 0, and 0 with coupling 'gumbel'"
         )
     if config.draft_temperature is not None:
         check_temperature("draft_temperature", config.draft_temperature)
+
+
+def _check_some(name: str, values: Sequence[str], valid: Sequence[str]) -> None:
+    """Refuse a choice that is empty, or holds what cannot be chosen."""
+    unknown = [value for value in values if value not in valid]
+    if unknown or not values:
+        given = f"holds {unknown[0]!r}" if unknown else "is empty"
+        raise ValueError(f"{name} {given}; expected some of {', '.join(valid)}")
 
 
 def trial_order(config: DecodingConfig, items: Iterable[int]) -> Order:

@@ -6,18 +6,22 @@ Shapes: M lengths in question.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 
 import torch
+from rich.console import Console
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from asarm.codec import Codec
 from asarm.corpus import KINDS, Kind, held_out_documents
-from asarm.display.tables import plus_minus
+from asarm.display.tables import show_table
+from asarm.evaluation.engine import Evaluation
 from asarm.evaluation.gap_lengths.config import GapLengthsConfig
-from asarm.evaluation.items import Share
+from asarm.evaluation.tables import Row, Table, page, result_table
+from asarm.evaluation.variants import OURS, Cell, Variant
 from asarm.fingerprint import of_items, of_model
 from asarm.infilling import infill
 from asarm.infilling.length import (
@@ -29,20 +33,28 @@ from asarm.infilling.length import (
 )
 from asarm.infilling.prior import MAX_UNITS, length_prior
 from asarm.infilling.template import Template
+from asarm.loading import load
 from asarm.metrics.statistics import estimate
 from asarm.rows import Backbone
-from asarm.run import Record
+from asarm.run import Record, Run
 from asarm.schedule import keyed_generator, keyed_seed
 
 LEFT, RIGHT = 400, 200  # characters of text around a gap
 ESTIMATORS = ("direct", "importance", "per token", "constant")
 TRIED = (0.0, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 1.0)  # powers of the evidence
-HEAD = ("kind", "estimator", "first", "within 1", "mean error", "rows", "log p(true)")
+NOTE = (
+    "Of gaps of 1 to 8 words: how often the true length in tokens is the estimator's first, how "
+    "often it is at most 1 off, the mean absolute error, rows pushed through the network a gap, "
+    "and the mean log-probability of the true length. Mean ± standard error. Best powers of the "
+    "evidence: {powers}."
+)
+DECIMALS = {"first": 3, "within 1": 3, "mean error": 2, "rows": 0, "log p(true)": 2}
+COLUMNS = {measure: (measure, decimals) for measure, decimals in DECIMALS.items()}
 
 
 @dataclass(frozen=True)
 class Gap:
-    """Some words of a text, and what stands before and after them."""
+    """Some words of a text, and what is before and after them."""
 
     kind: Kind
     before: str
@@ -59,10 +71,6 @@ class Question:
     words: str
     template: Template
     true: int
-
-    @property
-    def key(self) -> tuple[str, int]:
-        return self.kind, self.item
 
 
 def gaps(kind: Kind, count: int, seed: int) -> list[Gap]:
@@ -100,43 +108,94 @@ def check(config: GapLengthsConfig) -> None:
             raise ValueError(f"{name} is {getattr(config, name)}; expected at least 1")
 
 
-def fingerprints(
-    model: Backbone, tokenizer: PreTrainedTokenizerBase, config: GapLengthsConfig
-) -> dict[str, str]:
-    """What the guesses depend on, by content."""
-    texts = [document.text for kind in KINDS for document in held_out_documents(kind)]
-    return {f"model {config.model}": of_model(model, tokenizer), "held-out text": of_items(texts)}
-
-
-def guess_lengths(
-    model: Backbone,
-    tokenizer: PreTrainedTokenizerBase,
-    config: GapLengthsConfig,
-    *,
-    done: Collection[tuple[str, int]] = (),
-    share: Share | None = None,
-) -> Iterator[Record]:
-    """The true length of each gap, and what each estimator says: a record for each gap.
+@dataclass(frozen=True)
+class GapLengths(Evaluation[list[Record]]):
+    """The true length of each gap, and what each estimator says.
 
     "per token" takes the length whose best filling has the highest mean log-probability per token,
     "constant" the prior's mean.
+
+    Attributes:
+        config: the settings.
+        model: any backbone.
+        tokenizer: the model's.
+        fingerprints: of both, and of the text.
     """
-    log_prior = length_prior(tokenizer, 1, config.longest).log()
-    for asked in (share or Share()).of(questions(tokenizer, config)):
-        if asked.key in done:
-            continue
-        seed = keyed_seed(config.seed, "fills", *asked.key)
-        yield {
-            "kind": asked.kind,
-            "item": asked.item,
-            "true": asked.true,
-            "words": asked.words,
-            "guesses": _guesses(model, asked.template, log_prior, asked.true, config, seed),
-        }
+
+    kind = "gap lengths"
+    file = "gaps.jsonl"
+    unit = "gap"
+    leaves = "the table and all guesses"
+    may_grow = ("max_items",)
+    config: GapLengthsConfig
+    model: Backbone
+    tokenizer: PreTrainedTokenizerBase
+    fingerprints: dict[str, str] | None = None
+
+    @cached_property
+    def batches(self) -> list[list[Question]]:
+        return [[question] for question in questions(self.tokenizer, self.config)]
+
+    @property
+    def cells(self) -> list[Cell]:
+        return [Cell(Variant(OURS))]
+
+    @cached_property
+    def log_prior(self) -> Tensor:
+        """The logarithms of the prior's probabilities of 1, 2, ... tokens."""
+        return length_prior(self.tokenizer, 1, self.config.longest).log()
+
+    def key(self, record: Record) -> tuple[str, int]:
+        return record["kind"], record["item"]
+
+    def key_of(self, question: Question, cell: Cell) -> tuple[str, int]:
+        return question.kind, question.item
+
+    def compute(self, items: Sequence[Question], cell: Cell) -> list[Record]:
+        return [
+            {
+                "kind": question.kind,
+                "item": question.item,
+                "true": question.true,
+                "words": question.words,
+                "guesses": self._guesses(question),
+            }
+            for question in items
+        ]
+
+    def _guesses(self, question: Question) -> dict[str, Record]:
+        seed = keyed_seed(self.config.seed, "fills", question.kind, question.item)
+        template, true = question.template, question.true
+        return _guesses(self.model, template, self.log_prior, true, self.config, seed)
+
+    def finish(self, run: Run, records: Sequence[Record]) -> list[Record]:
+        summary, title = summarise(records), f"Lengths of blanks: {self.config.model}"
+        run.write("report.md", page(title, note(records), table(summary).markdown))
+        run.write("summary.json", summary)
+        return list(records)
+
+    def show(self, records: list[Record], console: Console) -> None:
+        title = f"Lengths of blanks: {self.config.model}"
+        show_table(console, title, note(records), *table(summarise(records)))
+
+
+def prepare(config: GapLengthsConfig) -> GapLengths:
+    """Load all that the settings name.
+
+    Raises:
+        ValueError: a number outside its range, or a model that cannot be had.
+    """
+    check(config)
+    model, tokenizer = load(
+        config.model, revision=config.revision, device=config.device, dtype=config.dtype
+    )
+    texts = [document.text for kind in KINDS for document in held_out_documents(kind)]
+    found = {f"model {config.model}": of_model(model, tokenizer), "held-out text": of_items(texts)}
+    return GapLengths(config, model, tokenizer, found)
 
 
 def questions(tokenizer: PreTrainedTokenizerBase, config: GapLengthsConfig) -> list[Question]:
-    """The gaps of at most `config.longest` tokens."""
+    """Return the gaps of at most `config.longest` tokens."""
     codec, found = Codec(tokenizer, whitespace_map=config.whitespace_map), []
     for kind in KINDS:
         for item, gap in enumerate(gaps(kind, config.max_items, config.seed)):
@@ -197,7 +256,7 @@ def _by_mean(model: Backbone, template: Template, config: GapLengthsConfig, seed
 
 
 def summarise(records: Sequence[Record]) -> list[Record]:
-    """For each kind of text and estimator: shares, mean error and cost, with standard errors."""
+    """For each kind of text and estimator: rates, mean error and cost, with standard errors."""
     groups: dict[tuple[str, str], list[Record]] = defaultdict(list)
     for record in records:
         for name in ESTIMATORS:
@@ -227,10 +286,13 @@ def best_powers(records: Sequence[Record]) -> dict[str, float]:
     return {name: TRIED[int(means.argmax())] for name, means in sums.items()}
 
 
-def table_rows(summary: Sequence[Record]) -> list[list[str]]:
-    """The cells of the table, below `HEAD`."""
-    decimals = {"first": 3, "within 1": 3, "mean error": 2, "rows": 0, "log p(true)": 2}
-    return [
-        [row["kind"], row["estimator"], *(plus_minus(row[m], d) for m, d in decimals.items())]
-        for row in summary
-    ]
+def note(records: Sequence[Record]) -> str:
+    """Say how the table is to be read."""
+    powers = ", ".join(f"{name} {power}" for name, power in best_powers(records).items())
+    return NOTE.format(powers=powers)
+
+
+def table(summary: Sequence[Record]) -> Table:
+    """Make the table of the summary."""
+    rows = [Row([row["kind"], row["estimator"]], row) for row in summary]
+    return result_table(["kind", "estimator"], COLUMNS, rows)

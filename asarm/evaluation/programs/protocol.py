@@ -1,13 +1,4 @@
-"""The evaluation as a whole: gaps filled, the scoring tested, programs run, rates taken.
-
-In a notebook:
-
-    from asarm.evaluation.programs import config, generate, network, protocol, tasks
-
-    settings = config.InfillCodeConfig(max_items=20)
-    networks = generate.Networks(network.Network.of(*asarm.load("demo")))
-    result = protocol.infill_code(networks, tasks.load_tasks("bundled").first(20), settings)
-"""
+"""How completions are scored: what isolates programs, what is checked first, and the result."""
 
 from __future__ import annotations
 
@@ -16,7 +7,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from asarm.evaluation.programs.config import InfillCodeConfig
-from asarm.evaluation.programs.generate import Networks, fill_tasks
 from asarm.evaluation.programs.network import Network
 from asarm.evaluation.programs.results import CodeResult, VariantResult, variant_result
 from asarm.evaluation.programs.scoring import (
@@ -25,11 +15,11 @@ from asarm.evaluation.programs.scoring import (
     SelfTest,
     codec_ceiling,
     limits_of,
-    score_completions,
     self_test,
 )
 from asarm.evaluation.programs.task import TaskSet
 from asarm.evaluation.programs.variants import variants
+from asarm.evaluation.variants import Networks
 from asarm.run import Record, Run
 from asarm.sandbox.execution import Outcome
 from asarm.sandbox.isolation import find_isolation
@@ -42,28 +32,6 @@ class Checks(NamedTuple):
 
     self_test: SelfTest
     ceilings: dict[str, Ceiling]
-
-
-def infill_code(networks: Networks, task_set: TaskSet, config: InfillCodeConfig) -> CodeResult:
-    """Fill the gaps of all tasks by every variant, run the programs, and give the rates.
-
-    Args:
-        networks: what fills them.
-        task_set: the tasks, but for those of `config.leave_out`; `config.dataset` and `max_items`
-            are not read.
-        config: how gaps are filled and programs run.
-
-    Raises:
-        ValueError: nothing isolates programs here, or the self-test of the scoring fails.
-    """
-    task_set = task_set.leave_out(config.leave_out)
-    scorer = new_scorer(config)
-    generated = list(fill_tasks(networks, task_set.tasks, config))
-    if scorer is None:
-        return code_result(task_set, generated, config)
-    checks = check_scoring(task_set, scorer, networks, config)
-    scored = score_completions(task_set.tasks, generated, scorer)
-    return code_result(task_set, generated, config, scored=scored, checks=checks, scorer=scorer)
 
 
 def new_scorer(
@@ -83,7 +51,7 @@ def new_scorer(
 def check_scoring(
     task_set: TaskSet,
     scorer: Scorer,
-    networks: Networks | None,
+    networks: Networks[Network] | None,
     config: InfillCodeConfig,
     *,
     say: Callable[[str], None] = print,
@@ -95,7 +63,7 @@ def check_scoring(
         scorer: what runs them.
         networks: whose codecs are tried; None for completions of unknown origin.
         config: the models' names.
-        say: what is told each line.
+        say: called with each line.
 
     Raises:
         ValueError: the self-test fails, so that no score would mean anything.
@@ -169,7 +137,7 @@ def _doubt(rows: Sequence[VariantResult]) -> str | None:
 
 
 def _place(config: InfillCodeConfig) -> Callable[[str], int]:
-    """Where a row stands in the table."""
+    """Return the place of a row in the table."""
     names = [variant.name for variant in variants(config)]
     return lambda name: names.index(name) if name in names else len(names)
 
@@ -182,7 +150,9 @@ def _title(task_set: TaskSet, config: InfillCodeConfig) -> str:
     return f"{what} on {task_set.name}: {len(task_set.kept):,} tasks{trials}{unsafe}"
 
 
-def _named(networks: Networks | None, config: InfillCodeConfig) -> list[tuple[str, Network]]:
+def _named(
+    networks: Networks[Network] | None, config: InfillCodeConfig
+) -> list[tuple[str, Network]]:
     if networks is None:
         return []
     found = [(config.model, networks.ours)]

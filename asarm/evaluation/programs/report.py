@@ -11,6 +11,7 @@ from asarm.display.tables import markdown_table, show_table
 from asarm.evaluation.programs.protocol import describe_ceiling
 from asarm.evaluation.programs.results import CodeResult, VariantResult
 from asarm.evaluation.programs.task import Task
+from asarm.evaluation.tables import page
 from asarm.metrics.passk import Rate
 from asarm.metrics.statistics import Estimate
 from asarm.run import Record
@@ -59,7 +60,7 @@ def _row(
 def _percent(rate: Rate | None) -> str:
     if rate is None:
         return "-"
-    mean, low, high = (100 * share for share in (rate.mean, rate.low, rate.high))
+    mean, low, high = (100 * part for part in (rate.mean, rate.low, rate.high))
     return f"{mean:.1f} [{low:.1f}, {high:.1f}]"
 
 
@@ -87,13 +88,12 @@ def markdown(result: CodeResult) -> str:
     endings = {ending: None for v in result.variants for ending in v.outcomes}
     rows = [[e, *(f"{v.outcomes.get(e, 0):,}" for v in result.variants)] for e in endings]
     outcomes = markdown_table(["outcome", *(v.name for v in result.variants)], rows)
-    return "\n".join(
-        [
-            *(f"# {result.title}", "", NOTE, "", *markdown_table(*table(result)), ""),
-            *(f"- {line}" for line in what_was_checked(result)),
-            *(["", "## How the programs ended", "", *outcomes] if endings else []),
-            "",
-        ]
+    return page(
+        result.title,
+        NOTE,
+        markdown_table(*table(result)),
+        [f"- {line}" for line in what_was_checked(result)],
+        *(["## How the programs ended", outcomes] if endings else []),
     )
 
 

@@ -14,9 +14,9 @@ class Task:
 
     task_id: str
     entry_point: str  # the function that `test` calls
-    prompt: str  # what stands before the gap
-    suffix: str  # and behind it
-    canonical_solution: str  # what stood in the gap
+    prompt: str  # what is before the gap
+    suffix: str  # and after it
+    canonical_solution: str  # what was in the gap
     test: str  # defines check(candidate)
 
     def program(self, completion: str) -> Program:
@@ -31,7 +31,7 @@ class Task:
 
     @property
     def pass_statement(self) -> str:
-        """A completion that does nothing: `pass`, indented as the first line that stood there."""
+        """A completion that does nothing: `pass`, indented as the first line that was there."""
         line = self.canonical_solution.lstrip("\n")
         indentation = line[: len(line) - len(line.lstrip(" \t"))]
         return f"{indentation}pass\n"

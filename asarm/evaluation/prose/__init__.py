@@ -4,21 +4,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from asarm.evaluation.prose.cells import Network as Network
     from asarm.evaluation.prose.config import InfillProseConfig as InfillProseConfig
-    from asarm.evaluation.prose.hellaswag import choose_endings as choose_endings
-    from asarm.evaluation.prose.lambada import complete_passages as complete_passages
     from asarm.evaluation.prose.results import ProseResult as ProseResult
+    from asarm.evaluation.prose.sources import Prose as Prose
     from asarm.evaluation.prose.sources import load_prose as load_prose
-    from asarm.evaluation.prose.stories import fill_stories as fill_stories
+    from asarm.evaluation.prose.tasks import infill_prose as infill_prose
 
 _HOMES = {
     "InfillProseConfig": "config",
-    "Network": "cells",
+    "Prose": "sources",
     "ProseResult": "results",
-    "choose_endings": "hellaswag",
-    "complete_passages": "lambada",
-    "fill_stories": "stories",
+    "infill_prose": "tasks",
     "load_prose": "sources",
 }
 

@@ -9,15 +9,15 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from asarm.evaluation.prose.cells import Networks, Variant
+from asarm.evaluation.engine import timed
 from asarm.evaluation.prose.config import InfillProseConfig
-from asarm.evaluation.study import timed
+from asarm.evaluation.variants import Networks, Variant
 from asarm.infilling import Infilling, infill, reference_lengths
 from asarm.run import Record
 from asarm.sampling import sampler_of
 
 MARK = "\ue000"  # of a blank: a character that is in nobody's text, for ___ is in LAMBADA's
-MOST_TOKENS = 32  # of a sentence whose length is not known
+MAX_TOKENS = 32  # of a sentence whose length is not known
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,12 @@ class Blank:
     sentences: int = 1
 
     def template(self, *, left_only: bool = False) -> str:
-        """The text with its mark; with nothing behind it where what follows is hidden."""
+        """The text with its mark; with nothing after it where what follows is hidden."""
         return self.before + MARK + ("" if left_only else self.after)
 
 
 def fill_blanks(
-    networks: Networks,
+    networks: Networks[Any],
     blanks: Sequence[Blank],
     variant: Variant,
     config: InfillProseConfig,
@@ -57,7 +57,7 @@ def fill_blanks(
     lengths = [oracle_length(network.tokenizer, blank) for blank in blanks]
     asked: list[Any] = lengths
     if variant.length == "auto":
-        asked = [(1, MOST_TOKENS * blank.sentences) for blank in blanks]
+        asked = [(1, MAX_TOKENS * blank.sentences) for blank in blanks]
 
     def fill() -> list[Infilling]:
         return infill(
@@ -82,7 +82,7 @@ def fill_blanks(
 
 @lru_cache(maxsize=2**16)  # every trial asks again
 def oracle_length(tokenizer: PreTrainedTokenizerBase, blank: Blank) -> int:
-    """How many tokens the reference has where it stands."""
+    """Return how many tokens the reference has where it is."""
     return reference_lengths(tokenizer, blank.template(), [blank.reference], blank=MARK)[0]
 
 

@@ -47,7 +47,7 @@ class Question:
 
 
 Items = list[Story] | list[Passage] | list[Question]
-Records = Iterable[tuple[str, dict[str, Any]]]  # each after the words that name where it stands
+Records = Iterable[tuple[str, dict[str, Any]]]  # each after the words that name where it is
 
 
 def read_items(path: str | Path, kind: str | None = None) -> tuple[str, Items]:
@@ -102,7 +102,7 @@ def _has_columns(path: Path, header: str) -> bool:
 
 
 def _delimiter(header: str) -> str:
-    """What stands between the cells: where it is cut there, most of the columns are known."""
+    """Return what is between the cells: where it is cut there, most of the columns are known."""
     known = {*CLOZE, *TITLED}
     return max(DELIMITERS, key=lambda delimiter: len(known & set(_cells(header, delimiter))))
 

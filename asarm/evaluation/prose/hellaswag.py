@@ -7,22 +7,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
 
+from asarm.evaluation.engine import timed
 from asarm.evaluation.prose.blanks import MARK
-from asarm.evaluation.prose.cells import (
-    Cell,
-    Network,
-    Networks,
-    Variant,
-    check_config,
-    other_name,
-    run_cells,
-    short_name,
-    title_of,
-    trials,
-)
 from asarm.evaluation.prose.config import InfillProseConfig
+from asarm.evaluation.prose.evaluation import Network, ProseEvaluation, other_name, short_name
 from asarm.evaluation.prose.formats import Question
 from asarm.evaluation.prose.results import (
     Example,
@@ -34,9 +23,8 @@ from asarm.evaluation.prose.results import (
     first_item,
     row_of,
 )
-from asarm.evaluation.study import timed
+from asarm.evaluation.variants import OTHER, OURS, Action, Cell, Variant, cells_of
 from asarm.infilling import score
-from asarm.rows import Backbone
 from asarm.run import Record
 
 PROTOCOL = "ending"
@@ -56,24 +44,19 @@ RULES = {
 
 
 @dataclass(frozen=True)
-class Endings:
-    """The evaluation of questions: a `cells.Task`."""
+class Endings(ProseEvaluation):
+    """The evaluation of questions: nothing is drawn, and there is one trial."""
 
-    questions: Sequence[Question]
-    config: InfillProseConfig
+    items: Sequence[Question]
     name: str = "HellaSwag"
-
-    @property
-    def num_items(self) -> int:
-        return len(self.questions)
 
     @cached_property
     def cells(self) -> list[Cell]:
-        return trials(PROTOCOL, variants(self.config), 1)
+        return cells_of(variants(self.config), 1, PROTOCOL)
 
-    def compute(self, cell: Cell, items: Sequence[int], networks: Networks) -> list[Record]:
-        network = networks.pick(cell.variant)
-        return [answer(network, self.questions[item]) for item in items]
+    def answers(self, items: Sequence[int], cell: Cell) -> list[Record]:
+        network = self.networks.pick(cell.variant)
+        return [answer(network, self.items[item]) for item in items]
 
     def result(self, records: Sequence[Record]) -> ProseResult:
         rows = [
@@ -83,12 +66,13 @@ class Endings:
             for rule, field in RULES.items()
         ]
         table = ResultTable("the ending that follows", ("accuracy",), [*rows, self._chance()])
-        title = title_of(self.config, self.name, f"{self.num_items} questions")
-        return ProseResult(title, NOTE, [table], [self._example(records)], records)
+        return ProseResult(
+            self.title("questions"), NOTE, [table], [self._example(records)], records
+        )
 
     def _example(self, records: Sequence[Record]) -> Example:
         first = first_item(records)
-        question = self.questions[first]
+        question = self.items[first]
         own = {r["variant"]: self._chosen(r) for r in records if r["item"] == first}
         chosen = [
             (f"{variant.name}, {rule}", question.endings[own[variant.name][field]])
@@ -101,37 +85,18 @@ class Endings:
 
     def _chosen(self, record: Record) -> Record:
         """The line with what each rule chooses, which lines of earlier versions lack."""
-        question = self.questions[record["item"]]
+        question = self.items[record["item"]]
         return record | choices(question, record["log_probs"], record["num_tokens"])
 
     def _chance(self) -> Row:
-        shares = [100 / len(question.endings) for question in self.questions]
-        return Row("chance", self.num_items, 0, {"accuracy": Score(sum(shares) / len(shares))})
-
-
-def choose_endings(
-    model: Backbone,
-    tokenizer: PreTrainedTokenizerBase,
-    questions: Sequence[Question],
-    config: InfillProseConfig | None = None,
-    *,
-    off_the_shelf: Network | None = None,
-) -> ProseResult:
-    """Choose the ending of each question by its log-probability, and by that per token and so on.
-
-    Arguments are those of `fill_stories`. Nothing is drawn: there is one trial.
-    """
-    config = config or InfillProseConfig()
-    check_config(config)
-    task = Endings(questions, config)
-    networks = Networks(Network(model, tokenizer), off_the_shelf)
-    return task.result(list(run_cells(task, networks, config)))
+        rates = [100 / len(question.endings) for question in self.items]
+        return Row("chance", len(self.items), 0, {"accuracy": Score(sum(rates) / len(rates))})
 
 
 def variants(config: InfillProseConfig) -> list[Variant]:
-    """Which models score; a row of the table for each rule."""
-    other = Variant(other_name(config), "score", length=None, off_the_shelf=True)
-    ours = Variant(short_name(config.model), "score", length=None)
+    """Return which models score; each has a row of the table for each rule."""
+    ours = Variant(OURS, action=Action.SCORE, title=short_name(config.model))
+    other = Variant(OTHER, action=Action.SCORE, title=other_name(config))
     return [ours, *([other] if config.off_the_shelf else [])]
 
 

@@ -3,26 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
-from transformers import PreTrainedTokenizerBase
-
 from asarm.evaluation.prose.blanks import Blank, fill_blanks
-from asarm.evaluation.prose.cells import (
-    LENGTHS,
-    Cell,
-    Network,
-    Networks,
-    Variant,
-    check_config,
-    choice,
-    other_name,
-    run_cells,
-    title_of,
-    trials,
-)
 from asarm.evaluation.prose.config import InfillProseConfig
+from asarm.evaluation.prose.evaluation import ProseEvaluation, other_name
 from asarm.evaluation.prose.formats import Passage
 from asarm.evaluation.prose.results import (
     COSTS,
@@ -33,12 +19,21 @@ from asarm.evaluation.prose.results import (
     predictions,
     rows_of,
 )
-from asarm.rows import Backbone
+from asarm.evaluation.variants import (
+    LENGTHS,
+    OTHER,
+    OURS,
+    Cell,
+    Variant,
+    cells_of,
+    parallel_variants,
+    words,
+)
 from asarm.run import Record
 from asarm.schedule import recorded_seed
 
 PROTOCOL = "last word"
-MOST_STEPS = 4  # a word has few tokens: with more steps "parallel" is the sequential sampler
+MAX_STEPS = 4  # a word has few tokens: with more steps "parallel" is the sequential sampler
 NOTE = (
     "Exact match: share of passages, x 100, whose last word was filled in letter for letter; "
     "mean ± standard error over items, and over trials. Sampled (the published protocol) or "
@@ -49,26 +44,25 @@ NOTE = (
 
 
 @dataclass(frozen=True)
-class LastWords:
-    """The evaluation of passages: a `cells.Task`."""
+class LastWords(ProseEvaluation):
+    """The evaluation of passages, whose last words are filled in, sampled and greedily.
 
-    passages: Sequence[Passage]
-    config: InfillProseConfig
+    Nothing follows the blank, so the model restricted to left context is the model itself, and no
+    row of its own.
+    """
+
+    items: Sequence[Passage]
     name: str = "LAMBADA"
-
-    @property
-    def num_items(self) -> int:
-        return len(self.passages)
 
     @cached_property
     def cells(self) -> list[Cell]:
-        return trials(PROTOCOL, variants(self.config), self.config.num_trials)
+        return cells_of(variants(self.config), self.config.num_trials, PROTOCOL)
 
-    def compute(self, cell: Cell, items: Sequence[int], networks: Networks) -> list[Record]:
-        found = [self.passages[item] for item in items]
+    def answers(self, items: Sequence[int], cell: Cell) -> list[Record]:
+        found = [self.items[item] for item in items]
         blanks = [Blank(passage.context + " ", passage.last_word) for passage in found]
         seeds = [recorded_seed(self.config.seed, "word", cell.trial, item) for item in items]
-        records = fill_blanks(networks, blanks, cell.variant, self.config, seeds)
+        records = fill_blanks(self.networks, blanks, cell.variant, self.config, seeds)
         return [
             {
                 **record,
@@ -79,60 +73,33 @@ class LastWords:
         ]
 
     def result(self, records: Sequence[Record]) -> ProseResult:
-        names = list(dict.fromkeys(cell.variant.name for cell in self.cells))
         measures = {"exact_match": lambda record: 100.0 * record["correct"], **COSTS}
-        rows = rows_of(records, names, measures)
+        rows = rows_of(records, self.names, measures)
         table = ResultTable("the last word of the passage", ("exact_match",), rows)
         item = first_item(records)
-        passage, found = self.passages[item], predictions(records, names, item)
+        passage, found = self.items[item], predictions(records, self.names, item)
         example = Example(PROTOCOL, passage.context + " ", "", passage.last_word, found)
-        title = title_of(self.config, self.name, f"{self.num_items} passages", trials=True)
-        return ProseResult(title, NOTE, [table], [example], records)
-
-
-def complete_passages(
-    model: Backbone,
-    tokenizer: PreTrainedTokenizerBase,
-    passages: Sequence[Passage],
-    config: InfillProseConfig | None = None,
-    *,
-    off_the_shelf: Network | None = None,
-) -> ProseResult:
-    """Fill in the last word of passages, sampled and greedily, and count exact matches.
-
-    Arguments are those of `fill_stories`. Nothing follows the blank, so the model restricted to
-    left context is the model itself, and no row of its own.
-    """
-    config = config or InfillProseConfig()
-    check_config(config)
-    task = LastWords(passages, config)
-    networks = Networks(Network(model, tokenizer), off_the_shelf)
-    return task.result(list(run_cells(task, networks, config)))
+        return ProseResult(self.title("passages"), NOTE, [table], [example], records)
 
 
 def variants(config: InfillProseConfig) -> list[Variant]:
-    """The rows of the table."""
-    ours = [
-        Variant(f"{how}, {length} length", config.method, length=length, greedy=how == "greedy")
-        for length in choice("length", config.length, LENGTHS)
+    """Return the rows of the table."""
+    networks = [(OURS, length) for length in words("length", config, LENGTHS)]
+    networks += [(OTHER, "oracle")] if config.off_the_shelf else []
+    filled = [
+        Variant(
+            model,
+            config.method,
+            length=length,
+            greedy=how == "greedy",
+            title=f"{other_name(config)}, " * (model == OTHER) + f"{how}, {length} length",
+        )
+        for model, length in networks
         for how in ("sampled", "greedy")
     ]
-    other = [
-        Variant(
-            f"{other_name(config)}, {how}, oracle length",
-            config.method,
-            off_the_shelf=True,
-            greedy=greedy,
-        )
-        for how, greedy in (("sampled", False), ("greedy", True))
-    ]
     parallel = [
-        Variant(f"parallel {steps}, sampled, oracle length", "parallel", steps)
-        for steps in dict.fromkeys(config.parallel_steps)
-        if steps <= MOST_STEPS
+        replace(variant, title=f"{variant.name}, sampled, oracle length")
+        for variant in parallel_variants(config)
+        if variant.steps and variant.steps <= MAX_STEPS
     ]
-    return [
-        *ours,
-        *(other if config.off_the_shelf else []),
-        *(parallel if "parallel" in config.baselines else []),
-    ]
+    return [*filled, *parallel]

@@ -14,8 +14,9 @@ from rich.text import Text
 
 from asarm.display.drawing import FAINT, INK, RC, new_figure, png, tidy
 from asarm.display.spans import BLANKED, FILLED, GIVEN, printable
-from asarm.display.tables import markdown_image, markdown_table, show_table
+from asarm.display.tables import markdown_image, markdown_table, plus_minus, show_table
 from asarm.evaluation.prose.results import COSTS, Example, ProseResult, ResultTable, Row, Score
+from asarm.evaluation.tables import page
 
 HEADINGS = {  # and decimals in the terminal
     "rouge1": ("ROUGE-1", 1),
@@ -37,14 +38,21 @@ SHOWN = 600
 
 def markdown(result: ProseResult) -> str:
     """The page of a run."""
-    lines = [f"# {result.title}", "", result.note, ""]
-    for table in result.tables:
-        head, rows = cells(table, more=1, costs_with_errors=True)
-        lines += [f"## {table.title}", "", *markdown_table(head, rows), ""]
-    lines += [markdown_image(result.title, figure_name(result)), ""]
-    for example in result.examples:
-        lines += [f"## An item: {example.title}", "", *_quoted(example), ""]
-    return "\n".join(lines)
+    tables = [
+        part
+        for table in result.tables
+        for part in (
+            f"## {table.title}",
+            markdown_table(*cells(table, more=1, costs_with_errors=True)),
+        )
+    ]
+    examples = [
+        part
+        for example in result.examples
+        for part in (f"## An item: {example.title}", _quoted(example))
+    ]
+    image = markdown_image(result.title, figure_name(result))
+    return page(result.title, result.note, *tables, image, *examples)
 
 
 def _quoted(example: Example) -> list[str]:
@@ -95,12 +103,11 @@ def cells(
 
 
 def number(score: Score | None, measure: str, more: int = 0, *, bare: bool = False) -> str:
-    """A mean, with its standard error over items unless it is to be bare."""
+    """Write a mean, with its standard error over items unless it is to be bare."""
     if score is None:
-        return "-"
-    decimals = HEADINGS[measure][1] + more
-    error = "" if score.error is None or bare else f" ± {score.error:.{decimals}f}"
-    return f"{score.mean:.{decimals}f}{error}"
+        return plus_minus(None, 0)
+    found = {"mean": score.mean, "error": None if bare else score.error}
+    return plus_minus(found, HEADINGS[measure][1] + more)
 
 
 def _trial_error(row: Row, measure: str) -> float | None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from asarm.evaluation.blocks import CHECKOUT
+from asarm.data.evaluated import CHECKOUT
 from asarm.evaluation.eval_datasets import find, place
 from asarm.evaluation.prose.formats import (
     Items,

@@ -6,24 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from transformers import PreTrainedTokenizerBase
-
 from asarm.evaluation.prose.blanks import Blank, fill_blanks
-from asarm.evaluation.prose.cells import (
-    LENGTHS,
-    PROTOCOLS,
-    Cell,
-    Network,
-    Networks,
-    Variant,
-    check_config,
-    choice,
-    other_name,
-    run_cells,
-    title_of,
-    trials,
-)
 from asarm.evaluation.prose.config import InfillProseConfig
+from asarm.evaluation.prose.evaluation import PROTOCOLS, ProseEvaluation, other_name
 from asarm.evaluation.prose.formats import Story
 from asarm.evaluation.prose.results import (
     COSTS,
@@ -34,12 +19,12 @@ from asarm.evaluation.prose.results import (
     predictions,
     rows_of,
 )
+from asarm.evaluation.variants import OURS, Action, Cell, Variant, cells_of, filling_variants, words
 from asarm.metrics.rouge import KINDS, LETTERS_NOTE, needs_any_letters, rouge
-from asarm.rows import Backbone
 from asarm.run import Record
 from asarm.schedule import recorded_seed
 
-BLANKED = {"middle": (2, 3), "short_prompt": (1, 4)}  # the first sentence, and one behind the last
+BLANKED = {"middle": (2, 3), "short_prompt": (1, 4)}  # the first sentence, and one after the last
 TITLES = {
     "middle": "middle: the third sentence from the other four",
     "short_prompt": "short_prompt: three sentences from the first and the last",
@@ -54,39 +39,38 @@ NOTE = (
 
 
 @dataclass(frozen=True)
-class Stories:
-    """The evaluation of stories: a `cells.Task`."""
+class Stories(ProseEvaluation):
+    """The evaluation of stories.
 
-    stories: Sequence[Story]
-    config: InfillProseConfig
+    Attributes:
+        any_letters: whether ROUGE's words are those of any script; as the stories need it if None.
+    """
+
+    items: Sequence[Story]
     name: str = "stories"
-    any_letters: bool | None = None  # of ROUGE's words; as the stories need it if None
-
-    @property
-    def num_items(self) -> int:
-        return len(self.stories)
+    any_letters: bool | None = None
 
     @cached_property
     def has_any_letters(self) -> bool:
         """Whether words are those of any script, and not rouge-score's own."""
         if self.any_letters is None:
-            return needs_any_letters(text for story in self.stories for text in story.sentences)
+            return needs_any_letters(text for story in self.items for text in story.sentences)
         return self.any_letters
 
     @cached_property
     def cells(self) -> list[Cell]:
-        protocols = choice("protocol", self.config.protocol, PROTOCOLS)
-        found = variants(self.config)
-        return [cell for p in protocols for cell in trials(p, found, self.config.num_trials)]
+        found, num_trials = variants(self.config), self.config.num_trials
+        protocols = words("protocol", self.config, PROTOCOLS)
+        return [cell for protocol in protocols for cell in cells_of(found, num_trials, protocol)]
 
-    def compute(self, cell: Cell, items: Sequence[int], networks: Networks) -> list[Record]:
-        blanks = [blank_of(self.stories[item], cell.protocol) for item in items]
-        if cell.variant.method == "copy":
-            records = [copied(self.stories[item], cell.protocol) for item in items]
+    def answers(self, items: Sequence[int], cell: Cell) -> list[Record]:
+        blanks = [blank_of(self.items[item], cell.protocol) for item in items]
+        if cell.variant.action is Action.COPY:
+            records = [copied(self.items[item], cell.protocol) for item in items]
         else:
             key = self.config.seed, "fill", cell.protocol, cell.trial
             seeds = [recorded_seed(*key, item) for item in items]
-            records = fill_blanks(networks, blanks, cell.variant, self.config, seeds)
+            records = fill_blanks(self.networks, blanks, cell.variant, self.config, seeds)
         scores = [
             rouge(record["prediction"], blank.reference, any_letters=self.has_any_letters)
             for record, blank in zip(records, blanks, strict=True)
@@ -97,68 +81,26 @@ class Stories:
         ]
 
     def result(self, records: Sequence[Record]) -> ProseResult:
-        names = list(dict.fromkeys(cell.variant.name for cell in self.cells))
         measures = {**{name: _field(name) for name in MEASURES}, **COSTS}
         tables, examples = [], []
         for protocol in dict.fromkeys(cell.protocol for cell in self.cells):
             own = [record for record in records if record["protocol"] == protocol]
-            rows = rows_of(own, names, measures)
+            rows = rows_of(own, self.names, measures)
             tables.append(ResultTable(TITLES[protocol], MEASURES, rows))
             item = first_item(own)
-            blank, found = blank_of(self.stories[item], protocol), predictions(own, names, item)
+            blank, found = blank_of(self.items[item], protocol), predictions(own, self.names, item)
             examples.append(
                 Example(TITLES[protocol], blank.before, blank.after, blank.reference, found)
             )
-        title = title_of(self.config, self.name, f"{self.num_items} stories", trials=True)
         note = f"{NOTE} {LETTERS_NOTE}" if self.has_any_letters else NOTE
-        return ProseResult(title, note, tables, examples, records)
-
-
-def fill_stories(
-    model: Backbone,
-    tokenizer: PreTrainedTokenizerBase,
-    stories: Sequence[Story],
-    config: InfillProseConfig | None = None,
-    *,
-    off_the_shelf: Network | None = None,
-) -> ProseResult:
-    """Fill the blanked-out sentences of stories by every variant, and score them by ROUGE.
-
-    Args:
-        model: any backbone, such as an `AnySubsetTransformer`.
-        tokenizer: the model's.
-        stories: all that are to be filled, such as `load_prose().items`.
-        config: protocols, lengths, baselines and so on; what it says of models, data and folders is
-            not read.
-        off_the_shelf: another model for the same table; it needs `config.off_the_shelf`, its name.
-    """
-    config = config or InfillProseConfig()
-    check_config(config)
-    task = Stories(stories, config)
-    networks = Networks(Network(model, tokenizer), off_the_shelf)
-    return task.result(list(run_cells(task, networks, config)))
+        return ProseResult(self.title("stories"), note, tables, examples, records)
 
 
 def variants(config: InfillProseConfig) -> list[Variant]:
-    """The rows of the tables."""
-    ours = [
-        Variant(f"{config.method}, {length} length", config.method, length=length)
-        for length in choice("length", config.length, LENGTHS)
-    ]
-    left = Variant("left context, oracle length", config.method, left_only=True)
-    parallel = [
-        Variant(f"parallel {steps}, oracle length", "parallel", steps)
-        for steps in dict.fromkeys(config.parallel_steps)
-    ]
-    other = Variant(f"{other_name(config)}, oracle length", config.method, off_the_shelf=True)
-    copy = Variant("longest sentence copied", "copy", length=None)
-    return [
-        *ours,
-        *([other] if config.off_the_shelf else []),
-        *([left] if "left_context" in config.baselines else []),
-        *(parallel if "parallel" in config.baselines else []),
-        *([copy] if "copy" in config.baselines else []),
-    ]
+    """Return the rows of the tables."""
+    copy = Variant(OURS, action=Action.COPY, title="longest sentence copied")
+    found = filling_variants(config, other=other_name(config), left="left context")
+    return [*found, *([copy] if "copy" in config.baselines else [])]
 
 
 def blank_of(story: Story, protocol: str) -> Blank:

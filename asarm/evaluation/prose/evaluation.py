@@ -1,0 +1,153 @@
+"""What the evaluations of prose have in common: their lines, networks and titles."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from transformers import PreTrainedTokenizerBase
+
+from asarm.evaluation.engine import Evaluation
+from asarm.evaluation.prose import report
+from asarm.evaluation.prose.config import InfillProseConfig
+from asarm.evaluation.prose.results import ProseResult
+from asarm.evaluation.published import PROSE
+from asarm.evaluation.variants import (
+    LENGTHS,
+    Cell,
+    Networks,
+    check_filling,
+    load_networks,
+    words,
+)
+from asarm.rows import Backbone
+from asarm.run import Record, Run
+
+PROTOCOLS = ("middle", "short_prompt")
+BASELINES = ("left_context", "parallel", "copy")
+Key = tuple[int, str, str, int]
+
+
+class Network(NamedTuple):
+    """A model with its tokenizer."""
+
+    model: Backbone
+    tokenizer: PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class ProseEvaluation(Evaluation[ProseResult]):
+    """The evaluation of items of prose.
+
+    Attributes:
+        items: all that are evaluated.
+        config: the settings; what they say of models, data and folders is not read.
+        name: what the items are called in titles.
+        networks: what fills them.
+        fingerprints: of models and items.
+    """
+
+    kind = PROSE
+    leaves = "tables, the figure and all samples"
+    may_change = ("baselines", "parallel_steps", "off_the_shelf", "protocol", "length")
+    items: Sequence[Any]
+    config: InfillProseConfig
+    name: str = "items"
+    networks: Networks[Any] = Networks(None)
+    fingerprints: dict[str, str] | None = None
+
+    @cached_property
+    def batches(self) -> list[list[int]]:
+        size, end = self.config.batch_size, len(self.items)
+        return [list(range(start, min(start + size, end))) for start in range(0, end, size)]
+
+    def key(self, record: Record) -> Key:
+        return key(record)
+
+    def key_of(self, item: int, cell: Cell) -> Key:
+        return item, cell.protocol, cell.variant.name, cell.trial
+
+    def needs_warm(self, cell: Cell) -> str:
+        return cell.variant.model
+
+    def warm_up(self, items: Sequence[int], cell: Cell) -> None:
+        self.answers(items[:1], cell)
+
+    def compute(self, items: Sequence[int], cell: Cell) -> list[Record]:
+        return [
+            {
+                "item": item,
+                "protocol": cell.protocol,
+                "variant": cell.variant.name,
+                "trial": cell.trial,
+                "length": cell.variant.length,
+                **answer,
+            }
+            for item, answer in zip(items, self.answers(items, cell), strict=True)
+        ]
+
+    @abstractmethod
+    def answers(self, items: Sequence[int], cell: Cell) -> list[Record]:
+        """Return what is computed of each of the items, without what the cell says."""
+
+    @abstractmethod
+    def result(self, records: Sequence[Record]) -> ProseResult:
+        """Return what the lines come to; partial ones give partial tables."""
+
+    @property
+    def names(self) -> list[str]:
+        """What the rows are called, in the order of the plan."""
+        return list(dict.fromkeys(cell.variant.name for cell in self.cells))
+
+    def title(self, items: str) -> str:
+        """Say what was done, in a line."""
+        num_trials = self.config.num_trials
+        each = f", {num_trials} times each" if any(cell.trial for cell in self.cells) else ""
+        return f"{short_name(self.config.model)} on {self.name}: {len(self.items)} {items}{each}"
+
+    def finish(self, run: Run, records: Sequence[Record]) -> ProseResult:
+        result = self.result(records)
+        run.write("report.md", report.markdown(result))
+        run.write(report.figure_name(result), report.figure(result))
+        run.write("summary.json", result.summary())
+        return result
+
+    def show(self, result: ProseResult, console: Console) -> None:
+        report.show(result, console)
+
+
+def key(record: Record) -> Key:
+    """Return what a line is about."""
+    return record["item"], record["protocol"], record["variant"], record["trial"]
+
+
+def networks_of(config: InfillProseConfig) -> Networks[Network]:
+    """Load the models that the settings name."""
+    ours, other = load_networks(config)
+    return Networks(Network(*ours), Network(*other) if other else None)
+
+
+def short_name(model: str) -> str:
+    """Return a model's name: the last two parts of a long path."""
+    return "/".join(Path(model).parts[-2:])
+
+
+def other_name(config: InfillProseConfig) -> str:
+    """Return what the rows of `off_the_shelf` are called."""
+    return f"{config.off_the_shelf} off the shelf"
+
+
+def check_config(config: InfillProseConfig) -> None:
+    """Refuse settings that no evaluation of prose can serve, before any model is loaded.
+
+    Raises:
+        ValueError: an unknown word, or a number outside its range.
+    """
+    words("protocol", config, PROTOCOLS)
+    words("length", config, LENGTHS)
+    check_filling(config, BASELINES, "holds")
