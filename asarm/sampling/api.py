@@ -26,7 +26,15 @@ from asarm.sampling.outcome import Outcome
 from asarm.sampling.randomness import HashedRandomness, Randomness, signed
 from asarm.sampling.result import Round, SampleResult
 from asarm.sampling.rounds import EXECUTIONS, Decoding
-from asarm.sampling.samplers import SAMPLERS, NGram, Parallel, Sampler, Speculative, one_of
+from asarm.sampling.samplers import (
+    SAMPLERS,
+    NGram,
+    Parallel,
+    Sampler,
+    Sequential,
+    Speculative,
+    one_of,
+)
 from asarm.sampling.state import State
 from asarm.sampling.verify import Verifier, make_verifier
 
@@ -238,6 +246,8 @@ def _drafter(sampler: Sampler, model: Backbone) -> Drafter:
     """
     if isinstance(sampler, NGram):
         return ngram_drafter
+    if isinstance(sampler, Sequential | Parallel):
+        return self_drafter  # never asked; a head's tables would be made, or compared, for nothing
     drafter = getattr(sampler, "drafter", None)
     if callable(drafter):
         return CheckedDrafter(drafter)
