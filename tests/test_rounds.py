@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 from asarm import sample
 from asarm.distribution import Allowed
 from asarm.drafting.head import DraftHead, DraftHeadConfig
-from asarm.sampling import Sequential, api, rounds, sampler_of
+from asarm.sampling import NGram, Sequential, api, rounds, sampler_of
 from asarm.sampling.api import prepare
 from asarm.sampling.randomness import HashedRandomness
 
@@ -138,6 +138,16 @@ def test_a_text_of_a_single_target(replayed, model):
     for method in ("sequential", "assd", "ngram", "onepass"):
         expected = sample(model, ids, order, sampler=method)
         check_same(replayed(model, ids, order, sampler=method), expected, "auto")
+
+
+def test_a_first_call_reads_the_prompt_and_the_drafts(replayed, model):
+    """However long the prompt is: what it leaves no room for would be missing from the cache."""
+    ids, order = mixed_batch([30, 26, 9], [20, 17, 2], 60)
+    options = {"sampler": NGram(k=3, tolerance=1.0), "seed": 3}  # which accepts all drafts
+    expected = sample(model, ids, order, execution="eager", **options)
+    assert (expected.accepted > 0).all()
+    check_same(sample(model, ids, order, execution="static", **options), expected, 3)
+    check_same(replayed(model, ids, order, **options), expected, 3)
 
 
 def test_what_python_decides_in_a_round_shows_in_a_replay(replayed, model, monkeypatch):

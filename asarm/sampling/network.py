@@ -55,7 +55,7 @@ class Net:
         lengths: says how many drafts a round has.
         allowed: which tokens each position may hold; any if None.
         is_static: whether all rounds have the same shapes, and never wait for the device.
-        prompt_size: content rows of the first call, the prompts; 0 once they were read.
+        prompt_size: ranks of the longest prompt, which the first call reads; 0 once it was made.
     """
 
     model: Backbone
@@ -88,12 +88,15 @@ class Net:
             state: of the batch; the call is counted there.
             rows: the query rows.
             upto: how many ranks the cache holds the content of afterwards.
-            max_content: how many ranks, once the prompt is there, the cache can lack.
+            max_content: how many ranks below `upto` the cache can lack between rounds, when it lacks
+                the last committed one at most. The first call carries the prompt besides.
         """
         num_queries = rows.is_row.sum(1)
         upto = torch.where(num_queries > 0, upto, state.cached)
         num_content = upto - state.cached
-        content = self._content(state, num_content, max(max_content, self.prompt_size))
+        # before the first round the cache lacks the whole prompt, and not its last rank alone
+        bound = max_content + max(self.prompt_size - 1, 0)
+        content = self._content(state, num_content, bound)
         self.prompt_size = 0
         positions = state.positions.gather(1, torch.where(rows.is_row, rows.ranks, state.spare))
         query = QueryRows(positions, torch.where(rows.is_row, rows.limits, 0))
