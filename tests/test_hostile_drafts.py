@@ -6,7 +6,13 @@ import pytest
 import torch
 from covering import covering
 from fakes import mixed_batch, small_model
-from test_distribution_of_samplers import FAKES, ORDERS, output_distribution
+from test_distribution_of_samplers import (
+    FAKES,
+    ORDERS,
+    Capricious,
+    make_order,
+    output_distribution,
+)
 
 from asarm import Order, sample
 from asarm.drafting.checked import CheckedDrafter
@@ -119,6 +125,29 @@ def test_fewer_drafts_than_asked_and_dtypes_of_their_own_are_valid(method):
     found = output_distribution(model, order, method, k=3, drafter=drafter)
     assert set(found) == set(expected)
     assert all(abs(found[text] - expected[text]) < 1e-6 for text in expected)
+
+
+OTHER_COLUMNS = {
+    "fewer": lambda found: Drafts(
+        found.tokens[:, :1], found.probs[:, :1], found.count.clamp(max=1)
+    ),
+    "more": lambda found: Drafts(
+        found.tokens.repeat(1, 2), found.probs.repeat(1, 2, 1), found.count
+    ),
+    "none": lambda found: Drafts.none(found.count, found.probs.shape[2], found.probs.dtype),
+}
+
+
+@METHODS
+@pytest.mark.parametrize("columns", OTHER_COLUMNS)
+def test_other_numbers_of_columns_leave_the_distribution_as_it_is(method, columns):
+    """Sequences of a batch want different numbers of drafts: none commits from a padded row."""
+    model, asked = FAKES["no mask"], make_order("ascending")
+    expected = output_distribution(model, asked, "sequential")
+    drafter = CheckedDrafter(twisted(OTHER_COLUMNS[columns]))
+    found = output_distribution(model, asked, method, lengths=Capricious(), drafter=drafter)
+    assert set(found) == set(expected)
+    assert all(abs(found[text] - expected[text]) < 1e-9 for text in expected)
 
 
 @pytest.mark.slow_but_one

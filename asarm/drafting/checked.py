@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 
 from asarm.drafting.drafters import Drafter, Drafts, Request
 
@@ -11,7 +12,8 @@ class CheckedDrafter:
     """Normalises a drafter's distributions, and notes what is not a distribution.
 
     Verification keeps the target distribution only if every draft was drawn from the probabilities
-    that come with it.
+    that come with it. What it gives has exactly `request.size` columns: where the drafter gave
+    fewer, the others are padding; where it gave more, they are left out.
     """
 
     def __init__(self, drafter: Drafter):
@@ -20,9 +22,12 @@ class CheckedDrafter:
     def __call__(self, request: Request) -> Drafts:
         found = self.drafter(request)
         check_shapes(found, len(request.count), request.vocab_size)
-        probs, tokens = found.probs.to(request.dtype), found.tokens.long()
-        count = found.count.clamp(min=0).minimum(request.count).clamp(max=tokens.shape[1])
-        steps = torch.arange(tokens.shape[1], device=tokens.device)
+        num_given = found.tokens.shape[1]
+        missing = request.size - num_given  # a negative one cuts
+        tokens = F.pad(found.tokens.long(), (0, missing))
+        probs = F.pad(found.probs.to(request.dtype), (0, 0, 0, missing))
+        count = found.count.clamp(min=0).minimum(request.count).clamp(max=num_given)
+        steps = torch.arange(request.size, device=tokens.device)
         is_draft = steps < count[:, None]
         is_token = (tokens >= 0) & (tokens < request.vocab_size)
         total = probs.sum(2)

@@ -55,7 +55,13 @@ class Outcome:
 
 
 def verify_and_commit(
-    net: Net, state: State, drafts: Drafts, target_probs: Tensor, *, num_exact: int = 0
+    net: Net,
+    state: State,
+    drafts: Drafts,
+    target_probs: Tensor,
+    *,
+    has_bonus: Tensor,
+    num_exact: int = 0,
 ) -> Outcome:
     """Verify drafts, and commit those that are accepted and the token that follows them.
 
@@ -63,16 +69,14 @@ def verify_and_commit(
         net: the model.
         state: of the batch; the drafts are at its next ranks.
         drafts: what is verified.
-        target_probs: (B, K, V) the target distributions at their ranks; (B, K + 1, V) with that of
-            the rank after them, whose token follows where all drafts are accepted.
+        target_probs: (B, K or K + 1, V) the target distributions at the drafts' ranks and, where
+            `has_bonus` says so, at the rank after them.
+        has_bonus: (B,) whether a token follows where all drafts of a sequence are accepted.
         num_exact: how many of the drafts were drawn from the target distribution, and so are
             accepted.
     """
     start, is_left = state.known, state.left > 0
     state.is_bad_draft |= has_bad(drafts).any()
-    has_bonus = start + drafts.count < state.length
-    if target_probs.shape[1] == drafts.tokens.shape[1]:
-        has_bonus = torch.zeros_like(has_bonus)
     accepted, token = net.verifier.verify(drafts, target_probs, start, state.round, has_bonus)
     has_token = has_bonus | (accepted < drafts.count)
     state.write(start + accepted, token[:, None], has_token.long())

@@ -63,7 +63,8 @@ class Sequential:
         row = Rows.own(state.known[:, None], state.left[:, None] > 0)
         hidden = net.call(state, row, upto=state.known)
         nothing = Drafts.none(state.known, net.model.vocab_size, net.dtype)
-        return verify_and_commit(net, state, nothing, net.target_probs(state, hidden, row.ranks))
+        probs = net.target_probs(state, hidden, row.ranks)
+        return verify_and_commit(net, state, nothing, probs, has_bonus=state.left > 0)
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,11 @@ class ASSD(Speculative):
             hidden = net.call(state, own, upto=start + count - 1, max_content=size - 1)
             verified = net.target_probs(state, hidden, own.ranks)
             target_probs = torch.cat([target_probs, verified], dim=1)
-        return verify_and_commit(net, state, drafts, target_probs, num_exact=1)
+        # where a drafter gave fewer drafts than were wanted, the row after them gives a bonus token
+        has_bonus = drafts.count < count
+        return verify_and_commit(
+            net, state, drafts, target_probs, has_bonus=has_bonus, num_exact=1
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,7 +194,8 @@ class NGram(Speculative):
         last = (start + drafts.count).minimum(state.length - 1)
         rows = Rows.own(ranks, ranks <= last[:, None])
         hidden = net.call(state, rows, upto=start + drafts.count, max_content=size + 1)
-        return verify_and_commit(net, state, drafts, net.target_probs(state, hidden, ranks))
+        probs = net.target_probs(state, hidden, ranks)
+        return verify_and_commit(net, state, drafts, probs, has_bonus=drafts.count < state.left)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,7 +245,8 @@ class OnePass(Speculative):
         hidden = net.call(state, rows, start + drafts.count, layout.num_drafts + 1)
         verify = slice(layout.num_drafts + 1)
         target_probs = net.target_probs(state, hidden[:, verify], rows.ranks[:, verify])
-        outcome = verify_and_commit(net, state, drafts, target_probs)
+        has_bonus = drafts.count < state.left
+        outcome = verify_and_commit(net, state, drafts, target_probs, has_bonus=has_bonus)
         # whatever was accepted, one token follows; the drafts come after that
         accepted = (state.known - start - 1).clamp(min=0)
         count = state.left.minimum(ahead)
