@@ -279,7 +279,7 @@ class Capricious(AutoLength):
     """1 to 3 drafts, by the rate at which earlier ones were accepted."""
 
     def __init__(self):
-        super().__init__(OnePass.cost_by_length(), Costs(1, 0, 0), torch.device("cpu"))
+        super().__init__(OnePass().cost_by_length(), Costs(1, 0, 0), torch.device("cpu"))
         self.best = 1 + torch.arange(GRID) * 7 % 3
         self.lengths = set()
 

@@ -7,7 +7,7 @@ import torch
 from fakes import mixed_batch, small_model
 
 from asarm import sample
-from asarm.sampling import SAMPLERS, OnePass, calibration
+from asarm.sampling import ASSD, SAMPLERS, NGram, OnePass, calibration
 from asarm.sampling.api import Watch, prepare
 from asarm.sampling.calibration import calibrate
 from asarm.sampling.cost import EVENNESS, GRID, MAX_DRAFTS, Costs, best_lengths
@@ -20,11 +20,11 @@ PLAIN = Costs(call=1.0, row=0.03, draft=0.1)
 
 
 def best(method, costs):
-    return best_lengths(SAMPLERS[method].cost_by_length(), costs)
+    return best_lengths(SAMPLERS[method]().cost_by_length(), costs)
 
 
 def time_per_token(method, k, acceptance, costs):
-    return SAMPLERS[method].cost(k).time_per_token(acceptance, costs)
+    return SAMPLERS[method]().cost(k).time_per_token(acceptance, costs)
 
 
 @pytest.mark.parametrize("method", DRAFTING)
@@ -56,23 +56,32 @@ def test_time_of_a_token_is_that_of_rounds_played_at_random(method, acceptance, 
     assert time == pytest.approx(calls * rounds / tokens, rel=0.02)
 
 
-@pytest.mark.parametrize(("method", "k"), [("assd", 1), ("assd", 4), ("onepass", 4)])
-def test_rows_and_calls_of_a_round_are_those_of_the_sampler(method, k):
-    """Where all drafts are accepted, as equal distributions have it, far from a text's ends."""
-    model = small_model(std=0.0)
-    ids, order = mixed_batch([90], [20], 60)
-    stride = {"stride": 99} if method == "onepass" else {}
-    found = sample(model, ids, order, sampler=method, k=k, **stride)
-    assert torch.equal(found.accepted, found.drafted)
-    ends = 6 * (k + 1) + 20  # the prompt's rows, and drafts that are missing at the ends
-    for costs, counted in ((Costs(1.0, 0.0, 0.0), found.nfe), (Costs(1e-9, 1.0, 0.0), found.rows)):
-        expected = 70 * time_per_token(method, k, 1.0, costs)
-        assert expected - ends / 4 <= float(counted) <= expected + ends
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        *(ASSD(k=k) for k in (1, 2, 4)),
+        NGram(k=4, tolerance=1.0),
+        *(OnePass(k=k) for k in (1, 4)),
+        *(OnePass(k=4, stride=stride) for stride in (1, 3)),
+    ],
+    ids=repr,
+)
+def test_calls_and_rows_of_a_round_are_those_of_the_sampler(sampler):
+    """All drafts are accepted; texts of two lengths are alike but for rounds in their middle."""
+    found = []
+    for length in (60, 100):
+        ids, order = mixed_batch([length], [20], 60)
+        found.append(sample(small_model(std=0.0), ids, order, sampler))
+        assert torch.equal(found[-1].accepted, found[-1].drafted)
+    cost = sampler.cost(sampler.k)
+    rounds = 40 // (cost.drafts + 1)
+    assert int(found[1].nfe - found[0].nfe) == rounds * cost.calls
+    assert int(found[1].rows - found[0].rows) == rounds * cost.rows
 
 
 def test_what_was_accepted_so_far_decides():
     state = SimpleNamespace(accepted=torch.zeros(2).long(), rejected=torch.zeros(2).long())
-    length = AutoLength(OnePass.cost_by_length(), PLAIN, torch.device("cpu"))
+    length = AutoLength(OnePass().cost_by_length(), PLAIN, torch.device("cpu"))
     accepted, rejected = [0, 0], [0, 0]
     for more_accepted, more_rejected in [((0, 0), (0, 0)), ((2, 3), (1, 0)), ((0, 5), (1, 0))]:
         state.accepted += torch.tensor(more_accepted)

@@ -26,8 +26,6 @@ from asarm.sampling.randomness import Purpose
 from asarm.sampling.state import State
 from asarm.sampling.verify import VERIFIERS
 
-ONE_LIMIT = 2**30  # a stride with which all rows of drafts see what is known, and nothing more
-
 
 class Sampler(Protocol):
     """A way to fill the targets of a batch, which it does round by round."""
@@ -114,15 +112,13 @@ class Speculative:
     def is_lossless(self) -> bool:
         return self.tolerance == 0
 
-    @classmethod
-    def cost(cls, k: int) -> RoundCost:
+    def cost(self, k: int) -> RoundCost:
         """Return what a round with k drafts has."""
         raise NotImplementedError
 
-    @classmethod
-    def cost_by_length(cls) -> tuple[tuple[int, RoundCost], ...]:
+    def cost_by_length(self) -> tuple[tuple[int, RoundCost], ...]:
         """Return the cost of a round for every number of drafts that "auto" may choose."""
-        return tuple((k, cls.cost(k)) for k in range(cls.min_auto, MAX_DRAFTS + 1))
+        return tuple((k, self.cost(k)) for k in range(self.min_auto, MAX_DRAFTS + 1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,9 +136,9 @@ class ASSD(Speculative):
     name: ClassVar[str] = "assd"
     min_auto: ClassVar[int] = 3  # with fewer it is sequential
 
-    @classmethod
-    def cost(cls, k: int) -> RoundCost:
-        return RoundCost(2, 3 * k, k - 1) if k > 1 else RoundCost(1, 2, 0)
+    def cost(self, k: int) -> RoundCost:
+        # call A: k query rows and the content of the token before them; call B: k - 1 of each
+        return RoundCost(calls=min(k, 2), rows=3 * k - 1, drafts=k - 1)
 
     def round(self, net: Net, state: State) -> Outcome:
         start, count = state.known, state.left.minimum(net.lengths(state))
@@ -179,9 +175,8 @@ class NGram(Speculative):
 
     name: ClassVar[str] = "ngram"
 
-    @classmethod
-    def cost(cls, k: int) -> RoundCost:
-        return RoundCost(1, 2 * (k + 1), k)  # content and query rows
+    def cost(self, k: int) -> RoundCost:
+        return RoundCost(calls=1, rows=2 * (k + 1), drafts=k)  # as many content as query rows
 
     def round(self, net: Net, state: State) -> Outcome:
         start, count = state.known, state.left.minimum(net.lengths(state))
@@ -224,22 +219,20 @@ class OnePass(Speculative):
         if self.stride is not None and not is_count(self.stride):
             raise ValueError(f"stride is {self.stride!r}; expected at least 1, or None")
 
-    @classmethod
-    def cost(cls, k: int) -> RoundCost:
-        return RoundCost(1, 2 * (k + 1) + 2 * k, k)
+    def cost(self, k: int) -> RoundCost:
+        # content of the drafts and of the token before them; the query rows are those of the layout
+        return RoundCost(calls=1, rows=k + 1 + self.layout(k, k).num_rows, drafts=k)
 
-    @property
-    def own_stride(self) -> int:
-        """Return the stride, or what takes least where none was chosen."""
-        return self.stride or (1 if self.k in (1, 2) else ONE_LIMIT)
+    def layout(self, num_drafts: int, k: int) -> Layout:
+        """Lay out the rows of a call that verifies `num_drafts` drafts and prepares k."""
+        only_zero = num_drafts + 1  # a stride with which there are no rows for another number
+        return Layout(num_drafts, k, self.stride or (1 if self.k in (1, 2) else only_zero))
 
     def round(self, net: Net, state: State) -> Outcome:
         drafts, start = state.drafts, state.known
         # drafts of the next round: one token at least is committed before them
         ahead = net.lengths(state).minimum(state.left - 1).clamp(min=0)
-        layout = Layout(
-            drafts.tokens.shape[1], net.size(ahead, net.lengths.max_drafts), self.own_stride
-        )
+        layout = self.layout(drafts.tokens.shape[1], net.size(ahead, net.lengths.max_drafts))
         state.write(start, drafts.tokens, drafts.count)
         rows = layout.rows(start, drafts.count, ahead, state.length)
         hidden = net.call(state, rows, start + drafts.count, layout.num_drafts + 1)
@@ -248,10 +241,10 @@ class OnePass(Speculative):
         has_bonus = drafts.count < state.left
         outcome = verify_and_commit(net, state, drafts, target_probs, has_bonus=has_bonus)
         # whatever was accepted, one token follows; the drafts come after that
-        accepted = (state.known - start - 1).clamp(min=0)
         count = state.left.minimum(ahead)
-        hidden = layout.rows_after(accepted, hidden, net.size(count, net.lengths.max_drafts))
-        limit = start + layout.prepared(accepted)
+        size = net.size(count, net.lengths.max_drafts)
+        hidden = layout.rows_after(outcome.accepted, hidden, size)
+        limit = start + layout.prepared(outcome.accepted)
         state.drafts = net.drafts(state, hidden, start=state.known, limit=limit, count=count)
         return outcome
 
@@ -272,11 +265,26 @@ class Layout(NamedTuple):
 
     num_drafts: int
     k: int
-    stride: int
+    stride: int  # of the numbers of accepted drafts that have rows: 0, stride, 2 x stride, ...
+
+    @property
+    def num_rows(self) -> int:
+        """The number of query rows of the call."""
+        return len(self.places())
+
+    def places(self) -> list[tuple[int, int]]:
+        """List rank and limit, above what is known, of each row: those that verify come first."""
+        verify = [(rank, rank) for rank in range(self.num_drafts + 1)]
+        prepare = [
+            (rank, limit)
+            for limit in range(0, self.num_drafts + 1, self.stride)
+            for rank in range(limit + 1, min(limit + self.stride - 1, self.num_drafts) + self.k + 1)
+        ]
+        return verify + prepare
 
     def rows(self, start: Tensor, num_drafts: Tensor, ahead: Tensor, length: Tensor) -> Rows:
         """Return the rows from `start` (B,) on, where `ahead` (B,) drafts are to be prepared."""
-        above = _layout(self, start.device)  # (2, Q)
+        above = _places(self, start.device)  # (2, Q)
         ranks, limits = start[:, None] + above[0], start[:, None] + above[1]
         last = (start + num_drafts + ahead).minimum(length - 1)
         is_row = (above[1] <= num_drafts[:, None]) & (ranks <= last[:, None])
@@ -289,23 +297,18 @@ class Layout(NamedTuple):
     def rows_after(self, accepted: Tensor, hidden: Tensor, size: int) -> Tensor:
         """Return hidden states (B, size, C) of the drafts' rows after `accepted` (B,) of them."""
         prepared = self.prepared(accepted)
-        line = self.stride - 1 + self.k  # rows of one number of accepted drafts
-        first = self.num_drafts + 1 + prepared // self.stride * line + accepted - prepared
+        # a line has k rows, and one more for each number left out between it and the next line;
+        # the rows for `accepted` begin as far into its line as it is above the line's own number
+        line = self.k + self.stride - 1
+        first = self.num_drafts + 1 + prepared // self.stride * line + (accepted - prepared)
         rows = (first[:, None] + torch.arange(size, device=first.device))[..., None]
         return hidden.gather(1, rows.expand(-1, -1, hidden.shape[2]))
 
 
 @cache
-def _layout(layout: Layout, device: torch.device) -> Tensor:
-    """Return ranks and limits (2, Q), above what is known, of all rows."""
-    num_drafts, k, stride = layout
-    verify = [(rank, rank) for rank in range(num_drafts + 1)]
-    prepare = [
-        (rank, limit)
-        for limit in range(0, num_drafts + 1, stride)
-        for rank in range(limit + 1, min(limit + stride - 1, num_drafts) + k + 1)
-    ]
-    return torch.tensor([*verify, *prepare], device=device).T
+def _places(layout: Layout, device: torch.device) -> Tensor:
+    """Return the places (2, Q) of a layout's rows, copied to a device once."""
+    return torch.tensor(layout.places(), device=device).T
 
 
 @dataclass(frozen=True)
