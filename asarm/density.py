@@ -5,41 +5,13 @@ Shapes: B batch, L length, T largest number of targets of a sequence, C model wi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
 from asarm.distribution import Allowed, Distribution
-from asarm.inputs import answering, checked_inputs
+from asarm.inputs import checked_inputs, inference_mode_of
 from asarm.order import Order
-from asarm.rows import Backbone, ContentRows, QueryRows
-
-LOGITS_AT_ONCE = 2**23  # entries of the logits held at a time: 32 MiB in float32
-
-
-def joint_rows(input_ids: Tensor, order: Order) -> tuple[ContentRows, QueryRows]:
-    """Make a content row of every token, in rank order, and a query row (B, T) of every target."""
-    batch, size = input_ids.shape
-    ranks = torch.arange(size, device=input_ids.device).expand(batch, size)
-    tokens = input_ids.gather(1, order.order).masked_fill(ranks >= order.length[:, None], 0)
-    content = ContentRows(tokens, order.order, order.limits.gather(1, order.order), ranks)
-    ranks, is_row = target_ranks(order)
-    positions = order.order.gather(1, ranks)
-    return content, QueryRows(positions, torch.where(is_row, ranks, 0))
-
-
-def target_ranks(order: Order) -> tuple[Tensor, Tensor]:
-    """Return the ranks (B, T) of the targets, and which of them (B, T) are not padding."""
-    steps = torch.arange(int(order.num_targets.max()), device=order.order.device)
-    is_row = steps < order.num_targets[:, None]
-    return torch.where(is_row, order.num_prompt[:, None] + steps, 0), is_row
-
-
-def chunks(num_rows: int, vocab_size: int) -> Iterator[slice]:
-    """Slices of rows whose logits may be held at once."""
-    step = max(1, LOGITS_AT_ONCE // vocab_size)
-    return (slice(start, start + step) for start in range(0, num_rows, step))
+from asarm.rows import Backbone, chunks, joint_rows, target_ranks
 
 
 def log_prob(
@@ -60,7 +32,9 @@ def log_prob(
         input_ids: (B, L) token ids, targets included; ids at padding are ignored. Any integers:
             a tensor, an array or nested lists.
         order: which positions are targets, and in which order they are predicted.
-        temperature: divides the logits; at 0 the most probable token has probability 1.
+        temperature: divides the logits; at 0 the most probable token has probability 1. There is no
+            top_k or top_p here, under which most texts have density 0: `SampleResult.log_probs`
+            are those under the filters that `sample` was given.
         allowed: which tokens each position may hold; any if None.
 
     Returns:
@@ -73,7 +47,7 @@ def log_prob(
     ids, order = checked_inputs(model, input_ids, order, reads_targets=True, allowed=allowed)
     target = Distribution(model.mask_token_id, temperature)
     allowed = allowed and allowed.to(model.device)
-    with answering(model):
+    with inference_mode_of(model):
         return joint_log_probs(model, ids, order, target, allowed)
 
 

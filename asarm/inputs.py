@@ -20,12 +20,12 @@ from asarm.distribution import Allowed
 from asarm.order import Order
 from asarm.rows import Backbone
 
-_answering: WeakKeyDictionary[nn.Module, tuple[int, list[nn.Module]]] = WeakKeyDictionary()
+_users: WeakKeyDictionary[nn.Module, tuple[int, list[nn.Module]]] = WeakKeyDictionary()
 _lock = Lock()
 
 
 @contextmanager
-def answering(model: Backbone) -> Iterator[None]:
+def inference_mode_of(model: Backbone) -> Iterator[None]:
     """Have a model compute in eval mode, in its own dtype and without gradients.
 
     Dropout would change its distribution from call to call, and autocast its dtype. Modules that
@@ -43,20 +43,20 @@ def _enter(model: Backbone) -> None:
     """Count one more answer, and put modules that train into eval mode before the first."""
     if isinstance(model, nn.Module):
         with _lock:
-            number, training = _answering.get(model, (0, []))
+            number, training = _users.get(model, (0, []))
             training = training or [module for module in model.modules() if module.training]
             for module in training:
                 module.training = False
-            _answering[model] = number + 1, training
+            _users[model] = number + 1, training
 
 
 def _leave(model: Backbone) -> None:
     """Count one answer less, and put modules back into train mode after the last."""
     if isinstance(model, nn.Module):
         with _lock:
-            number, training = _answering.pop(model)
+            number, training = _users.pop(model)
             if number > 1:
-                _answering[model] = number - 1, training
+                _users[model] = number - 1, training
                 return
             for module in training:
                 module.training = True

@@ -1,6 +1,6 @@
 """The training objectives: the exact joint, and the conditionally independent ("parallel") one.
 
-Shapes: B batch, L length, T targets of a sequence, at most, C model width, V vocabulary.
+Shapes: B batch, L length, T largest number of targets of a sequence, C model width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -10,20 +10,28 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from asarm.density import chunks, joint_rows, target_ranks
 from asarm.distribution import Distribution
 from asarm.kernels.cross_entropy import HeadCrossEntropy
 from asarm.order import Order
-from asarm.rows import ContentRows, QueryRows, TrainableBackbone
+from asarm.rows import (
+    ContentRows,
+    QueryRows,
+    TrainableBackbone,
+    VisibleLimits,
+    chunks,
+    joint_rows,
+    parallel_rows,
+    target_ranks,
+)
 
 LOSS_SCALES: dict[str, Callable[[Tensor], Tensor]] = {
     "none": torch.ones_like,
     "mask_rate": lambda rate: rate,
     "snr": lambda rate: rate / (1 - rate),
 }
-# How many ranks the visible token at rank r may see: (r, num_prompt, num_visible) -> limit.
-# Limit r + 1 is the token itself and all before it; limit num_prompt is the whole prompt.
-PROMPT_ATTENTION: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+# The limit of the visible token at a rank: rank + 1 is the token itself and all before it,
+# num_prompt is the whole prompt.
+PROMPT_ATTENTION: dict[str, VisibleLimits] = {
     "full": lambda rank, num_prompt, num_visible: num_visible.expand_as(rank),
     "prompt": lambda rank, num_prompt, num_visible: torch.maximum(num_prompt, rank + 1),
     "causal": lambda rank, num_prompt, num_visible: rank + 1,
@@ -36,7 +44,8 @@ class Objective(nn.Module):
     Args:
         model: the model that is trained.
         loss_scale: of each sequence, a function of its mask rate m: 1 for "none", m for
-            "mask_rate" (every target then weighs the same), m / (1 - m) for "snr".
+            "mask_rate" (every target then weighs the same), m / (1 - m) for "snr": the inverse of
+            masked diffusion's signal-to-noise ratio (arXiv 2406.04329), where there is a prompt.
         prompt_attention: of the parallel objective: "full", "prompt" or "causal".
     """
 
@@ -67,7 +76,15 @@ def joint_loss(
         input_ids: (B, L).
         order: which positions are targets, and in which order they are predicted.
         loss_scale: see `Objective`.
+
+    Raises:
+        ValueError: the loss scale is "snr", and a sequence has no prompt.
     """
+    if loss_scale == "snr" and (order.num_prompt == 0).any():
+        raise ValueError(
+            "loss_scale is 'snr' and a sequence has no prompt, so its weight is infinite; expected "
+            "a prompt in each: give one, or take loss_scale 'mask_rate'"
+        )
     content, query = joint_rows(input_ids, order)
     return _loss_of_rows(model, input_ids, content, query, order, loss_scale)
 
@@ -92,25 +109,10 @@ def parallel_loss(
         prompt_attention: "full": visible tokens see one another; "prompt": the prompt, and what
             precedes them; "causal": what precedes them.
     """
-    content, query, targets = parallel_rows(input_ids, order, num_visible, prompt_attention)
+    content, query, targets = parallel_rows(
+        input_ids, order, num_visible, PROMPT_ATTENTION[prompt_attention]
+    )
     return _loss_of_rows(model, input_ids, content, query, targets, "none")
-
-
-def parallel_rows(
-    input_ids: Tensor, order: Order, num_visible: Tensor, prompt_attention: str
-) -> tuple[ContentRows, QueryRows, Order]:
-    """Make content rows of visible tokens, query rows of the others, and their order."""
-    targets = Order(order.order, num_visible, order.length)
-    visible = num_visible[:, None]
-    ranks = torch.arange(int(num_visible.max()), device=input_ids.device).expand(len(order), -1)
-    # column r is rank r; a sequence with fewer visible ranks has padding there, which has limit 0
-    limits = PROMPT_ATTENTION[prompt_attention](ranks, order.num_prompt[:, None], visible)
-    positions = order.order[:, : ranks.shape[1]]
-    tokens = input_ids.gather(1, positions).masked_fill(ranks >= visible, 0)
-    content = ContentRows(tokens, positions, torch.where(ranks < visible, limits, 0), ranks)
-    target, is_row = target_ranks(targets)
-    query = QueryRows(order.order.gather(1, target), torch.where(is_row, visible, 0))
-    return content, query, targets
 
 
 def _loss_of_rows(

@@ -15,11 +15,6 @@ import torch
 from torch import Tensor
 
 
-def content_limits(rank: Tensor, num_prompt: Tensor) -> Tensor:
-    """Return how many ranks content rows see, (B, L): the prompt, or all up to themselves."""
-    return torch.where(rank < num_prompt[:, None], num_prompt[:, None], rank + 1)
-
-
 @dataclass(frozen=True, eq=False, init=False)
 class Order:
     """A decoding order for each sequence of a batch: which position is decoded at each rank.
@@ -99,11 +94,6 @@ class Order:
         return self.order.argsort(dim=1)
 
     @cached_property
-    def limits(self) -> Tensor:
-        """How many ranks the content row at each position may see, (B, L)."""
-        return content_limits(self.rank, self.num_prompt)
-
-    @cached_property
     def is_target(self) -> Tensor:
         """Which positions are to be predicted, (B, L) bool: neither prompt nor padding."""
         return (self.rank >= self.num_prompt[:, None]) & (self.rank < self.length[:, None])
@@ -119,6 +109,10 @@ class Order:
     def to(self, device: torch.device | str) -> Order:
         """Return the same orders on another device."""
         return _checked(self.order.to(device), self.num_prompt.to(device), self.length.to(device))
+
+    def with_prompt(self, num_prompt: Tensor) -> Order:
+        """Return the same ranks with others of them given, (B,), unchecked: a check would copy."""
+        return _checked(self.order, num_prompt, self.length)
 
     def __eq__(self, other: object) -> bool:
         """Return whether both decode the same ranks at the same positions."""

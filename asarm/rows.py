@@ -1,27 +1,51 @@
 """The rows of a network call, and what a backbone must offer to be sampled and trained.
 
-A row is a token (content row) or a target (query row) at a position, with a limit: it attends to
-the content at ranks below its limit. Samplers, density and objective speak this language only;
-what a network does with rows is its own affair.
+Samplers, density and objective speak this language only; what a network does with rows is its own
+affair. Its words:
 
-Shapes: B batch, R content rows, Q query rows, L length, C model width, V vocabulary.
+- A *rank* is a place in a decoding order, a *position* one in the text. The *prompt* has the lowest
+  ranks and is given; the *targets* follow, and are predicted. A rank is *committed* once its token
+  is final, as those of the prompt are.
+- A *row* is what a call computes at one position. Its *limit* says what it sees: the content of all
+  ranks below it.
+- A *content row* holds the token of its rank. Its limit is its rank + 1, for it sees itself; in the
+  prompt, all rows see all of the prompt.
+- A *query row* predicts the token at its position. Its limit is the rank of that token where it
+  gives the target distribution, and lower where it drafts: it never sees what it predicts.
+- A *slot* is a column of a cache of content: with one, content outlives its call.
+
+Shapes: B batch, R content rows, Q query rows, L length, T largest number of targets of a sequence,
+C model width, V vocabulary.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from asarm.order import Order
+
+LOGITS_AT_ONCE = 2**23  # entries of the logits held at a time: 32 MiB in float32
+
+# the limits of visible tokens, from rank, number of given ranks and number of visible ranks
+VisibleLimits = Callable[[Tensor, Tensor, Tensor], Tensor]
+
 
 class ContentRows(NamedTuple):
-    """Rows that carry a token. A padded row has limit 0 and the slot past the last rank."""
+    """Rows that carry a token.
+
+    A padded row has limit 0, so that it sees nothing, and a rank that no limit of its sequence
+    reaches, so that no row sees it: that of padding in the text, or the spare rank L. Its token and
+    its position are valid ones, and mean nothing.
+    """
 
     tokens: Tensor  # (B, R)
     positions: Tensor  # (B, R)
     limits: Tensor  # (B, R)
-    slots: Tensor  # (B, R), the row's rank: where its keys and values are kept
+    ranks: Tensor  # (B, R)
 
 
 class QueryRows(NamedTuple):
@@ -32,7 +56,7 @@ class QueryRows(NamedTuple):
 
 
 class ContentCache(Protocol):
-    """Whatever a backbone keeps of the content rows it has computed, by slot."""
+    """Whatever a backbone keeps of the content rows it has computed, by their ranks."""
 
     def select(self, sequences: Tensor) -> ContentCache:
         """Give the cache of some sequences (n,) of the batch alone."""
@@ -73,7 +97,7 @@ class Backbone(Protocol):
         """
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Give the scores (..., V) of the next token from hidden states (..., C)."""
+        """Give the scores (..., V) of the token at a query row's position from its hidden state."""
 
 
 class TrainableBackbone(Backbone, Protocol):
@@ -84,3 +108,53 @@ class TrainableBackbone(Backbone, Protocol):
 
     def embedding_weights(self) -> Tensor:
         """Give the embeddings (V, C) of the tokens."""
+
+
+def content_limits(ranks: Tensor, num_prompt: Tensor) -> Tensor:
+    """Return the limits (B, R) of content rows: the prompt sees all of itself, others all up to
+    themselves."""
+    return torch.where(ranks < num_prompt[:, None], num_prompt[:, None], ranks + 1)
+
+
+def target_ranks(order: Order) -> tuple[Tensor, Tensor]:
+    """Return the ranks (B, T) of the targets, and which of them (B, T) are not padding."""
+    steps = torch.arange(int(order.num_targets.max()), device=order.order.device)
+    is_row = steps < order.num_targets[:, None]
+    return torch.where(is_row, order.num_prompt[:, None] + steps, 0), is_row
+
+
+def joint_rows(input_ids: Tensor, order: Order) -> tuple[ContentRows, QueryRows]:
+    """Make a content row of every token, in rank order, and a query row (B, T) of every target."""
+    batch, size = input_ids.shape
+    ranks = torch.arange(size, device=input_ids.device).expand(batch, size)
+    is_padding = ranks >= order.length[:, None]
+    tokens = input_ids.gather(1, order.order).masked_fill(is_padding, 0)
+    limits = content_limits(ranks, order.num_prompt).masked_fill(is_padding, 0)
+    content = ContentRows(tokens, order.order, limits, ranks)
+    ranks, is_row = target_ranks(order)
+    positions = order.order.gather(1, ranks)
+    return content, QueryRows(positions, torch.where(is_row, ranks, 0))
+
+
+def parallel_rows(
+    input_ids: Tensor, order: Order, num_visible: Tensor, limits_of: VisibleLimits
+) -> tuple[ContentRows, QueryRows, Order]:
+    """Make content rows of visible tokens, query rows of the others, and their order."""
+    targets = order.with_prompt(num_visible)
+    visible = num_visible[:, None]
+    ranks = torch.arange(int(num_visible.max()), device=input_ids.device).expand(len(order), -1)
+    limits = limits_of(ranks, order.num_prompt[:, None], visible)
+    # column r is rank r: padding where a sequence has fewer visible ranks than another
+    is_padding = ranks >= visible
+    positions = order.order[:, : ranks.shape[1]]
+    tokens = input_ids.gather(1, positions).masked_fill(is_padding, 0)
+    content = ContentRows(tokens, positions, limits.masked_fill(is_padding, 0), ranks)
+    target, is_row = target_ranks(targets)
+    query = QueryRows(order.order.gather(1, target), torch.where(is_row, visible, 0))
+    return content, query, targets
+
+
+def chunks(num_rows: int, vocab_size: int) -> Iterator[slice]:
+    """Yield slices of rows whose logits may be held at once."""
+    step = max(1, LOGITS_AT_ONCE // vocab_size)
+    return (slice(start, start + step) for start in range(0, num_rows, step))

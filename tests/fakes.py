@@ -57,8 +57,8 @@ class ConditionalTable:
         self, content: ContentRows, query: QueryRows, cache: Slots | None = None
     ) -> Tensor:
         cache = cache or self.new_cache(len(query.positions), self.length)
-        cache.tokens.scatter_(1, content.slots, content.tokens)
-        cache.positions.scatter_(1, content.slots, content.positions)
+        cache.tokens.scatter_(1, content.ranks, content.tokens)
+        cache.positions.scatter_(1, content.ranks, content.positions)
         digits = (cache.tokens + 1) * self.places[cache.positions]  # (B, S)
         is_seen = torch.arange(self.length + 1) < query.limits[..., None]  # (B, Q, S)
         return self.table[query.positions, (digits[:, None] * is_seen).sum(2)]
@@ -86,7 +86,7 @@ class Uncached:
         if cache is None:
             return self.model(content, query)
         for kept, new in zip(cache.rows[:3], content[:3], strict=True):
-            kept.scatter_(1, content.slots, new)
+            kept.scatter_(1, content.ranks, new)
         return self.model(cache.rows, query)
 
 

@@ -33,9 +33,9 @@ class BagOfWords(HasDraftHead, nn.Module):
     def forward(self, content, query, cache=None):
         if cache is not None:
             for kept, new in zip(cache.rows[:3], content[:3], strict=True):
-                kept.scatter_(1, content.slots, new)
+                kept.scatter_(1, content.ranks, new)
             content = cache.rows
-        is_seen = (content.slots[:, None] < query.limits[..., None]).double()  # (B, Q, R)
+        is_seen = (content.ranks[:, None] < query.limits[..., None]).double()  # (B, Q, R)
         mean = is_seen @ self.tokens(content.tokens) / is_seen.sum(2, keepdim=True).clamp(min=1)
         return torch.tanh(mean + self.places(query.positions))
 

@@ -13,7 +13,7 @@ import torch
 from fakes import mixed_batch, small_model
 from torch.utils.flop_counter import FlopCounterMode
 
-from asarm import Order, density, log_prob, sample
+from asarm import Order, log_prob, sample
 from asarm.benchmark import training
 from asarm.benchmark.calls import MatrixProducts, recorded_calls
 from asarm.benchmark.config import SECTIONS, parse
@@ -30,6 +30,7 @@ from asarm.benchmark.training import (
     training_batch,
     training_figures,
 )
+from asarm.rows import joint_rows
 from asarm.sampling import sampler_of
 
 ROOT = Path(__file__).parents[1]
@@ -126,11 +127,11 @@ def test_bound_holds_every_matrix_product_of_a_training_step_and_no_other(
     mask_rate, batch, length, monkeypatch
 ):
     network = new_network("ours", TINY)
-    monkeypatch.setattr(density, "LOGITS_AT_ONCE", 100 * network.vocab_size)  # several chunks
+    monkeypatch.setattr("asarm.rows.LOGITS_AT_ONCE", 100 * network.vocab_size)  # several chunks
     ids, order = training_batch(network, mask_rate, batch=batch, length=length)
     with counted() as step:
         add_gradients(network, ids, order, TINY)
-    bound = StepProducts(network, *density.joint_rows(ids, order))
+    bound = StepProducts(network, *joint_rows(ids, order))
     weights = {name: weight.clone() for name, weight in network.named_parameters()}
     with counted() as products:
         bound()

@@ -6,9 +6,9 @@ import pytest
 import torch
 from fakes import mixed_batch, small_model
 
-from asarm import Order, density, log_prob, sample
-from asarm.density import joint_rows
+from asarm import Order, log_prob, sample
 from asarm.distribution import Allowed
+from asarm.rows import joint_rows
 
 LOSSLESS = ("sequential", "assd", "ngram", "onepass")
 
@@ -47,7 +47,7 @@ def test_chunks_of_rows_change_nothing(monkeypatch, rows_at_once):
     model, (ids, order) = small_model(), mixed_batch([9, 6, 9], [2, 0, 8], 60)
     expected = log_prob(model, ids, order)
     held = []
-    monkeypatch.setattr(density, "LOGITS_AT_ONCE", rows_at_once * 60 + 59)
+    monkeypatch.setattr("asarm.rows.LOGITS_AT_ONCE", rows_at_once * 60 + 59)
     monkeypatch.setattr(
         model, "logits", lambda rows: (held.append(len(rows)), model.lm_loss(rows))[1]
     )
@@ -192,7 +192,7 @@ def test_chunks_of_rows_change_nothing_of_what_is_allowed(monkeypatch, rows_at_o
     allowed = some_allowed(3, 9, 60)
     expected = log_prob(model, ids, order, allowed=allowed)
     assert expected.isinf().any() and (expected[order.is_target] > -100).any()
-    monkeypatch.setattr(density, "LOGITS_AT_ONCE", rows_at_once * 60)
+    monkeypatch.setattr("asarm.rows.LOGITS_AT_ONCE", rows_at_once * 60)
     torch.testing.assert_close(log_prob(model, ids, order, allowed=allowed), expected)
 
 

@@ -11,10 +11,10 @@ from transformers import XLNetConfig
 
 from asarm import AnySubsetTransformer, Order, load, sample
 from asarm.corpus import held_out_documents
-from asarm.density import joint_rows
 from asarm.distribution import Allowed, Distribution
 from asarm.drafting.head import DraftHead, DraftHeadConfig
 from asarm.loading import DEMO
+from asarm.rows import joint_rows
 from asarm.sampling import sampler_of
 from asarm.sampling.randomness import HashedRandomness, Purpose
 from asarm.text import encode

@@ -14,13 +14,13 @@ from transformers import AutoTokenizer
 import asarm
 from asarm import Order, log_prob
 from asarm.codec import Codec
-from asarm.density import joint_rows
 from asarm.distribution import Distribution
 from asarm.infilling import Candidate, Score, infill, reference_lengths, score
 from asarm.infilling.fill import ranked
 from asarm.infilling.prior import length_prior
 from asarm.infilling.template import Template, split_at_marker
 from asarm.loading import load, load_tokenizer
+from asarm.rows import joint_rows
 
 TOKENIZER = load_tokenizer("demo")
 CODEC = Codec(TOKENIZER)

@@ -19,12 +19,12 @@ SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
 LAYERS = {
     "asarm.checks": 0,
     "asarm.order": 0,
-    "asarm.rows": 0,
     "asarm.text": 0,
     "asarm.utf8": 0,
     "asarm.kernels": 0,
     "asarm.sandbox": 0,
     "asarm.codec": 1,
+    "asarm.rows": 1,
     "asarm.distribution": 1,
     "asarm.drafting.head": 1,
     "asarm.drafting.files": 2,

@@ -9,10 +9,9 @@ from fakes import mixed_batch, small_model
 from transformers import XLNetConfig, XLNetLMHeadModel
 
 from asarm import AnySubsetTransformer, log_prob, sample
-from asarm.density import joint_rows
 from asarm.distribution import Distribution
 from asarm.objective import joint_loss
-from asarm.rows import ContentRows, QueryRows
+from asarm.rows import ContentRows, QueryRows, joint_rows
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
 PROMPTS = {"none": [0, 0], "one": [1, 1], "many": [7, 3], "mixed": [0, 8]}

@@ -10,9 +10,8 @@ from fakes import mixed_batch, small_model
 from torch.autograd import gradcheck
 from torch.autograd.graph import saved_tensors_hooks
 
-from asarm import density, log_prob
+from asarm import log_prob
 from asarm.benchmark.reference import RecomputingXLNet
-from asarm.density import joint_rows, target_ranks
 from asarm.distribution import Distribution
 from asarm.kernels import plain
 from asarm.kernels.cross_entropy import HeadCrossEntropy
@@ -23,6 +22,7 @@ from asarm.objective import (
     joint_loss,
     parallel_loss,
 )
+from asarm.rows import joint_rows, target_ranks
 from asarm.schedule import ORDER_KINDS, joint_orders, parallel_orders
 
 LENGTH, VOCAB, MASK = 20, 60, 6
@@ -244,6 +244,21 @@ def test_objective_is_the_functions(loss_scale, prompt_attention):
     assert [*objective.parameters()] == [*model.parameters()]
 
 
+def test_a_text_without_a_prompt_has_no_snr_weight():
+    model, (ids, order) = small_model(), mixed_batch([9, 6], [2, 0], VOCAB)
+    with pytest.raises(ValueError, match="^loss_scale is 'snr' and a sequence has no prompt"):
+        joint_loss(model, ids, order, loss_scale="snr")
+    assert joint_loss(model, ids, order, loss_scale="mask_rate").isfinite()
+
+
+def test_orders_that_were_checked_are_not_checked_again(monkeypatch):
+    """A check copies them to the CPU, which would wait for the device in every training step."""
+    model, ids, order, num_visible = parallel_problem([0.15, 0.5])
+    monkeypatch.setattr(type(order), "_check", lambda order: pytest.fail("checked again"))
+    joint_loss(model, ids, order)
+    parallel_loss(model, ids, order, num_visible)
+
+
 # --- which weights learn, and at what cost ---
 
 
@@ -319,7 +334,7 @@ def test_logits_in_chunks_of_any_size_give_the_same_gradients(
     monkeypatch, loss_scale, rows_at_once
 ):
     model, (ids, order) = small_model(), mixed_batch([9, 6, 9], [2, 1, 8], VOCAB)
-    monkeypatch.setattr(density, "LOGITS_AT_ONCE", VOCAB * rows_at_once)
+    monkeypatch.setattr("asarm.rows.LOGITS_AT_ONCE", VOCAB * rows_at_once)
     loss = joint_loss(model, ids, order, loss_scale=loss_scale)
     expected = plain_loss(model, ids, order, SCALES[loss_scale])
     torch.testing.assert_close(loss, expected, **EXACT)

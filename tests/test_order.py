@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asarm import Order
+from asarm.rows import joint_rows
 
 SIZE = 8
 
@@ -32,11 +33,13 @@ def test_rank_is_the_inverse_of_order(order):
 
 @given(orders())
 def test_limits_let_the_prompt_see_itself_and_targets_what_is_before_and_themselves(order):
-    for b in range(len(order)):
+    content, query = joint_rows(torch.zeros_like(order.order), order)
+    for b, length in enumerate(order.length.tolist()):
         num_prompt = int(order.num_prompt[b])
-        for rank, position in enumerate(order.order[b].tolist()):
-            expected = num_prompt if rank < num_prompt else rank + 1
-            assert order.limits[b, position] == expected
+        expected = [num_prompt] * num_prompt + [rank + 1 for rank in range(num_prompt, length)]
+        assert content.limits[b].tolist() == expected + [0] * (SIZE - length)  # padding sees none
+        assert query.limits[b, : length - num_prompt].tolist() == [*range(num_prompt, length)]
+        assert not query.limits[b, length - num_prompt :].any()
 
 
 @given(orders())
@@ -53,7 +56,7 @@ def test_a_part_of_a_batch_is_a_batch(order, data):
     index = data.draw(st.lists(st.integers(0, len(order) - 1), min_size=1, max_size=5))
     part = order[index].to("cpu")
     assert len(part) == len(index)
-    for field in ("order", "num_prompt", "length", "rank", "limits", "is_target"):
+    for field in ("order", "num_prompt", "length", "rank", "is_target"):
         assert torch.equal(getattr(part, field), getattr(order, field)[index])
 
 

@@ -191,7 +191,7 @@ class Stack(nn.Module):
         for index, (layer, table) in enumerate(zip(self.layers(), tables, strict=True)):
             keep = None
             if cache is not None:
-                keep = partial(cache.update, index, content.slots, num_slots)
+                keep = partial(cache.update, index, content.ranks, num_slots)
             arguments = rows, num_content, table, where, keep, index == len(self.layer) - 1
             if self.gradient_checkpointing and self.training:
                 rows = self._gradient_checkpointing_func(layer.__call__, *arguments)
@@ -211,10 +211,10 @@ class Stack(nn.Module):
         limits = torch.cat([content.limits, query.limits], dim=1)
         if cache is None:  # the slots are the content rows, in whatever order they come
             tables = self.tables(int(positions.max()) + 1)  # the length of the text: L
-            slot_ranks, slot_positions = content.slots, content.positions
+            slot_ranks, slot_positions = content.ranks, content.positions
         else:
             tables = cache.tables
-            cache.write_positions(content.slots, content.positions)
+            cache.write_positions(content.ranks, content.positions)
             num_slots = cache.num_slots(limits)
             slot_ranks = torch.arange(num_slots, device=limits.device)[None]  # a slot is its rank
             slot_positions = cache.positions[:, :num_slots]

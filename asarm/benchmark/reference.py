@@ -43,9 +43,9 @@ class KnownText:
         """Do nothing: all rows are computed in every call."""
 
     def write(self, content: ContentRows) -> None:
-        place = torch.where(content.slots < self.length, content.positions, self.length)
+        place = torch.where(content.ranks < self.length, content.positions, self.length)
         self.tokens.scatter_(1, place, content.tokens)
-        self.ranks.scatter_(1, place, content.slots)
+        self.ranks.scatter_(1, place, content.ranks)
         self.limits.scatter_(1, place, content.limits)
 
 

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from asarm.backbones.xlnet import AnySubsetTransformer, Layer
-from asarm.density import chunks
 from asarm.kernels.attention import Block, Geometry
 from asarm.kernels.products import linear
-from asarm.rows import ContentRows, QueryRows
+from asarm.rows import ContentRows, QueryRows, chunks
 
 
 class StepProducts:

@@ -34,10 +34,10 @@ from asarm.benchmark.memory import (
 from asarm.benchmark.models import network_config
 from asarm.benchmark.step_products import StepProducts
 from asarm.benchmark.timing import alternate, ratio
-from asarm.density import joint_rows
 from asarm.loading import load_tokenizer
 from asarm.objective import joint_loss
 from asarm.order import Order
+from asarm.rows import joint_rows
 from asarm.schedule import ascending_orders
 
 if TYPE_CHECKING:

@@ -11,12 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from asarm.density import joint_rows
 from asarm.distribution import Distribution
 from asarm.drafting.head import DraftHead, neighbours_of
 from asarm.objective import joint_loss
 from asarm.order import Order
-from asarm.rows import QueryRows, TrainableBackbone
+from asarm.rows import QueryRows, TrainableBackbone, joint_rows
 from asarm.schedule import keyed_generator
 
 LAGS = 12  # ranks ahead, of the rows that a head learns from

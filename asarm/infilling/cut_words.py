@@ -18,12 +18,11 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from asarm.density import chunks
 from asarm.distribution import Distribution
 from asarm.infilling.template import Template
 from asarm.infilling.token_healing import Cut
-from asarm.inputs import answering
-from asarm.rows import Backbone, ContentRows, QueryRows
+from asarm.inputs import inference_mode_of
+from asarm.rows import Backbone, ContentRows, QueryRows, chunks
 from asarm.schedule import keyed_generator
 
 LEFT, RIGHT = 64, 32  # tokens before and after a gap that are looked at
@@ -51,7 +50,7 @@ def ways_of(model: Backbone, template: Template, lengths: Sequence[int], gap: in
     if len(cuts) <= 1:
         return Ways(cuts or [written[0][0]], torch.zeros(1, dtype=torch.float64))
     questions = [_question(own, gap, cut, lengths) for cut, own in fitting]
-    with answering(model):
+    with inference_mode_of(model):
         found = torch.cat([_answers(model, questions[i : i + 16]) for i in range(0, len(cuts), 16)])
     return Ways(cuts, found.log_softmax(0))
 

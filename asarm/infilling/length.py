@@ -19,11 +19,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from asarm.density import chunks, log_prob
+from asarm.density import log_prob
 from asarm.distribution import Distribution
 from asarm.infilling.template import Template, collate
 from asarm.order import Order
-from asarm.rows import Backbone, ContentRows, QueryRows
+from asarm.rows import Backbone, ContentRows, QueryRows, chunks
 from asarm.sampling import sample
 from asarm.schedule import keyed_seed
 

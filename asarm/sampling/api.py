@@ -16,7 +16,7 @@ from asarm.density import joint_log_probs
 from asarm.distribution import Allowed, Distribution
 from asarm.drafting.checked import CheckedDrafter
 from asarm.drafting.drafters import Drafter, HeadDrafter, ngram_drafter, self_drafter
-from asarm.inputs import answering, check_model, checked_inputs
+from asarm.inputs import check_model, checked_inputs, inference_mode_of
 from asarm.order import Order, per_sequence_seeds
 from asarm.rows import Backbone, ContentCache
 from asarm.sampling.cost import COSTS
@@ -105,7 +105,7 @@ def sample(
     randomness = HashedRandomness(torch.tensor(seeds, device=model.device))
     watch = Watch(len(ids), trace, on_round)
     total = int(order.num_targets.sum())
-    with answering(model), tqdm(total=total, unit="token", disable=not progress) as bar:
+    with inference_mode_of(model), tqdm(total=total, unit="token", disable=not progress) as bar:
         net, state = prepare(
             model,
             ids,

@@ -89,7 +89,7 @@ class Net:
             rows: the query rows.
             upto: how many ranks the cache holds the content of afterwards.
             max_content: how many ranks below `upto` the cache can lack if, of what is committed, it
-                lacks the last rank at most, as between rounds. The first call carries the prompt too.
+                lacks the last rank at most, as between rounds. The first call has the prompt, too.
         """
         num_queries = rows.is_row.sum(1)
         upto = torch.where(num_queries > 0, upto, state.cached)

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from asarm.drafting.drafters import Drafts
-from asarm.order import Order, content_limits
+from asarm.order import Order
+from asarm.rows import content_limits
 from asarm.sampling.randomness import Step
 
 COUNTS = ("nfe", "rows", "rounds", "drafted", "accepted", "rejected")
