@@ -13,6 +13,21 @@ def is_whole(value: object) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
+def is_count(value: object) -> bool:
+    """Return whether a value is a whole number from 1."""
+    return is_whole(value) and value >= 1  # type: ignore[operator]
+
+
+def one_of(name: str, value: object, valid: tuple[str, ...]) -> None:
+    """Refuse a value that is not one of some names.
+
+    Raises:
+        ValueError: it is not; the message names those that are valid.
+    """
+    if value not in valid:
+        raise ValueError(f"{name} is {value!r}; expected one of {', '.join(valid)}")
+
+
 def is_real(value: object) -> bool:
     """Return whether a value is a number, of Python's or numpy's, and no bool."""
     return isinstance(value, Real) and not isinstance(value, bool)

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from fakes import mixed_batch, small_model
+from fakes import Uncached, mixed_batch, small_model
 
 from asarm import sample
 from asarm.sampling import ASSD, SAMPLERS, NGram, OnePass, calibration
@@ -137,6 +137,12 @@ def test_calibration_finds_what_calls_rows_and_drafts_take(monkeypatch):
     monkeypatch.setattr(calibration, "perf_counter", lambda: clock[0])
     found = calibrate(small_model(std=0.3), length=80, num_targets=40, repeats=2)
     assert (found.call, found.row, found.draft) == pytest.approx((2.0, 0.05, 0.3))
+
+
+def test_calibration_needs_no_more_than_a_backbone_has():
+    """Such as a padding token, which not every one knows."""
+    found = calibrate(Uncached(small_model(std=0.3)), length=40, num_targets=30, repeats=1)
+    assert found.call > 0
 
 
 def test_calibration_on_too_few_targets_is_refused():

@@ -10,7 +10,7 @@ from fakes import ConditionalTable, mixed_batch, small_model
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asarm import sample
+from asarm import log_prob, sample
 from asarm.drafting.drafters import self_drafter
 from asarm.drafting.head import DraftHead, DraftHeadConfig
 from asarm.sampling import (
@@ -20,8 +20,10 @@ from asarm.sampling import (
     NGram,
     OnePass,
     Parallel,
+    Sampler,
     Sequential,
     Speculative,
+    lossless_names,
 )
 from asarm.sampling.api import _execution
 
@@ -259,20 +261,59 @@ def test_a_sampler_without_a_choice_of_drafters_does_not_ask_for_a_head(model, n
 
 
 @dataclass(frozen=True)
-class Cautious:
+class Cautious(Sampler):
     """One target a call, as another sampler makes it."""
 
     name: ClassVar[str] = "cautious"
+    can_be_static: ClassVar[bool] = True
     is_lossless: ClassVar[bool] = True
 
     def round(self, net, state):
         return Sequential().round(net, state)
 
 
+@dataclass(frozen=True)
+class AllAtOnce(Sampler):
+    """Another lossy sampler, which says no more than it has to."""
+
+    name: ClassVar[str] = "all at once"
+    is_lossless: ClassVar[bool] = False
+
+    def round(self, net, state):
+        return Parallel(steps=1).round(net, state)
+
+
 @pytest.mark.parametrize("execution", ["eager", "static"])
 def test_a_sampler_of_ones_own_is_a_value_like_any_other(model, execution):
     found = sample(model, *PROBLEM, Cautious(), execution=execution)
     same(found, sample(model, *PROBLEM, "sequential"))
+
+
+def test_whatever_is_lossy_gives_the_density_of_its_samples(model):
+    """And not the probabilities that it drew with."""
+    ids, order = PROBLEM
+    found = sample(model, ids, order, AllAtOnce())
+    same(found, sample(model, ids, order, Parallel(steps=1)))
+    torch.testing.assert_close(found.log_probs, log_prob(model, found.tokens, order))
+
+
+def test_what_is_left_out_of_a_sampler_is_said_before_anything_is_decoded(model):
+    class Unrelated:
+        name, is_lossless, round = "unrelated", True, Cautious.round
+
+    for wrong in (Unrelated(), object()):
+        refused(f"sampler is a {type(wrong).__name__}; expected one of sequential", model, wrong)
+    for missing in ("is_lossless", "round"):
+        members = {"name": "half", "is_lossless": True, "round": Cautious.round}
+        half = type("Half", (Sampler,), {n: m for n, m in members.items() if n != missing})
+        with pytest.raises(TypeError, match=missing):
+            half()
+    nameless = type("Nameless", (Sampler,), {"is_lossless": True, "round": Cautious.round})
+    refused("sampler is a Nameless; expected one of sequential", model, nameless())
+
+
+def test_lossless_names_are_those_that_no_option_makes_lossy():
+    assert lossless_names() == [name for name in SAMPLERS if name != "parallel"]
 
 
 # --- watching rounds ---

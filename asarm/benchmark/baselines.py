@@ -22,8 +22,8 @@ from asarm.benchmark.timing import alternate
 from asarm.loading import resolve_device, resolve_dtype
 from asarm.order import Order
 from asarm.sampling import Parallel, sample, sampler_of
+from asarm.sampling.commit import Outcome
 from asarm.sampling.network import Net
-from asarm.sampling.outcome import Outcome
 from asarm.sampling.state import State
 
 WHOLE = 2**30  # rounds: more than there are

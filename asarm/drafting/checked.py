@@ -1,11 +1,27 @@
-"""A user's drafter, whose distributions verification is to rely on."""
+"""A sampler's drafter, by its name or a user's, whose distributions are checked."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 
-from asarm.drafting.drafters import Drafter, Drafts, Request
+from asarm.checks import one_of
+from asarm.drafting.drafters import Drafter, Drafts, HeadDrafter, Request, has_head, self_drafter
+
+
+def drafter_for(model: object, drafter: str | Drafter | None) -> Drafter:
+    """Return the drafter that is meant: "self", "head" or a user's; the head, if any, if None.
+
+    Raises:
+        ValueError: an unknown name, or a head that the model has not.
+    """
+    if callable(drafter):
+        return CheckedDrafter(drafter)
+    if drafter is not None:
+        one_of("drafter", drafter, ("self", "head"))
+    if drafter == "head" and not has_head(model):
+        raise ValueError("drafter is 'head', and the model has no draft head; train one, or 'self'")
+    return HeadDrafter.of(model) if has_head(model) and drafter != "self" else self_drafter
 
 
 class CheckedDrafter:

@@ -226,7 +226,6 @@ def ngram_drafter(request: Request) -> Drafts:
     The left neighbour may be a draft of this round. Something has to be known. What a position may
     not hold can be drafted, and is then rejected. The rows' hidden states are not read.
     """
-    count = torch.where(request.start > 0, request.count, 0)  # nothing is known to draft from
     tokens = request.tokens.clone()
     text = tokens.gather(1, request.rank)  # (B, L) by position
     is_known = request.rank < request.start[:, None]
@@ -242,7 +241,7 @@ def ngram_drafter(request: Request) -> Drafts:
         probs.append(request.of_counts(counts)[:, None])  # (B, 1, V)
         drawn.append(request.draw(probs[-1], rank))
         tokens.scatter_(1, rank, drawn[-1])
-    return Drafts.of_steps(drawn, probs, count, request)
+    return Drafts.of_steps(drawn, probs, request.count, request)
 
 
 def bigram_counts(

@@ -1,6 +1,7 @@
 """Sampling from any-subset models: `sample`, the samplers and their result."""
 
 from asarm.sampling.api import sample
+from asarm.sampling.base import Sampler, Speculative
 from asarm.sampling.cost import Costs
 from asarm.sampling.result import Round, SampleResult
 from asarm.sampling.samplers import (
@@ -9,9 +10,7 @@ from asarm.sampling.samplers import (
     NGram,
     OnePass,
     Parallel,
-    Sampler,
     Sequential,
-    Speculative,
     has_option,
     lossless_names,
     sampler_of,

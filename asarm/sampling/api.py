@@ -4,39 +4,28 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from asarm.checks import described
+from asarm.checks import described, one_of
 from asarm.density import joint_log_probs
 from asarm.distribution import Allowed, Distribution
-from asarm.drafting.checked import CheckedDrafter
-from asarm.drafting.drafters import Drafter, HeadDrafter, ngram_drafter, self_drafter
 from asarm.inputs import check_model, checked_inputs, inference_mode_of
 from asarm.order import Order, per_sequence_seeds
 from asarm.rows import Backbone, ContentCache
-from asarm.sampling.cost import COSTS
-from asarm.sampling.lengths import AutoLength, DraftLengths, FixedLength
+from asarm.sampling.base import Sampler
+from asarm.sampling.commit import Outcome
 from asarm.sampling.network import Net
-from asarm.sampling.outcome import Outcome
 from asarm.sampling.randomness import HashedRandomness, Randomness, signed
 from asarm.sampling.result import Round, SampleResult
 from asarm.sampling.rounds import EXECUTIONS, Decoding
-from asarm.sampling.samplers import (
-    SAMPLERS,
-    NGram,
-    Parallel,
-    Sampler,
-    Sequential,
-    Speculative,
-    one_of,
-)
+from asarm.sampling.samplers import SAMPLERS, option_names
 from asarm.sampling.state import State
-from asarm.sampling.verify import Verifier, make_verifier
+from asarm.sampling.verify import make_verifier
 
 OnRound = Callable[[Mapping[int, Round]], object]
 
@@ -60,11 +49,11 @@ def sample(
 ) -> SampleResult:
     """Fill the targets of a batch from the model's joint distribution, given the prompts.
 
-    All samplers but "parallel" are lossless: their samples have the same distribution, whatever
-    k and the drafts are, and they never make more network calls than there are targets. A
-    sequence's sample depends on its own seed, not on its batch mates; in bfloat16 as far as
-    rounding, which depends on a batch's shape, makes no difference. The model computes in eval
-    mode and in its own dtype, and is left as it was.
+    All samplers but "parallel" are lossless unless a tolerance is above 0: their samples have the
+    same distribution, whatever k and the drafts are, and they never make more network calls than
+    there are targets. A sequence's sample depends on its own seed, not on its batch mates; in
+    bfloat16 as far as rounding, which depends on a batch's shape, makes no difference. The model
+    computes in eval mode and in its own dtype, and is left as it was.
 
     Args:
         model: any backbone, such as an `AnySubsetTransformer`.
@@ -125,8 +114,8 @@ def sample(
             on_commit=bar.update,
         ).run()
         tokens, log_probs = state.by_position(ids, order)
-        if isinstance(sampler, Parallel):  # its draws are not conditionals: one call, not counted
-            log_probs = joint_log_probs(model, tokens, order, net.target, net.allowed)
+        if not sampler.draws_conditionals:  # one call, not counted
+            log_probs = joint_log_probs(model, tokens, order, target, net.allowed)
     return SampleResult(
         tokens=tokens,
         log_probs=log_probs,
@@ -135,8 +124,8 @@ def sample(
         rounds=state.rounds,
         drafted=state.drafted,
         accepted=state.accepted,
-        k=_k(sampler),
-        costs=_costs(sampler, model) if _k(sampler) == "auto" else None,
+        k=sampler.k,
+        costs=sampler.costs_on(model.device),
         lossless=sampler.is_lossless,
         trace=watch.trace,
     )
@@ -146,13 +135,13 @@ def make_sampler(sampler: str | Sampler, options: Mapping[str, Any]) -> Sampler:
     """Make a sampler from its name and options, or take the one that is given.
 
     Raises:
-        ValueError: an unknown name, or an option that the sampler does not have.
+        ValueError: an unknown name, what is no sampler, or an option that the sampler has not.
     """
     if not isinstance(sampler, str):
-        if isinstance(sampler, type) or not hasattr(sampler, "round"):
+        if not (isinstance(sampler, Sampler) and hasattr(sampler, "name")):
             raise ValueError(
                 f"sampler is {described(sampler)}; expected one of {', '.join(SAMPLERS)}, or a "
-                "value such as asarm.ASSD(k=5)"
+                "value such as asarm.ASSD(k=5), of a class with a name that inherits asarm.Sampler"
             )
         if options:
             raise ValueError(
@@ -161,19 +150,17 @@ def make_sampler(sampler: str | Sampler, options: Mapping[str, Any]) -> Sampler:
             )
         return sampler
     one_of("sampler", sampler, tuple(SAMPLERS))
-    kind = SAMPLERS[sampler]
-    names = [field.name for field in fields(kind)]
+    names = option_names(sampler)
     for name in options:
         if name not in names:
             has = f"its options are {', '.join(names)}" if names else "it has no options"
             raise ValueError(f"sampler {sampler!r} has no option {name}; {has}")
-    needed = inspect.signature(kind).parameters.values()
-    for parameter in needed:
+    for parameter in inspect.signature(SAMPLERS[sampler]).parameters.values():
         if parameter.default is parameter.empty and parameter.name not in options:
             raise ValueError(
                 f"sampler {sampler!r} needs {parameter.name}; give it, as in {parameter.name}=8"
             )
-    return kind(**options)
+    return SAMPLERS[sampler](**options)
 
 
 def prepare(
@@ -202,19 +189,20 @@ def prepare(
         cache: one that is there already.
     """
     target = target or Distribution(model.mask_token_id)
+    temperature = sampler.draft_temperature
     cache = cache or model.new_cache(*ids.shape)
     if is_static:
         cache.fix_shapes()
-    if allowed and isinstance(sampler, Parallel):
-        allowed = allowed.without_moves()  # the tokens next to it are not known yet
+    if allowed and not sampler.draws_conditionals:
+        allowed = allowed.without_moves()  # the tokens to the left may not be known yet
     net = Net(
         model,
         target,
-        _draft_distribution(sampler, target),
-        _verifier(sampler, randomness),
+        target if temperature is None else replace(target, temperature=temperature),
+        make_verifier(sampler.verifier, randomness, sampler.tolerance),
         cache,
-        drafter=_drafter(sampler, model),
-        lengths=_lengths(sampler, model, int(order.num_targets.max())),
+        drafter=sampler.make_drafter(model),
+        lengths=sampler.make_lengths(model.device, int(order.num_targets.max())),
         allowed=allowed and allowed.to(model.device),
         is_static=is_static,
         prompt_size=int(order.num_prompt.max()),
@@ -222,75 +210,18 @@ def prepare(
     return net, State.of(ids, order, model.vocab_size, net.dtype, counts_on_device=is_static)
 
 
-def default_drafter(model: Backbone) -> Drafter:
-    """Return the model's own head, if it has one, and else the drafter of its rows alone."""
-    return self_drafter if getattr(model, "draft_head", None) is None else HeadDrafter.of(model)
-
-
-def _draft_distribution(sampler: Sampler, target: Distribution) -> Distribution:
-    own = getattr(sampler, "draft_temperature", None)
-    temperature = target.temperature if own is None else own
-    return Distribution(target.mask_token_id, temperature, target.top_k, target.top_p)
-
-
-def _verifier(sampler: Sampler, randomness: Randomness) -> Verifier:
-    tolerance = getattr(sampler, "tolerance", 0.0)
-    return make_verifier(getattr(sampler, "verifier", "block"), randomness, tolerance)
-
-
-def _drafter(sampler: Sampler, model: Backbone) -> Drafter:
-    """Return the drafter of a sampler.
-
-    Raises:
-        ValueError: an unknown name, or a head that the model has not.
-    """
-    if isinstance(sampler, NGram):
-        return ngram_drafter
-    if isinstance(sampler, Sequential | Parallel):
-        return self_drafter  # never asked; a head's tables would be made, or compared, for nothing
-    drafter = getattr(sampler, "drafter", None)
-    if callable(drafter):
-        return CheckedDrafter(drafter)
-    if drafter is not None:
-        one_of("drafter", drafter, ("self", "head"))
-    if drafter == "head" and getattr(model, "draft_head", None) is None:
-        raise ValueError("drafter is 'head', and the model has no draft head; train one, or 'self'")
-    return self_drafter if drafter == "self" else default_drafter(model)
-
-
-def _lengths(sampler: Sampler, model: Backbone, num_targets: int) -> DraftLengths:
-    """Return how many drafts a sampler's rounds have: no more than there are targets."""
-    if not isinstance(sampler, Speculative):
-        return FixedLength(1)
-    if sampler.k == "auto":
-        return AutoLength(sampler.cost_by_length(), _costs(sampler, model), model.device)
-    return FixedLength(min(int(sampler.k), num_targets))
-
-
-def _k(sampler: Sampler) -> int | Literal["auto"] | None:
-    """Return the number of drafts of a round, where a sampler drafts."""
-    k = getattr(sampler, "k", None)
-    return int(k) if k is not None and k != "auto" else k
-
-
-def _costs(sampler: Sampler, model: Backbone) -> Any:
-    """Return the costs of calls, rows and drafts: the sampler's, or usual ones of the device."""
-    own = getattr(sampler, "costs", None)
-    return own or COSTS.get(model.device.type, COSTS["cuda"])
-
-
 def _execution(
     execution: str | None, sampler: Sampler, device: torch.device, is_watched: bool
 ) -> str:
     """Choose how rounds are executed, where the caller did not."""
-    is_parallel = isinstance(sampler, Parallel)
+    is_waiting = is_watched or not sampler.can_be_static
     if execution is None:
-        return "static" if device.type == "cuda" and not (is_parallel or is_watched) else "eager"
+        return "static" if device.type == "cuda" and not is_waiting else "eager"
     one_of("execution", execution, EXECUTIONS)
-    if execution != "eager" and (is_parallel or is_watched):
+    if execution != "eager" and is_waiting:
         raise ValueError(
             f"execution is {execution!r} with sampler {sampler.name!r}; expected 'eager': rounds "
-            "that are traced or watched, and those of 'parallel', wait for the device"
+            "that are traced or watched, and those of samplers such as 'parallel', read the device"
         )
     if execution == "graph" and device.type != "cuda":
         raise ValueError(

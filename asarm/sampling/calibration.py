@@ -7,8 +7,8 @@ from time import perf_counter
 
 import torch
 
-from asarm.backbones.xlnet import AnySubsetTransformer
 from asarm.order import Order
+from asarm.rows import Backbone
 from asarm.sampling.api import sample
 from asarm.sampling.cost import Costs
 from asarm.sampling.samplers import OnePass
@@ -18,14 +18,14 @@ PROBES = ((1, 1), (8, 1), (8, 9))
 
 
 def calibrate(
-    model: AnySubsetTransformer, *, length: int = 256, num_targets: int = 64, repeats: int = 5
+    model: Backbone, *, length: int = 256, num_targets: int = 64, repeats: int = 5
 ) -> Costs:
     """Time rounds of `onepass` with few and many rows and drafts, in milliseconds.
 
     They are for `sample(..., k="auto", costs=...)`; recorded costs give the same texts again.
 
     Args:
-        model: on its device and in its dtype, with its draft head.
+        model: on its device and in its dtype; with its draft head, if it has one.
         length: of the texts, of random tokens.
         num_targets: of a text.
         repeats: of each probe, of which the median counts.
@@ -35,7 +35,8 @@ def calibrate(
     """
     rng = torch.Generator().manual_seed(0)
     ids = torch.randint(model.vocab_size, (1, length), generator=rng)
-    special = {model.mask_token_id, model.pad_token_id}  # neither can be part of a prompt
+    # neither can be part of a prompt; a backbone need not know a padding token
+    special = {model.mask_token_id, getattr(model, "pad_token_id", None)}
     other = next(i for i in range(model.vocab_size) if i not in special)
     ids.apply_(lambda i: other if i in special else i)
     order = Order.random_split(length, 1 - num_targets / length, seed=0)

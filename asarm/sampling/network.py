@@ -147,15 +147,18 @@ class Net:
     def drafts(
         self,
         state: State,
-        hidden: Tensor,
+        hidden: Tensor | None,
         *,
         start: Tensor,
         limit: Tensor,
         count: Tensor,
-        size: int | None = None,
+        size: int,
     ) -> Drafts:
-        """Draw drafts for `count` (B,) ranks from `start` (B,) on, by rows with `limit` (B,)."""
-        size = hidden.shape[1] if size is None else size
+        """Draw at most `size` drafts for `count` (B,) ranks from `start` (B,) on.
+
+        The rows have `limit` (B,) and these hidden states (B, size, C); None where there are none,
+        for a drafter that reads none.
+        """
         return self.drafter(DraftRequest(self, state, size, hidden, start, limit, count))
 
     def select(self, sequences: Tensor) -> Net:
@@ -175,10 +178,19 @@ class DraftRequest:
     net: Net
     state: State
     size: int
-    hidden: Tensor
+    rows: Tensor | None  # their hidden states, (B, size, C)
     start: Tensor
     limit: Tensor
     count: Tensor
+
+    @property
+    def hidden(self) -> Tensor:
+        if self.rows is None:
+            raise ValueError(
+                "hidden states are read before the call of a round; expected a drafter that reads "
+                "the text alone: make the call first"
+            )
+        return self.rows
 
     @property
     def vocab_size(self) -> int:

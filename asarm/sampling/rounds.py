@@ -10,9 +10,9 @@ from collections.abc import Callable
 
 import torch
 
+from asarm.sampling.base import Sampler
+from asarm.sampling.commit import Outcome
 from asarm.sampling.network import Net
-from asarm.sampling.outcome import Outcome
-from asarm.sampling.samplers import Sampler
 from asarm.sampling.state import State
 
 EXECUTIONS = ("eager", "static", "graph")

@@ -1,47 +1,35 @@
 """The samplers: each a value with its options, and one round of it.
 
-All but `Parallel` have exactly the distribution of `Sequential`, and none makes more network calls
-than there are targets.
+Where they are lossless, they have exactly the distribution of `Sequential`: all but `Parallel` are,
+unless a tolerance is above 0. None makes more network calls than there are targets.
 
 Shapes: B batch, K drafts of a round, Q query rows, C model width, V vocabulary.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, fields
 from functools import cache
-from typing import ClassVar, Literal, NamedTuple, Protocol
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
-from asarm.checks import is_real, is_whole
-from asarm.distribution import check_temperature
-from asarm.drafting.drafters import Drafter, Drafts
-from asarm.sampling.cost import MAX_DRAFTS, Costs, RoundCost
+from asarm.checks import is_count, one_of
+from asarm.drafting.checked import drafter_for
+from asarm.drafting.drafters import Drafter, Drafts, ngram_drafter
+from asarm.rows import Backbone
+from asarm.sampling.base import Sampler, Speculative, draw_exact
+from asarm.sampling.commit import Outcome, commit_unverified, verify_and_commit
+from asarm.sampling.cost import RoundCost
 from asarm.sampling.network import Net, Rows
-from asarm.sampling.outcome import Outcome, commit_unverified, verify_and_commit
 from asarm.sampling.randomness import Purpose
 from asarm.sampling.state import State
 from asarm.sampling.verify import VERIFIERS
 
 
-class Sampler(Protocol):
-    """A way to fill the targets of a batch, which it does round by round."""
-
-    name: ClassVar[str]
-
-    @property
-    def is_lossless(self) -> bool:
-        """Whether its samples have exactly the distribution of `Sequential`."""
-
-    def round(self, net: Net, state: State) -> Outcome:
-        """Make one round: at least one further token is committed in every unfinished sequence."""
-
-
 @dataclass(frozen=True)
-class Sequential:
+class Sequential(Sampler):
     """Decodes one target a call: its distribution is that of every lossless sampler.
 
     Args:
@@ -52,10 +40,14 @@ class Sequential:
     verifier: str = "block"
 
     name: ClassVar[str] = "sequential"
-    is_lossless: ClassVar[bool] = True
+    can_be_static: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         one_of("verifier", self.verifier, tuple(VERIFIERS))
+
+    @property
+    def is_lossless(self) -> bool:
+        return True
 
     def round(self, net: Net, state: State) -> Outcome:
         row = Rows.own(state.known[:, None], state.left[:, None] > 0)
@@ -63,62 +55,6 @@ class Sequential:
         nothing = Drafts.none(state.known, net.model.vocab_size, net.dtype)
         probs = net.target_probs(state, hidden, row.ranks)
         return verify_and_commit(net, state, nothing, probs, has_bonus=state.left > 0)
-
-
-@dataclass(frozen=True)
-class Speculative:
-    """The options that the samplers have which draft.
-
-    Args:
-        k: the largest number of drafts of a round; "auto" chooses them round by round, from what
-            was accepted so far and `costs`.
-        verifier: "block", with the highest acceptance rate (arXiv 2403.10444); "rejection", one
-            draft after the other (the paper's); or "gumbel", with which every lossless sampler, k
-            and batch gives the same text.
-        draft_temperature: of the drafts alone; changes the cost, never the distribution. The
-            target's if None.
-        tolerance: added to the probability of accepting a draft, the paper's r_atol; above 0 the
-            sampler is lossy.
-        costs: for k = "auto", what calls, rows and drafts take; those of `asarm.calibrate` for a
-            model and device, usual ones of the device's type if None.
-
-    Raises:
-        ValueError: an option outside its range.
-    """
-
-    k: int | Literal["auto"] = "auto"
-    verifier: str = "block"
-    draft_temperature: float | None = None
-    tolerance: float = 0.0
-    costs: Costs | None = None
-
-    name: ClassVar[str]
-    min_auto: ClassVar[int] = 1  # drafts that "auto" chooses at least
-
-    def __post_init__(self) -> None:
-        if self.k != "auto" and not is_count(self.k):
-            raise ValueError(f"k is {self.k!r}; expected at least 1 draft a round, or 'auto'")
-        one_of("verifier", self.verifier, tuple(VERIFIERS))
-        is_tolerance = is_real(self.tolerance) and 0 <= self.tolerance < math.inf
-        if not is_tolerance or (self.tolerance > 0 and self.verifier == "gumbel"):
-            raise ValueError(
-                f"tolerance is {self.tolerance!r} with verifier {self.verifier!r}; "
-                "expected a finite number from 0, and 0 with verifier 'gumbel'"
-            )
-        if self.draft_temperature is not None:
-            check_temperature("draft_temperature", self.draft_temperature)
-
-    @property
-    def is_lossless(self) -> bool:
-        return self.tolerance == 0
-
-    def cost(self, k: int) -> RoundCost:
-        """Return what a round with k drafts has."""
-        raise NotImplementedError
-
-    def cost_by_length(self) -> tuple[tuple[int, RoundCost], ...]:
-        """Return the cost of a round for every number of drafts that "auto" may choose."""
-        return tuple((k, self.cost(k)) for k in range(self.min_auto, MAX_DRAFTS + 1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +70,10 @@ class ASSD(Speculative):
     drafter: str | Drafter | None = None
 
     name: ClassVar[str] = "assd"
-    min_auto: ClassVar[int] = 3  # with fewer it is sequential
+    min_auto: ClassVar[int] = 3  # k = 2 makes two calls for at most two tokens, as `Sequential`
+
+    def make_drafter(self, model: Backbone) -> Drafter:
+        return drafter_for(model, self.drafter)
 
     def cost(self, k: int) -> RoundCost:
         # call A: k query rows and the content of the token before them; call B: k - 1 of each
@@ -148,8 +87,9 @@ class ASSD(Speculative):
         hidden = net.call(state, rows, upto=start)
         exact = draw_exact(net, state, hidden[:, :1])
         state.write(start, exact.tokens, exact.count)
+        wanted = (count - 1).clamp(min=0)
         others = net.drafts(
-            state, hidden[:, 1:], start=start + 1, limit=start, count=(count - 1).clamp(min=0)
+            state, hidden[:, 1:], start=start + 1, limit=start, count=wanted, size=size - 1
         )
         drafts, target_probs = exact.followed_by(others), exact.probs
         state.write(start, drafts.tokens, drafts.count)
@@ -161,9 +101,7 @@ class ASSD(Speculative):
             target_probs = torch.cat([target_probs, verified], dim=1)
         # where a drafter gave fewer drafts than were wanted, the row after them gives a bonus token
         has_bonus = drafts.count < count
-        return verify_and_commit(
-            net, state, drafts, target_probs, has_bonus=has_bonus, num_exact=1
-        )
+        return verify_and_commit(net, state, drafts, target_probs, has_bonus=has_bonus, num_exact=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,6 +113,9 @@ class NGram(Speculative):
 
     name: ClassVar[str] = "ngram"
 
+    def make_drafter(self, model: Backbone) -> Drafter:
+        return ngram_drafter
+
     def cost(self, k: int) -> RoundCost:
         return RoundCost(calls=1, rows=2 * (k + 1), drafts=k)  # as many content as query rows
 
@@ -182,8 +123,7 @@ class NGram(Speculative):
         start, count = state.known, state.left.minimum(net.lengths(state))
         count = torch.where(start > 0, count, 0)  # nothing is known to draft from
         size = net.size(count, net.lengths.max_drafts)
-        nothing = state.tokens[:, :0, None]
-        drafts = net.drafts(state, nothing, start=start, limit=start, count=count, size=size)
+        drafts = net.drafts(state, None, start=start, limit=start, count=count, size=size)
         state.write(start, drafts.tokens, drafts.count)
         ranks = start[:, None] + torch.arange(size + 1, device=start.device)
         last = (start + drafts.count).minimum(state.length - 1)
@@ -219,6 +159,9 @@ class OnePass(Speculative):
         if self.stride is not None and not is_count(self.stride):
             raise ValueError(f"stride is {self.stride!r}; expected at least 1, or None")
 
+    def make_drafter(self, model: Backbone) -> Drafter:
+        return drafter_for(model, self.drafter)
+
     def cost(self, k: int) -> RoundCost:
         # content of the drafts and of the token before them; the query rows are those of the layout
         return RoundCost(calls=1, rows=k + 1 + self.layout(k, k).num_rows, drafts=k)
@@ -245,7 +188,9 @@ class OnePass(Speculative):
         size = net.size(count, net.lengths.max_drafts)
         hidden = layout.rows_after(outcome.accepted, hidden, size)
         limit = start + layout.prepared(outcome.accepted)
-        state.drafts = net.drafts(state, hidden, start=state.known, limit=limit, count=count)
+        state.drafts = net.drafts(
+            state, hidden, start=state.known, limit=limit, count=count, size=size
+        )
         return outcome
 
 
@@ -312,13 +257,15 @@ def _places(layout: Layout, device: torch.device) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Parallel:
-    """Fills all targets in `steps` calls, those of one call as if they were independent.
+class Parallel(Sampler):
+    """Fills all targets in at most `steps` calls, those of one call as if they were independent.
 
-    This is what masked-diffusion samplers do, and it is lossy like them: the comparator.
+    This is what masked-diffusion samplers do, and it is lossy like them: the comparator. The tokens
+    beside a target may be drawn in the same call, so `Allowed.moves`, which look at those to its
+    left, play no part: neither in what is drawn nor in `SampleResult.log_probs`.
 
     Args:
-        steps: network calls.
+        steps: network calls, at most: none is made without a target.
         by: which targets are filled first: by "order", or by "confidence": of all targets left,
             those whose drawn token is the most probable. Their positions move to the front, while
             every draw stays that of the rank in the given order.
@@ -333,13 +280,16 @@ class Parallel:
     verifier: str = "block"
 
     name: ClassVar[str] = "parallel"
-    is_lossless: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not is_count(self.steps):
             raise ValueError(f"steps is {self.steps!r}; expected at least 1 network call")
         one_of("by", self.by, ("order", "confidence"))
         one_of("verifier", self.verifier, tuple(VERIFIERS))
+
+    @property
+    def is_lossless(self) -> bool:
+        return False
 
     def round(self, net: Net, state: State) -> Outcome:
         count = -(-state.left // (self.steps - int(state.round)))  # rounded up
@@ -385,32 +335,14 @@ def sampler_of(name: str, **settings: object) -> Sampler:
 
 def has_option(name: str, option: str) -> bool:
     """Return whether the sampler of a name has an option, such as "drafter"."""
-    return option in {field.name for field in fields(SAMPLERS[name])}
+    return option in option_names(name)
+
+
+def option_names(name: str) -> list[str]:
+    """Return the names of the options of the sampler of a name."""
+    return [field.name for field in fields(SAMPLERS[name])]
 
 
 def lossless_names() -> list[str]:
-    """Return the names of the samplers that are lossless, whatever their options are."""
-    return [name for name, kind in SAMPLERS.items() if kind is not Parallel]
-
-
-def draw_exact(net: Net, state: State, hidden: Tensor) -> Drafts:
-    """Draw the next token from the target distribution: a draft that is always accepted."""
-    ranks, is_left = state.known[:, None], state.left > 0
-    probs = net.target_probs(state, hidden, ranks)  # (B, 1, V)
-    tokens = net.draw(probs, ranks, Purpose.TARGET, state.round, is_left[:, None])
-    return Drafts(tokens, probs, is_left.long())
-
-
-def is_count(value: object) -> bool:
-    """Return whether a value is a whole number from 1."""
-    return is_whole(value) and value >= 1  # type: ignore[operator]
-
-
-def one_of(name: str, value: object, valid: tuple[str, ...]) -> None:
-    """Refuse a value that is not one of some names.
-
-    Raises:
-        ValueError: it is not; the message names those that are valid.
-    """
-    if value not in valid:
-        raise ValueError(f"{name} is {value!r}; expected one of {', '.join(valid)}")
+    """Return the names of the samplers that are lossless unless an option makes them lossy."""
+    return [name for name in SAMPLERS if sampler_of(name, steps=1).is_lossless]

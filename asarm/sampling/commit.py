@@ -85,7 +85,14 @@ def verify_and_commit(
     state.accepted += (accepted - num_exact).clamp(min=0)
     state.rejected += accepted < drafts.count
     state.commit(accepted + has_token, target_probs)
-    return Outcome(drafts, num_exact, start, accepted, token, has_token)
+    return Outcome(
+        drafts=drafts,
+        num_exact=num_exact,
+        start=start,
+        accepted=accepted,
+        token=token,
+        has_token=has_token,
+    )
 
 
 def commit_unverified(state: State, drafts: Drafts) -> Outcome:
@@ -93,4 +100,11 @@ def commit_unverified(state: State, drafts: Drafts) -> Outcome:
     start = state.known
     state.rounds += drafts.count > 0
     state.commit(drafts.count, drafts.probs)
-    return Outcome(drafts, 0, start, drafts.count, drafts.count, drafts.count < 0)
+    return Outcome(
+        drafts=drafts,
+        num_exact=0,
+        start=start,
+        accepted=drafts.count,
+        token=torch.zeros_like(start),
+        has_token=torch.zeros_like(start, dtype=torch.bool),
+    )
