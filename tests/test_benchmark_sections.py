@@ -75,7 +75,7 @@ def test_few_rounds_of_a_batch_leave_it_as_it_was(model, method):
         found = [place.next_rounds(known, sampler_of(method)) for _ in range(2)]
     assert found[0] == found[1] >= 3 * len(ids)
     assert len(calls) <= 2 * 3 and calls[0].content == 1  # the prompt is not read again
-    assert len(place.last.known) == 3 and len(place.cache.positions) == 3
+    assert len(place.last.num_committed) == 3 and len(place.cache.positions) == 3
 
 
 def test_sequences_of_a_batch_commit_what_they_commit_alone(model):

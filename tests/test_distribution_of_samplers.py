@@ -279,7 +279,7 @@ class Capricious(AutoLength):
     """1 to 3 drafts, by the rate at which earlier ones were accepted."""
 
     def __init__(self):
-        super().__init__(OnePass().cost_by_length(), Costs(1, 0, 0), torch.device("cpu"))
+        super().__init__(OnePass().work_by_length(), Costs(1, 0, 0), torch.device("cpu"))
         self.best = 1 + torch.arange(GRID) * 7 % 3
         self.lengths = set()
 
@@ -402,7 +402,7 @@ def test_the_drafts_of_the_table_do_depend_on_one_another():
 
     def watching(request):
         drafts = drafter(request)
-        if request.state.round == 0:  # all paths have the same rows there
+        if request.state.round_number == 0:  # all paths have the same rows there
             distributions.append(drafts.probs)
         return drafts
 

@@ -8,7 +8,7 @@ from fakes import Uncached, mixed_batch, small_model
 
 from asarm import sample
 from asarm.sampling import ASSD, SAMPLERS, NGram, OnePass, calibration
-from asarm.sampling.api import Watch, prepare
+from asarm.sampling.api import RoundRecorder, prepare
 from asarm.sampling.calibration import calibrate
 from asarm.sampling.cost import EVENNESS, GRID, MAX_DRAFTS, Costs, best_lengths
 from asarm.sampling.lengths import PRIOR, AutoLength
@@ -20,11 +20,11 @@ PLAIN = Costs(call=1.0, row=0.03, draft=0.1)
 
 
 def best(method, costs):
-    return best_lengths(SAMPLERS[method]().cost_by_length(), costs)
+    return best_lengths(SAMPLERS[method]().work_by_length(), costs)
 
 
 def time_per_token(method, k, acceptance, costs):
-    return SAMPLERS[method]().cost(k).time_per_token(acceptance, costs)
+    return SAMPLERS[method]().work(k).time_per_token(acceptance, costs)
 
 
 @pytest.mark.parametrize("method", DRAFTING)
@@ -73,15 +73,15 @@ def test_calls_and_rows_of_a_round_are_those_of_the_sampler(sampler):
         ids, order = mixed_batch([length], [20], 60)
         found.append(sample(small_model(std=0.0), ids, order, sampler))
         assert torch.equal(found[-1].accepted, found[-1].drafted)
-    cost = sampler.cost(sampler.k)
-    rounds = 40 // (cost.drafts + 1)
-    assert int(found[1].nfe - found[0].nfe) == rounds * cost.calls
-    assert int(found[1].rows - found[0].rows) == rounds * cost.rows
+    work = sampler.work(sampler.k)
+    rounds = 40 // (work.drafts + 1)
+    assert int(found[1].nfe - found[0].nfe) == rounds * work.calls
+    assert int(found[1].rows - found[0].rows) == rounds * work.rows
 
 
 def test_what_was_accepted_so_far_decides():
     state = SimpleNamespace(accepted=torch.zeros(2).long(), rejected=torch.zeros(2).long())
-    length = AutoLength(OnePass().cost_by_length(), PLAIN, torch.device("cpu"))
+    length = AutoLength(OnePass().work_by_length(), PLAIN, torch.device("cpu"))
     accepted, rejected = [0, 0], [0, 0]
     for more_accepted, more_rejected in [((0, 0), (0, 0)), ((2, 3), (1, 0)), ((0, 5), (1, 0))]:
         state.accepted += torch.tensor(more_accepted)
@@ -100,9 +100,9 @@ def test_what_was_accepted_so_far_decides():
 @pytest.mark.parametrize("method", DRAFTING)
 def test_a_draft_is_rejected_at_most_once_a_round(method):
     model, (ids, order) = small_model(std=0.3), mixed_batch([40, 31, 12], [2, 9, 3], 60)
-    sampler, watch = SAMPLERS[method](k=4), Watch(3, trace=True, on_round=None)
+    sampler, watch = SAMPLERS[method](k=4), RoundRecorder(3, trace=True, on_round=None)
     net, state = prepare(model, ids, order, sampler, HashedRandomness(torch.arange(3)))
-    state = Decoding(sampler, net, state, watch=watch).run()
+    state = Decoding(sampler, net, state, after_round=watch).run()
     rejected = [sum(not all(r.accepted) for r in rounds) for rounds in watch.trace]
     assert state.rejected.tolist() == rejected and sum(rejected) > 3
 

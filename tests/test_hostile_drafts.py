@@ -132,7 +132,7 @@ class ByLastToken:
     max_drafts = 3
 
     def __call__(self, state):
-        last = state.tokens.gather(1, state.known[:, None] - 1)[:, 0]
+        last = state.tokens.gather(1, state.num_committed[:, None] - 1)[:, 0]
         return 1 + (last + 2) % 3
 
 

@@ -92,9 +92,9 @@ def ngram_drafts(ids, order, k, seeds, temperature=1.0):
     target = Distribution(MODEL.mask_token_id, temperature)
     randomness = HashedRandomness(torch.tensor(seeds))
     net, state = prepare(MODEL, ids, order, NGram(k=k), randomness, target=target)
-    asked = torch.where(state.known > 0, state.left.clamp(max=k), 0)  # as the sampler asks
-    start, size = state.known, int(asked.max())
-    return asked, net.drafts(state, None, start=start, limit=start, count=asked, size=size)
+    asked = torch.where(state.num_committed > 0, state.left.clamp(max=k), 0)  # as the sampler asks
+    start, size = state.num_committed, int(asked.max())
+    return asked, net.make_drafts(state, None, start=start, limit=start, count=asked, size=size)
 
 
 @pytest.mark.slow

@@ -65,10 +65,10 @@ class Midway:
             lengths: how many drafts they have, in place of the sampler's own k.
         """
         net, state = self._net(sampler), self._state()
-        state.known = torch.full_like(state.known, known)
-        state.cached = state.known - 1
+        state.num_committed = torch.full_like(state.num_committed, known)
+        state.cached = state.num_committed - 1
         found = self._run(sampler, replace(net, lengths=lengths or net.lengths), state)
-        return int((found.known - known).sum())
+        return int((found.num_committed - known).sum())
 
     def read_prompt(self) -> None:
         """Put the prompt into the cache, in a round that does not count."""

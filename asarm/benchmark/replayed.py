@@ -68,7 +68,7 @@ def auto_figure(
     """Measure time per token of onepass, k chosen by costs, against the fastest fixed k."""
     device = places[0].model.device
     lengths: dict[str, DraftLengths] = {f"k = {k}": FixedLength(k) for k in config.ks if k > 1}
-    lengths["auto"] = AutoLength(OnePass().cost_by_length(), costs, device)
+    lengths["auto"] = AutoLength(OnePass().work_by_length(), costs, device)
 
     def fill(length: DraftLengths, _: int) -> int:
         return sum(p.next_rounds(p.num_prompt, OnePass(), length) for p in places)

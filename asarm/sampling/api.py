@@ -92,7 +92,7 @@ def sample(
     ids, order = checked_inputs(model, input_ids, order, reads_targets=False, allowed=allowed)
     seeds = [signed(s) for s in per_sequence_seeds(seed, len(ids))]
     randomness = HashedRandomness(torch.tensor(seeds, device=model.device))
-    watch = Watch(len(ids), trace, on_round)
+    recorder = RoundRecorder(len(ids), trace, on_round)
     total = int(order.num_targets.sum())
     with inference_mode_of(model), tqdm(total=total, unit="token", disable=not progress) as bar:
         net, state = prepare(
@@ -110,7 +110,7 @@ def sample(
             net,
             state,
             execution=execution,
-            watch=watch if watch.is_on else None,
+            after_round=recorder if recorder.is_on else None,
             on_commit=bar.update,
         ).run()
         tokens, log_probs = state.by_position(ids, order)
@@ -127,7 +127,7 @@ def sample(
         k=sampler.k,
         costs=sampler.costs_on(model.device),
         lossless=sampler.is_lossless,
-        trace=watch.trace,
+        trace=recorder.trace,
     )
 
 
@@ -230,7 +230,7 @@ def _execution(
     return execution
 
 
-class Watch:
+class RoundRecorder:
     """Records rounds, and passes them to `on_round`."""
 
     def __init__(self, batch: int, trace: bool, on_round: OnRound | None):

@@ -18,7 +18,7 @@ from asarm.distribution import check_temperature
 from asarm.drafting.drafters import Drafter, Drafts, self_drafter
 from asarm.rows import Backbone
 from asarm.sampling.commit import Outcome
-from asarm.sampling.cost import COSTS, MAX_DRAFTS, Costs, RoundCost
+from asarm.sampling.cost import COSTS, MAX_DRAFTS, Costs, RoundWork
 from asarm.sampling.lengths import AutoLength, DraftLengths, FixedLength
 from asarm.sampling.network import Net
 from asarm.sampling.randomness import Purpose
@@ -145,12 +145,12 @@ class Speculative(Sampler):
         return True  # a tolerance changes what is accepted, not the target distributions
 
     @abstractmethod
-    def cost(self, k: int) -> RoundCost:
+    def work(self, k: int) -> RoundWork:
         """Return what a round with k drafts has."""
 
-    def cost_by_length(self) -> tuple[tuple[int, RoundCost], ...]:
+    def work_by_length(self) -> tuple[tuple[int, RoundWork], ...]:
         """Return the cost of a round for every number of drafts that "auto" may choose."""
-        return tuple((k, self.cost(k)) for k in range(self.min_auto, MAX_DRAFTS + 1))
+        return tuple((k, self.work(k)) for k in range(self.min_auto, MAX_DRAFTS + 1))
 
     def costs_on(self, device: torch.device) -> Costs | None:
         if self.k != "auto":
@@ -161,12 +161,12 @@ class Speculative(Sampler):
         costs = self.costs_on(device)
         if costs is None:
             return FixedLength(min(int(self.k), num_targets))
-        return AutoLength(self.cost_by_length(), costs, device)
+        return AutoLength(self.work_by_length(), costs, device)
 
 
 def draw_exact(net: Net, state: State, hidden: Tensor) -> Drafts:
     """Draw the next token from the target distribution: a draft that is always accepted."""
-    ranks, is_left = state.known[:, None], state.left > 0
+    ranks, is_left = state.num_committed[:, None], state.left > 0
     probs = net.target_probs(state, hidden, ranks)  # (B, 1, V)
-    tokens = net.draw(probs, ranks, Purpose.TARGET, state.round, is_left[:, None])
+    tokens = net.draw(probs, ranks, Purpose.TARGET, state.round_number, is_left[:, None])
     return Drafts(tokens, probs, is_left.long())

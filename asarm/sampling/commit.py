@@ -75,9 +75,11 @@ def verify_and_commit(
         num_exact: how many of the drafts were drawn from the target distribution, and so are
             accepted.
     """
-    start, is_left = state.known, state.left > 0
+    start, is_left = state.num_committed, state.left > 0
     state.is_bad_draft |= has_bad(drafts).any()
-    accepted, token = net.verifier.verify(drafts, target_probs, start, state.round, has_bonus)
+    accepted, token = net.verifier.verify(
+        drafts, target_probs, start, state.round_number, has_bonus
+    )
     has_token = has_bonus | (accepted < drafts.count)
     state.write(start + accepted, token[:, None], has_token.long())
     state.rounds += is_left
@@ -97,7 +99,7 @@ def verify_and_commit(
 
 def commit_unverified(state: State, drafts: Drafts) -> Outcome:
     """Commit drafts as they are."""
-    start = state.known
+    start = state.num_committed
     state.rounds += drafts.count > 0
     state.commit(drafts.count, drafts.probs)
     return Outcome(

@@ -46,7 +46,7 @@ COSTS = {  # by the device's type; `calibrate` measures those of a model
 }
 
 
-class RoundCost(NamedTuple):
+class RoundWork(NamedTuple):
     """What a round takes: network calls, rows in them, and drafts that are drawn and verified."""
 
     calls: int
@@ -69,7 +69,7 @@ class RoundCost(NamedTuple):
 
 
 @cache
-def best_lengths(cost: tuple[tuple[int, RoundCost], ...], costs: Costs) -> Tensor:
+def best_lengths(cost: tuple[tuple[int, RoundWork], ...], costs: Costs) -> Tensor:
     """Return the best number of drafts (GRID,) for each acceptance rate from 0 to 1.
 
     Args:

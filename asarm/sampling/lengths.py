@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from asarm.sampling.cost import GRID, Costs, RoundCost, best_lengths
+from asarm.sampling.cost import GRID, Costs, RoundWork, best_lengths
 from asarm.sampling.state import State
 
 PRIOR = 3.0, 2.0  # accepted drafts and rounds with a rejected one, before the first round
@@ -34,7 +34,7 @@ class FixedLength:
         self.max_drafts = k
 
     def __call__(self, state: State) -> Tensor:
-        return torch.full_like(state.known, self.max_drafts)
+        return torch.full_like(state.num_committed, self.max_drafts)
 
 
 class AutoLength:
@@ -50,7 +50,7 @@ class AutoLength:
         device: of the batch.
     """
 
-    def __init__(self, cost: tuple[tuple[int, RoundCost], ...], costs: Costs, device: torch.device):
+    def __init__(self, cost: tuple[tuple[int, RoundWork], ...], costs: Costs, device: torch.device):
         best = best_lengths(cost, costs)
         self.max_drafts, self.best = int(best.max()), best.to(device)
 

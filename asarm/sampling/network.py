@@ -16,7 +16,7 @@ from asarm.distribution import Allowed, Distribution
 from asarm.drafting.drafters import Drafter, Drafts, self_drafter
 from asarm.rows import Backbone, ContentCache, ContentRows, QueryRows
 from asarm.sampling.lengths import DraftLengths, FixedLength
-from asarm.sampling.randomness import Purpose, Step
+from asarm.sampling.randomness import Purpose, RoundNumber
 from asarm.sampling.state import State
 from asarm.sampling.verify import Verifier
 
@@ -29,7 +29,7 @@ class Rows(NamedTuple):
     is_row: Tensor  # (B, Q) False for padding
 
     @classmethod
-    def own(cls, ranks: Tensor, is_row: Tensor) -> Rows:
+    def verifying(cls, ranks: Tensor, is_row: Tensor) -> Rows:
         """Return rows that see all ranks below their own: those of the target distribution."""
         return cls(ranks, ranks, is_row)
 
@@ -47,8 +47,8 @@ class Net:
 
     Attributes:
         model: the backbone.
-        target: the target distribution, from logits.
-        draft: the distribution of drafts, from logits.
+        target_distribution: from logits to probabilities of tokens.
+        draft_distribution: the same for drafts.
         verifier: how draws are made and drafts verified.
         cache: of the model, for the sequences of the batch.
         drafter: proposes tokens.
@@ -59,8 +59,8 @@ class Net:
     """
 
     model: Backbone
-    target: Distribution
-    draft: Distribution
+    target_distribution: Distribution
+    draft_distribution: Distribution
     verifier: Verifier
     cache: ContentCache
     drafter: Drafter = self_drafter
@@ -108,7 +108,7 @@ class Net:
 
     def _content(self, state: State, count: Tensor, bound: int) -> ContentRows:
         """Return content rows of `count` (B,) ranks, from the first that the cache lacks on."""
-        ranks, is_row = state.ranks(state.cached, count, self.size(count, bound))
+        ranks, is_row = state.next_ranks(state.cached, count, self.size(count, bound))
         return ContentRows(
             state.tokens.gather(1, ranks),
             state.positions.gather(1, ranks),
@@ -129,22 +129,27 @@ class Net:
     def target_probs(self, state: State, hidden: Tensor, ranks: Tensor) -> Tensor:
         """Compute target distributions (B, K, V) at ranks (B, K) from hidden states (B, K, C)."""
         logits = self.model.logits(hidden)
-        return self.target.probs(logits, self.allowed_at(state, ranks, state.tokens))
+        return self.target_distribution.probs(logits, self.allowed_at(state, ranks, state.tokens))
 
     def allowed_at(self, state: State, ranks: Tensor, tokens: Tensor) -> Tensor | None:
         """Return which tokens the ranks (B, K) may hold, (B, K, V); some may be padding."""
         if self.allowed is None:
             return None
         positions = state.positions.gather(1, ranks.clamp(max=state.spare))
-        return self.allowed.at(positions, tokens.gather(1, state.rank))
+        return self.allowed.at(positions, tokens.gather(1, state.rank_of))
 
     def draw(
-        self, probs: Tensor, ranks: Tensor, purpose: Purpose, round: Step, needed: Tensor
+        self,
+        probs: Tensor,
+        ranks: Tensor,
+        purpose: Purpose,
+        round_number: RoundNumber,
+        needed: Tensor,
     ) -> Tensor:
         """Draw tokens (B, K) at ranks (B, K) from probs (B, K, V), where `needed` (B, K)."""
-        return self.verifier.draw(probs, ranks, purpose, round, needed)
+        return self.verifier.draw(probs, ranks, purpose, round_number, needed)
 
-    def drafts(
+    def make_drafts(
         self,
         state: State,
         hidden: Tensor | None,
@@ -210,10 +215,10 @@ class DraftRequest:
 
     @property
     def rank(self) -> Tensor:
-        return self.state.rank
+        return self.state.rank_of
 
     def ranks(self, step: int | None = None) -> Tensor:
-        ranks, _ = self.state.ranks(self.start, self.count, self.size)
+        ranks, _ = self.state.next_ranks(self.start, self.count, self.size)
         return ranks if step is None else ranks[:, step, None]
 
     def logits(self) -> Tensor:
@@ -221,14 +226,16 @@ class DraftRequest:
 
     def probs(self, logits: Tensor, ranks: Tensor, tokens: Tensor | None = None) -> Tensor:
         tokens = self.tokens if tokens is None else tokens
-        return self.net.draft.probs(logits, self.net.allowed_at(self.state, ranks, tokens))
+        return self.net.draft_distribution.probs(
+            logits, self.net.allowed_at(self.state, ranks, tokens)
+        )
 
     def of_counts(self, counts: Tensor) -> Tensor:
-        return self.net.draft.of_counts(counts).to(self.dtype)
+        return self.net.draft_distribution.of_counts(counts).to(self.dtype)
 
     def draw(self, probs: Tensor, ranks: Tensor) -> Tensor:
         needed = ranks != self.state.spare
-        return self.net.draw(probs, ranks, Purpose.DRAFT, self.state.round, needed)
+        return self.net.draw(probs, ranks, Purpose.DRAFT, self.state.round_number, needed)
 
     def refuse(self, is_wrong: Tensor) -> None:
         self.state.is_bad_draft |= is_wrong.any()

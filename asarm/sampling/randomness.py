@@ -22,7 +22,7 @@ RANK_STRIDE = 0xD1342543DE82EF95
 ROUND_STRIDE = 0xAEF17502108EF2D9
 
 
-Step = int | Tensor  # the number of a round; a tensor () where the device alone counts them
+RoundNumber = int | Tensor  # a tensor () where the device alone counts rounds
 
 
 class Purpose(IntEnum):
@@ -39,11 +39,18 @@ class Randomness(Protocol):
     """Everything that a sampler leaves to chance."""
 
     def categorical(
-        self, probs: Tensor, ranks: Tensor, purpose: Purpose, round: Step, needed: Tensor
+        self,
+        probs: Tensor,
+        ranks: Tensor,
+        purpose: Purpose,
+        round_number: RoundNumber,
+        needed: Tensor,
     ) -> Tensor:
         """Draw tokens (B, K) from probs (B, K, V); only those `needed` (B, K) are looked at."""
 
-    def bernoulli(self, prob: Tensor, ranks: Tensor, round: Step, needed: Tensor) -> Tensor:
+    def bernoulli(
+        self, prob: Tensor, ranks: Tensor, round_number: RoundNumber, needed: Tensor
+    ) -> Tensor:
         """Draw yes (B, K) with probability prob (B, K); only those `needed`, up to the first no."""
 
     def gumbel(self, ranks: Tensor, vocab_size: int) -> Tensor:
@@ -64,12 +71,19 @@ class HashedRandomness:
         return HashedRandomness(self.seeds[sequences])
 
     def categorical(
-        self, probs: Tensor, ranks: Tensor, purpose: Purpose, round: Step, needed: Tensor
+        self,
+        probs: Tensor,
+        ranks: Tensor,
+        purpose: Purpose,
+        round_number: RoundNumber,
+        needed: Tensor,
     ) -> Tensor:
-        return inverse_cdf(probs, self._uniform(ranks, purpose, round))
+        return inverse_cdf(probs, self._uniform(ranks, purpose, round_number))
 
-    def bernoulli(self, prob: Tensor, ranks: Tensor, round: Step, needed: Tensor) -> Tensor:
-        return self._uniform(ranks, Purpose.ACCEPT, round) < prob
+    def bernoulli(
+        self, prob: Tensor, ranks: Tensor, round_number: RoundNumber, needed: Tensor
+    ) -> Tensor:
+        return self._uniform(ranks, Purpose.ACCEPT, round_number) < prob
 
     def gumbel(self, ranks: Tensor, vocab_size: int) -> Tensor:
         keys = self._bits(ranks, Purpose.GUMBEL, 0)[..., None]
@@ -77,14 +91,14 @@ class HashedRandomness:
         uniform = unit_interval(mix(keys + tokens)) + 2.0**-54  # inside (0, 1)
         return -(-uniform.log()).log()
 
-    def _bits(self, ranks: Tensor, purpose: Purpose, round: Step) -> Tensor:
-        stream: Step = (round * len(Purpose) + purpose) * signed(ROUND_STRIDE)
+    def _bits(self, ranks: Tensor, purpose: Purpose, round_number: RoundNumber) -> Tensor:
+        stream: RoundNumber = (round_number * len(Purpose) + purpose) * signed(ROUND_STRIDE)
         stream = stream if isinstance(stream, Tensor) else signed(stream)
         return mix(self._keys + (ranks * signed(RANK_STRIDE) + stream))
 
-    def _uniform(self, ranks: Tensor, purpose: Purpose, round: Step) -> Tensor:
+    def _uniform(self, ranks: Tensor, purpose: Purpose, round_number: RoundNumber) -> Tensor:
         """Return numbers in [0, 1), float64, (B, K)."""
-        return unit_interval(self._bits(ranks, purpose, round))
+        return unit_interval(self._bits(ranks, purpose, round_number))
 
 
 def inverse_cdf(probs: Tensor, uniform: Tensor) -> Tensor:

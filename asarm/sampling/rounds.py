@@ -19,7 +19,7 @@ EXECUTIONS = ("eager", "static", "graph")
 ROUNDS_AT_ONCE = 8  # of a static decoding; a sequence that is finished takes no part in a round
 STAYS = 0.75  # of a batch: if no more are unfinished, the others leave
 
-Watch = Callable[[State, Outcome], object]
+AfterRound = Callable[[State, Outcome], object]
 
 
 class Decoding:
@@ -32,7 +32,7 @@ class Decoding:
         execution: "eager": shapes are as small as they can be; "static": they are the same in
             every round, and nothing in it waits for the device; "graph": such a round is recorded
             once, and replayed as a CUDA graph.
-        watch: called after every round of an eager decoding.
+        after_round: called after every round of an eager decoding, with what it decided.
         on_commit: called with how many tokens were committed since it was last called.
         max_rounds: after which an eager decoding ends.
     """
@@ -44,24 +44,24 @@ class Decoding:
         state: State,
         *,
         execution: str = "eager",
-        watch: Watch | None = None,
+        after_round: AfterRound | None = None,
         on_commit: Callable[[int], object] = lambda count: None,
         max_rounds: int | None = None,
     ):
         self.sampler, self.net, self.state, self.whole = sampler, net, state, state
-        self.execution, self.watch, self.on_commit = execution, watch, on_commit
+        self.execution, self.after_round, self.on_commit = execution, after_round, on_commit
         self.max_rounds, self.reported = max_rounds, 0
 
     @torch.inference_mode()
     def run(self) -> State:
         """Make all rounds; return the state of the whole batch after them."""
         if self.execution == "eager":
-            while self.is_unfinished():
+            while self.check_progress():
                 self.drop_finished()
                 outcome = self.one_round()
-                if self.watch is not None:
-                    self.watch(self.state, outcome)
-        elif self.is_unfinished():
+                if self.after_round is not None:
+                    self.after_round(self.state, outcome)
+        elif self.check_progress():
             self.one_round()  # reads the prompts, and so has shapes of its own
             self.run_static()
         if self.state is not self.whole:
@@ -74,7 +74,7 @@ class Decoding:
     def run_static(self) -> None:
         """Make rounds of the same shapes, several at once."""
         again: Callable[[], object] | None = None
-        while self.is_unfinished():
+        while self.check_progress():
             if self.drop_finished() or again is None:
                 self.one_round()  # a warm-up, too
                 again = self.record() if self.execution == "graph" else self.one_round
@@ -97,14 +97,16 @@ class Decoding:
                 before[name].copy_(value)
         self.state.assign(before)
 
-    def is_unfinished(self) -> bool:
-        """Return whether any target is left; this waits for the device.
+    def check_progress(self) -> bool:
+        """Raise what went wrong, report new tokens, and return whether any target is left.
+
+        All of this is read from the device at once, which it waits for.
 
         Raises:
             ValueError: a target distribution held NaN, or drafts came from no distribution.
         """
         state = self.state
-        values = (state.left > 0).any(), state.committed, state.is_nan, state.is_bad_draft
+        values = (state.left > 0).any(), state.total_committed, state.is_nan, state.is_bad_draft
         is_left, committed, is_nan, is_bad = torch.stack([part.long() for part in values]).tolist()
         if is_nan:
             raise ValueError("the model gives NaN instead of probabilities; check its weights")
@@ -116,16 +118,16 @@ class Decoding:
             )
         self.on_commit(committed - self.reported)
         self.reported = committed
-        is_last = self.max_rounds is not None and int(state.round) >= self.max_rounds
+        is_last = self.max_rounds is not None and int(state.round_number) >= self.max_rounds
         return bool(is_left) and not is_last
 
     def drop_finished(self) -> bool:
         """Drop finished sequences, where they are enough; `whole` keeps their final state."""
         state = self.state
-        if len(state.known) == 1:
+        if len(state.num_committed) == 1:
             return False
         stay = (state.left > 0).nonzero()[:, 0]
-        if len(stay) > STAYS * len(state.known):
+        if len(stay) > STAYS * len(state.num_committed):
             return False
         if state is not self.whole:
             self.whole.put(state)

@@ -21,7 +21,7 @@ from asarm.drafting.drafters import Drafter, Drafts, ngram_drafter
 from asarm.rows import Backbone
 from asarm.sampling.base import Sampler, Speculative, draw_exact
 from asarm.sampling.commit import Outcome, commit_unverified, verify_and_commit
-from asarm.sampling.cost import RoundCost
+from asarm.sampling.cost import RoundWork
 from asarm.sampling.network import Net, Rows
 from asarm.sampling.randomness import Purpose
 from asarm.sampling.state import State
@@ -50,9 +50,9 @@ class Sequential(Sampler):
         return True
 
     def round(self, net: Net, state: State) -> Outcome:
-        row = Rows.own(state.known[:, None], state.left[:, None] > 0)
-        hidden = net.call(state, row, upto=state.known)
-        nothing = Drafts.none(state.known, net.model.vocab_size, net.dtype)
+        row = Rows.verifying(state.num_committed[:, None], state.left[:, None] > 0)
+        hidden = net.call(state, row, upto=state.num_committed)
+        nothing = Drafts.none(state.num_committed, net.model.vocab_size, net.dtype)
         probs = net.target_probs(state, hidden, row.ranks)
         return verify_and_commit(net, state, nothing, probs, has_bonus=state.left > 0)
 
@@ -75,12 +75,12 @@ class ASSD(Speculative):
     def make_drafter(self, model: Backbone) -> Drafter:
         return drafter_for(model, self.drafter)
 
-    def cost(self, k: int) -> RoundCost:
+    def work(self, k: int) -> RoundWork:
         # call A: k query rows and the content of the token before them; call B: k - 1 of each
-        return RoundCost(calls=min(k, 2), rows=3 * k - 1, drafts=k - 1)
+        return RoundWork(calls=min(k, 2), rows=3 * k - 1, drafts=k - 1)
 
     def round(self, net: Net, state: State) -> Outcome:
-        start, count = state.known, state.left.minimum(net.lengths(state))
+        start, count = state.num_committed, state.left.minimum(net.lengths(state))
         size = net.size(count, net.lengths.max_drafts)
         # call A: all rows see what is known; the first has the target distribution, no draft's
         rows = Rows.ahead(start, count, size)
@@ -88,14 +88,14 @@ class ASSD(Speculative):
         exact = draw_exact(net, state, hidden[:, :1])
         state.write(start, exact.tokens, exact.count)
         wanted = (count - 1).clamp(min=0)
-        others = net.drafts(
+        others = net.make_drafts(
             state, hidden[:, 1:], start=start + 1, limit=start, count=wanted, size=size - 1
         )
         drafts, target_probs = exact.followed_by(others), exact.probs
         state.write(start, drafts.tokens, drafts.count)
         if size > 1:
             # call B: every other row sees the drafts before it
-            own = Rows.own(rows.ranks[:, 1:], rows.is_row[:, 1:])
+            own = Rows.verifying(rows.ranks[:, 1:], rows.is_row[:, 1:])
             hidden = net.call(state, own, upto=start + count - 1, max_content=size - 1)
             verified = net.target_probs(state, hidden, own.ranks)
             target_probs = torch.cat([target_probs, verified], dim=1)
@@ -116,18 +116,18 @@ class NGram(Speculative):
     def make_drafter(self, model: Backbone) -> Drafter:
         return ngram_drafter
 
-    def cost(self, k: int) -> RoundCost:
-        return RoundCost(calls=1, rows=2 * (k + 1), drafts=k)  # as many content as query rows
+    def work(self, k: int) -> RoundWork:
+        return RoundWork(calls=1, rows=2 * (k + 1), drafts=k)  # as many content as query rows
 
     def round(self, net: Net, state: State) -> Outcome:
-        start, count = state.known, state.left.minimum(net.lengths(state))
+        start, count = state.num_committed, state.left.minimum(net.lengths(state))
         count = torch.where(start > 0, count, 0)  # nothing is known to draft from
         size = net.size(count, net.lengths.max_drafts)
-        drafts = net.drafts(state, None, start=start, limit=start, count=count, size=size)
+        drafts = net.make_drafts(state, None, start=start, limit=start, count=count, size=size)
         state.write(start, drafts.tokens, drafts.count)
         ranks = start[:, None] + torch.arange(size + 1, device=start.device)
         last = (start + drafts.count).minimum(state.length - 1)
-        rows = Rows.own(ranks, ranks <= last[:, None])
+        rows = Rows.verifying(ranks, ranks <= last[:, None])
         hidden = net.call(state, rows, upto=start + drafts.count, max_content=size + 1)
         probs = net.target_probs(state, hidden, ranks)
         return verify_and_commit(net, state, drafts, probs, has_bonus=drafts.count < state.left)
@@ -162,9 +162,9 @@ class OnePass(Speculative):
     def make_drafter(self, model: Backbone) -> Drafter:
         return drafter_for(model, self.drafter)
 
-    def cost(self, k: int) -> RoundCost:
+    def work(self, k: int) -> RoundWork:
         # content of the drafts and of the token before them; the query rows are those of the layout
-        return RoundCost(calls=1, rows=k + 1 + self.layout(k, k).num_rows, drafts=k)
+        return RoundWork(calls=1, rows=k + 1 + self.layout(k, k).num_rows, drafts=k)
 
     def layout(self, num_drafts: int, k: int) -> Layout:
         """Lay out the rows of a call that verifies `num_drafts` drafts and prepares k."""
@@ -172,7 +172,7 @@ class OnePass(Speculative):
         return Layout(num_drafts, k, self.stride or (1 if self.k in (1, 2) else only_zero))
 
     def round(self, net: Net, state: State) -> Outcome:
-        drafts, start = state.drafts, state.known
+        drafts, start = state.drafts, state.num_committed
         # drafts of the next round: one token at least is committed before them
         ahead = net.lengths(state).minimum(state.left - 1).clamp(min=0)
         layout = self.layout(drafts.tokens.shape[1], net.size(ahead, net.lengths.max_drafts))
@@ -188,8 +188,8 @@ class OnePass(Speculative):
         size = net.size(count, net.lengths.max_drafts)
         hidden = layout.rows_after(outcome.accepted, hidden, size)
         limit = start + layout.prepared(outcome.accepted)
-        state.drafts = net.drafts(
-            state, hidden, start=state.known, limit=limit, count=count, size=size
+        state.drafts = net.make_drafts(
+            state, hidden, start=state.num_committed, limit=limit, count=count, size=size
         )
         return outcome
 
@@ -292,15 +292,15 @@ class Parallel(Sampler):
         return False
 
     def round(self, net: Net, state: State) -> Outcome:
-        count = -(-state.left // (self.steps - int(state.round)))  # rounded up
+        count = -(-state.left // (self.steps - int(state.round_number)))  # rounded up
         drawn = state.left if self.by == "confidence" else count
-        ranks, is_row = state.ranks(state.known, drawn, int(drawn.max()))
-        limits = state.known[:, None].expand_as(ranks)
-        hidden = net.call(state, Rows(ranks, limits, is_row), upto=state.known)
+        ranks, is_row = state.next_ranks(state.num_committed, drawn, int(drawn.max()))
+        limits = state.num_committed[:, None].expand_as(ranks)
+        hidden = net.call(state, Rows(ranks, limits, is_row), upto=state.num_committed)
         probs = net.target_probs(state, hidden, ranks)  # (B, Q, V)
         positions = state.positions.gather(1, ranks)
-        own_ranks = state.rank.gather(1, positions)
-        tokens = net.draw(probs, own_ranks, Purpose.TARGET, state.round, is_row)
+        own_ranks = state.rank_of.gather(1, positions)
+        tokens = net.draw(probs, own_ranks, Purpose.TARGET, state.round_number, is_row)
         if self.by == "confidence":
             confidence = probs.gather(2, tokens[..., None])[..., 0].where(is_row, -1)
             confidence = confidence.round(decimals=6)  # what is equal but for rounding goes by rank
@@ -308,7 +308,7 @@ class Parallel(Sampler):
             tokens = tokens.gather(1, best)
             probs = probs.gather(1, best[..., None].expand_as(probs))
             state.positions.scatter_(1, ranks, positions.gather(1, best))
-        state.write(state.known, tokens, count)
+        state.write(state.num_committed, tokens, count)
         return commit_unverified(state, Drafts(tokens, probs, count))
 
 

@@ -1,4 +1,4 @@
-"""A batch while it is decoded: what is known, what is cached, what it has cost so far.
+"""A batch while it is decoded: what is committed, what is cached, what it has cost so far.
 
 Everything is in rank space: column r of what is (B, L + 1) belongs to rank r, whatever its
 position. Column L is spare: padding reads it and writes it.
@@ -17,7 +17,7 @@ from torch import Tensor
 from asarm.drafting.drafters import Drafts
 from asarm.order import Order
 from asarm.rows import content_limits
-from asarm.sampling.randomness import Step
+from asarm.sampling.randomness import RoundNumber
 
 COUNTS = ("nfe", "rows", "rounds", "drafted", "accepted", "rejected")
 
@@ -30,18 +30,18 @@ class State:
         num_prompt: (B,) how many ranks are given.
         length: (B,) how many ranks are not padding.
         positions: (B, L + 1) the position of each rank.
-        rank: (B, L) the rank of each position.
+        rank_of: (B, L) the rank of each position in the order that was given.
         limits: (B, L + 1) how many ranks the content row of each rank may see.
-        tokens: (B, L + 1) final below `known`.
+        tokens: (B, L + 1) final below `num_committed`.
         log_probs: (B, L + 1) of the tokens that were sampled, under the target distribution.
-        known: (B,) how many ranks are committed.
+        num_committed: (B,) how many ranks are committed, those of the prompt included.
         cached: (B,) how many ranks the cache holds the content of.
         sequences: (B,) which sequences of the whole batch these are.
         drafts: of the next round, where one call verifies and drafts.
-        nfe, rows, rounds, drafted, accepted, rejected: (B,) counts of `SampleResult`; `rejected`
-            counts the rounds in which a draft was.
-        round: how many rounds were made; a tensor () where the device alone counts them.
-        committed: () how many tokens were committed, of all sequences.
+        nfe, rows, rounds, drafted, accepted, rejected: (B,) the counts of `SampleResult`; `rejected`
+            counts rounds, those in which a draft was rejected.
+        round_number: how many rounds were made; a tensor () where the device alone counts them.
+        total_committed: () how many tokens were committed, of all sequences.
         is_nan: () whether a target distribution held NaN.
         is_bad_draft: () whether a draft came from no distribution.
     """
@@ -49,11 +49,11 @@ class State:
     num_prompt: Tensor
     length: Tensor
     positions: Tensor
-    rank: Tensor
+    rank_of: Tensor
     limits: Tensor
     tokens: Tensor
     log_probs: Tensor
-    known: Tensor
+    num_committed: Tensor
     cached: Tensor
     sequences: Tensor
     drafts: Drafts
@@ -63,8 +63,8 @@ class State:
     drafted: Tensor
     accepted: Tensor
     rejected: Tensor
-    round: Step
-    committed: Tensor
+    round_number: RoundNumber
+    total_committed: Tensor
     is_nan: Tensor
     is_bad_draft: Tensor
 
@@ -97,17 +97,17 @@ class State:
             num_prompt=order.num_prompt,
             length=order.length,
             positions=positions,
-            rank=order.rank,
+            rank_of=order.rank,
             limits=content_limits(ranks, order.num_prompt),
             tokens=tokens,
             log_probs=torch.zeros(tokens.shape, device=tokens.device, dtype=dtype),
-            known=order.num_prompt.clone(),
+            num_committed=order.num_prompt.clone(),
             cached=zero.clone(),
             sequences=torch.arange(batch, device=tokens.device),
             drafts=Drafts.none(zero, vocab_size, dtype),
             **{name: zero.clone() for name in COUNTS},
-            round=zero[0].clone() if counts_on_device else 0,
-            committed=zero[0].clone(),
+            round_number=zero[0].clone() if counts_on_device else 0,
+            total_committed=zero[0].clone(),
             is_nan=zero[0] > 0,
             is_bad_draft=zero[0] > 0,
         )
@@ -115,14 +115,14 @@ class State:
     @property
     def left(self) -> Tensor:
         """How many targets each sequence still lacks, (B,)."""
-        return self.length - self.known
+        return self.length - self.num_committed
 
     @property
     def spare(self) -> int:
         """The rank that padding reads and writes."""
-        return self.rank.shape[1]
+        return self.rank_of.shape[1]
 
-    def ranks(self, start: Tensor, count: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    def next_ranks(self, start: Tensor, count: Tensor, size: int) -> tuple[Tensor, Tensor]:
         """Return `count` (B,) ranks from `start` (B,) on, then spare, (B, size); and which
         count."""
         steps = torch.arange(size, device=start.device)
@@ -131,21 +131,21 @@ class State:
 
     def write(self, start: Tensor, tokens: Tensor, count: Tensor) -> None:
         """Write the first `count` (B,) of tokens (B, K) at ranks `start` (B,) and up."""
-        ranks, _ = self.ranks(start, count, tokens.shape[1])
+        ranks, _ = self.next_ranks(start, count, tokens.shape[1])
         self.tokens.scatter_(1, ranks, tokens)
 
     def commit(self, count: Tensor, probs: Tensor) -> None:
         """Commit the next `count` (B,) tokens, drawn from probs (B, K, V)."""
-        ranks, is_new = self.ranks(self.known, count, probs.shape[1])
+        ranks, is_new = self.next_ranks(self.num_committed, count, probs.shape[1])
         tokens = self.tokens.gather(1, ranks)
         log_probs = probs.gather(2, tokens[..., None])[..., 0].log()
         self.is_nan |= log_probs.isnan().logical_and(is_new).any()
         self.log_probs.scatter_(1, ranks, log_probs)
-        self.known = self.known + count
+        self.num_committed = self.num_committed + count
         # the last token has never been a content row, or its slot still holds a rejected draft
-        self.cached = self.cached.minimum(self.known - 1)
-        self.round += 1
-        self.committed += count.sum()
+        self.cached = self.cached.minimum(self.num_committed - 1)
+        self.round_number += 1
+        self.total_committed += count.sum()
 
     def select(self, sequences: Tensor) -> State:
         """Return the state of some sequences (n,); what belongs to the whole batch stays shared."""
