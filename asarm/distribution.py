@@ -1,6 +1,6 @@
 """From logits to the distribution of a token: one place for every sampler and every density.
 
-Shapes: B batch, L length, K kinds of positions, V vocabulary; anything before it.
+Shapes: B batch, L length, K tables, S states, V vocabulary; leading dimensions (...) are free.
 """
 
 from __future__ import annotations
@@ -19,12 +19,15 @@ class Allowed:
     """Says which tokens a position may hold: its distribution loses all others, and `<mask>`.
 
     Args:
-        tables: (K, V) bool, the tokens of each kind of position; at least one of each.
-        kinds: (B, L) the kind of each position.
-        moves: (S + 2, V) where the tokens to the left of a position matter: the state after each
-            token, from each of S states, from S (no state) and from S + 1 (an unknown one). A
-            position of kind n in state s has table n + s. Tokens to its left must have lower
-            ranks, and any three of them determine the state.
+        tables: (K, V) bool, which tokens each table allows; at least one in each.
+        kinds: (B, L) the offset in `tables` of each position's kind. Without `moves` a kind is one
+            table; with them it is S of them, one for each state, and offsets are multiples of S.
+        moves: (S + 2, V) the state after each token from each state, where what a position may hold
+            depends on the tokens to its left, which then have lower ranks than it. From state S no
+            text goes on; S + 1 is an unknown state. A position whose state is s has the table at
+            its offset + s, or that of state 0 where s is none of the S. The state is found from an
+            unknown one and the three tokens before the position: a character of UTF-8 has at most 4
+            bytes, so no token further left can be part of one that is not complete.
 
     Raises:
         ValueError: a kind without tokens, or a kind that has no table.
@@ -51,7 +54,7 @@ class Allowed:
 
     @property
     def num_states(self) -> int:
-        """How many tables a kind has, S."""
+        """How many tables a kind has: S, or 1 without moves."""
         return 1 if self.moves is None else len(self.moves) - 2
 
     def at(self, positions: Tensor, tokens: Tensor | None = None) -> Tensor:
@@ -73,7 +76,7 @@ class Allowed:
         return kinds.view(positions.shape)
 
     def _state(self, moves: Tensor, positions: Tensor, tokens: Tensor) -> Tensor:
-        """Return the state that the three tokens before each position lead to, (B, n)."""
+        """Return the state (B, n) that the three tokens before each position lead to, 0 if none."""
         state = torch.full_like(positions, self.num_states + 1)
         for back in (3, 2, 1):
             token = tokens.gather(1, (positions - back).clamp(min=0))
@@ -81,7 +84,10 @@ class Allowed:
         return torch.where(state < self.num_states, state, 0)
 
     def without_moves(self) -> Allowed:
-        """Return what a position may hold where the tokens next to it are unknown."""
+        """Return what positions may hold where nothing is known of the tokens to their left.
+
+        That is what state 0 allows and stays in; all that it allows, where that is nothing.
+        """
         if self.moves is None:
             return self
         stays = self.tables[:: self.num_states] & (self.moves[0] == 0)

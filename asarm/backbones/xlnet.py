@@ -2,7 +2,8 @@
 
 Parameters carry the names and shapes of `transformers.XLNetLMHeadModel`, so that checkpoints
 travel both ways. Yang et al. 2019, arXiv 1906.08237. What such checkpoints need besides is in
-`pretrained`; what the products, the attention and the dropout compute is in `kernels.plain`.
+`pretrained`; what the products and the attention compute is defined in `kernels.plain`, and the
+dropout in `kernels.dropout`.
 
 Shapes: B batch, R content rows, Q query rows, N = R + Q rows (content first), S slots,
 L length, P = 2L - 1 distances, H heads, D head width, C model width, V vocabulary.
@@ -32,12 +33,12 @@ ENTRIES_AT_ONCE = 2**20  # rows times slots that a call of decoding looks over i
 
 
 def project(rows: Tensor, weight: Tensor) -> Tensor:
-    """Rows (..., C) times a weight (C, H, D): (..., H, D)."""
+    """Multiply rows (..., C) by a weight (C, H, D): (..., H, D)."""
     return linear(rows, weight, transposed=True).unflatten(-1, weight.shape[1:])
 
 
 def distance_encoding(length: int, width: int, clamp_len: int = -1) -> Tensor:
-    """Sinusoids (P, C) of the distances -(L - 1) .. L - 1, in float32 as in transformers."""
+    """Make sinusoids (P, C) of the distances -(L - 1) .. L - 1, in float32 as in transformers."""
     frequency = 1 / torch.pow(10000, torch.arange(0, width, 2, dtype=torch.float32) / width)
     distance = torch.arange(1 - length, length, dtype=torch.float32)  # row - slot: P = 2L - 1
     if clamp_len > 0:
@@ -56,7 +57,8 @@ class RelativeAttention(nn.Module):
         self.k = nn.Parameter(torch.empty(shape))
         self.v = nn.Parameter(torch.empty(shape))
         self.o = nn.Parameter(torch.empty(shape))
-        self.r = nn.Parameter(torch.empty(shape))
+        self.r = nn.Parameter(torch.empty(shape))  # makes a key of the encoding of a distance
+        # added to the query where it meets keys of distances (r_r) and of content (r_w)
         self.r_r_bias = nn.Parameter(torch.empty(shape[1:]))
         self.r_w_bias = nn.Parameter(torch.empty(shape[1:]))
         # segments are never used; kept, frozen, so that checkpoints match name for name
@@ -105,7 +107,7 @@ class FeedForward(nn.Module):
         return self.layer_norm(rows + self.dropout(outer))
 
     def _activate(self, inner: Tensor, is_kept: Tensor | None) -> Tensor:
-        """Make what the second product multiplies, which training makes again in its turn."""
+        """Make what the second product multiplies; it is recomputed in the backward pass."""
         return self.dropout.keep(self.activation(inner), is_kept)
 
 
@@ -185,7 +187,7 @@ class Stack(nn.Module):
     ) -> Tensor:
         """Give the hidden states (B, Q, C) of the query rows."""
         num_content = content.tokens.shape[1]
-        where, num_slots, tables = self.surroundings(content, query, cache)
+        where, num_slots, tables = self.geometry(content, query, cache)
         queries = self.mask_emb.expand(*query.positions.shape, -1)
         rows = self.dropout(torch.cat([self.word_embedding(content.tokens), queries], dim=1))
         for index, (layer, table) in enumerate(zip(self.layers(), tables, strict=True)):
@@ -199,10 +201,10 @@ class Stack(nn.Module):
                 rows = layer(*arguments)
         return self.dropout(rows)
 
-    def surroundings(
+    def geometry(
         self, content: ContentRows, query: QueryRows, cache: KeyValueCache | None
     ) -> tuple[Geometry, int, list[Tensor]]:
-        """Say who sees whom in a call, among how many slots, and give all layers' distance tables.
+        """Return who sees whom in a call, the number of slots, and each layer's table of distances.
 
         Few rows make one block. Many, as of long prompts and in training, are cut into blocks, by
         what they see unless shapes may not depend on it.
@@ -249,7 +251,7 @@ class AnySubsetTransformer(PretrainedXLNet):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Draw as transformers does, and what is no layer of torch's with the same deviation."""
+        """Draw weights as transformers does, those that are in no layer of torch's included."""
         super()._init_weights(module)
         if isinstance(module, RelativeAttention | Stack):
             for parameter in module.parameters(recurse=False):
@@ -257,7 +259,7 @@ class AnySubsetTransformer(PretrainedXLNet):
 
     @torch.no_grad()
     def new_cache(self, batch: int, length: int) -> KeyValueCache:
-        """An empty cache for `batch` sequences of at most `length` positions."""
+        """Make an empty cache for `batch` sequences of at most `length` positions."""
         self._pack_again()
         config, like = self.config, self.lm_loss.weight
         shape = config.n_layer, batch, config.n_head, length + 1, config.d_head  # slot L is spare
@@ -268,7 +270,7 @@ class AnySubsetTransformer(PretrainedXLNet):
     def forward(
         self, content: ContentRows, query: QueryRows, cache: KeyValueCache | None = None
     ) -> Tensor:
-        """One network call: hidden states (B, Q, C) of the query rows, for `logits`.
+        """Make one network call, which gives hidden states (B, Q, C) of query rows, for `logits`.
 
         With a cache, rows see the content kept there, that of this call included; without one,
         the content of this call alone.
@@ -278,7 +280,7 @@ class AnySubsetTransformer(PretrainedXLNet):
         return self.transformer(content, query, cache)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Give the scores (..., V) of the next token from hidden states (..., C) of query rows."""
+        """Give the scores (..., V) of the token at a query row's position from its hidden state."""
         return linear(hidden, self.lm_loss.weight, self.lm_loss.bias)
 
     def output_weights(self) -> tuple[Tensor, Tensor]:

@@ -40,7 +40,7 @@ class StepProducts:
         self._buffers: dict[tuple[str, tuple[int, ...]], Tensor] = {}
         self._products: list[tuple[Tensor, Tensor, Tensor]] = []
         batch, num_content = content.tokens.shape
-        where, _, tables = model.transformer.surroundings(content, query, cache=None)
+        where, _, tables = model.transformer.geometry(content, query, cache=None)
         *layers, last = model.transformer.layers()
         for layer in layers:
             self._add_layer(layer, batch, num_content, where, tables[0])

@@ -60,7 +60,8 @@ class Request(Protocol):
     """What a drafter is to do: draft the next ranks, from the rows of a network call.
 
     Everything is in rank space: column r of what is (B, L + 1) belongs to rank r, whatever its
-    position, and the last column is spare. A drafter reads and writes nothing.
+    position, and the last column is spare. A drafter writes nothing here: it notes its drafts in a
+    copy of `tokens`, where it has to.
     """
 
     @property
@@ -69,7 +70,7 @@ class Request(Protocol):
 
     @property
     def hidden(self) -> Tensor:
-        """Hidden states of these rows, (B, K, C); (B, 0, C) where a drafter reads none."""
+        """Hidden states of these rows, (B, K, C); a ValueError where no call was made for them."""
 
     @property
     def start(self) -> Tensor:
@@ -190,6 +191,8 @@ class HeadDrafter:
         logits, tokens = request.logits(), request.tokens.clone()  # (B, K, V), (B, L + 1)
         nearby, seen = neighbours(request, self.offsets)  # (B, K, N)
         rows = self.head.inner(request.hidden.to(self.dtype))  # (B, K, H)
+        # entries 0 .. V - 1 are tokens that the head alone saw, entry V is what nothing saw, and
+        # entry V + 1 what the network's row saw
         is_new, other = seen == Seen.BY_HEAD, self.vocab_size + (seen == Seen.BY_ROW).long()
         drawn: list[Tensor] = []
         probs: list[Tensor] = []
@@ -223,7 +226,7 @@ def ngram_drafter(request: Request) -> Drafts:
 
     This is algorithm 2 of Guo & Ermon 2025: it takes bigrams of what is known (prompt and committed
     tokens), or its unigrams where the left neighbour is unknown or was never followed by anything.
-    The left neighbour may be a draft of this round. Something has to be known. What a position may
+    The left neighbour may be a draft of this round. `start` is to be above 0. What a position may
     not hold can be drafted, and is then rejected. The rows' hidden states are not read.
     """
     tokens = request.tokens.clone()

@@ -20,7 +20,7 @@ from asarm.kernels.dropout import Dropout
 from asarm.kernels.plain import Sight
 
 ROWS_AT_ONCE = {"cpu": 64, "cuda": 512}  # of a block, where rows are cut; elsewhere all
-ENTRIES_KEPT = 2**22  # rows times slots: with more, the tensors of blocks are made in their turn
+ENTRIES_KEPT = 2**22  # rows times slots: with more, blocks make their tensors as they are read
 
 
 class Place(NamedTuple):
@@ -43,7 +43,7 @@ class Block(NamedTuple):
 
 @dataclass(frozen=True)
 class LateBlocks:
-    """Blocks whose tensors are made in their turn: all of them grow with rows times slots."""
+    """Blocks that make their tensors, which grow with rows times slots, each time they are read."""
 
     sight: Sight
     places: tuple[Place, ...]
@@ -67,7 +67,7 @@ class Geometry(NamedTuple):
 
     @classmethod
     def whole(cls, sight: Sight, rows_at_once: int | None = None) -> Geometry:
-        """Blocks that meet all slots and distances: one for few rows, as in decoding.
+        """Make blocks that meet all slots and distances: one for few rows, as in decoding.
 
         Nothing here waits for the device. Slot 0 has rank 0: what has a limit sees something.
         """
@@ -79,7 +79,7 @@ class Geometry(NamedTuple):
 
     @classmethod
     def cut(cls, sight: Sight) -> Geometry:
-        """Blocks with no more slots and distances than their rows see."""
+        """Make blocks with no more slots and distances than their rows see."""
         num_rows, num_slots = sight.size
         places, sees_any = [], []
         for rows in _parts(num_rows, ROWS_AT_ONCE.get(sight.limits.device.type)):
@@ -95,7 +95,7 @@ class Geometry(NamedTuple):
 
     @classmethod
     def of(cls, blocks: LateBlocks) -> Geometry:
-        """Blocks whose tensors are kept, for all layers, where they are small."""
+        """Keep the tensors of blocks, for all layers, where they are small."""
         num_rows, num_slots = blocks.sight.size
         is_small = len(blocks.sees_any) * num_rows * num_slots <= ENTRIES_KEPT
         return cls(tuple(blocks) if is_small else blocks, blocks.sees_any)
@@ -111,13 +111,13 @@ class Geometry(NamedTuple):
 
 
 def _parts(size: int, at_once: int | None) -> Iterator[slice]:
-    """Slices of so many rows; one of all rows if None."""
+    """Yield slices of so many rows; one of all rows if None."""
     step = max(at_once or size, 1)
     return (slice(start, min(start + step, size)) for start in range(0, size, step))
 
 
 def _block(sight: Sight, place: Place, sees_any: Tensor) -> Block:
-    """The tensors of a block; `sees_any` is (B, N, 1), see `Geometry`."""
+    """Make the tensors of a block; `sees_any` is (B, N, 1), see `Geometry`."""
     rows, slots, distances = place
     index = sight.distance(rows, slots) - distances.start  # a block holds a part of the table
     return Block(*place, index[:, None], _bias(sight.is_hidden(rows, slots), sees_any[:, rows]))
@@ -151,7 +151,7 @@ def attend(
     scale: float,
     dropout: Dropout,
 ) -> Tensor:
-    """What every row sees, (B, N, H, D): softmax over slots of scale x (q_c k + q_d r), times v.
+    """Attend with every row, (B, N, H, D): softmax over slots of scale x (q_c k + q_d r), times v.
 
     Dai et al. 2019 (arXiv 1901.02860), section 3.3, with rows that see the slots of their own.
 
@@ -283,11 +283,11 @@ def _spread(to_scores: Tensor, index: Tensor, num_distances: int) -> Tensor:
 
 
 def _at(tensor: Tensor, dim: int, places: slice) -> Tensor:
-    """A tensor at some places of a dimension; itself, which takes no time, where they are all."""
+    """Narrow a tensor to some places of a dimension; to all of them, it takes no time."""
     size = places.stop - places.start
     return tensor if size == tensor.shape[dim] else tensor.narrow(dim, places.start, size)
 
 
 def _by_head(rows: Tensor) -> Tensor:
-    """Rows (B, n, H, D) as (H, Bn, D)."""
+    """Return rows (B, n, H, D) as (H, Bn, D)."""
     return rows.permute(2, 0, 1, 3).flatten(1, 2)

@@ -1,6 +1,6 @@
 """The definitions: what the tuned kernels beside this module compute, in the plainest way.
 
-Nothing here is fast, and all of it is read by autograd. `attention`, `products` and
+Nothing here is fast, and all of it is differentiated by autograd. `attention`, `products` and
 `cross_entropy` are tested against these functions, forward and backward.
 
 Shapes: B batch, N rows, S slots, P = 2L - 1 distances, H heads, D head width, I inputs,
@@ -55,7 +55,7 @@ def attend(
     is_kept: Tensor | None = None,
     dropout_rate: float = 0.0,
 ) -> Tensor:
-    """What every row sees, (B, N, H, D): softmax over slots of scale x (q_c k + q_d r), times v.
+    """Attend with every row, (B, N, H, D): softmax over slots of scale x (q_c k + q_d r), times v.
 
     Dai et al. 2019 (arXiv 1901.02860), section 3.3, with rows that see the slots of their own.
 
@@ -86,7 +86,7 @@ def attend(
 def linear(
     rows: Tensor, weight: Tensor, bias: Tensor | None = None, *, transposed: bool = False
 ) -> Tensor:
-    """Rows (..., I) times a weight (O, I), or (I, O) where it is `transposed`: (..., O).
+    """Multiply rows (..., I) by a weight (O, I), or (I, O) where it is `transposed`: (..., O).
 
     Further dimensions of the weight count as one.
     """
@@ -102,7 +102,7 @@ def head_cross_entropy(
     row_weights: Tensor,
     filter_logits: Callable[[Tensor], Tensor],
 ) -> Tensor:
-    """Weighted sum over rows of -log p(token), in nats.
+    """Compute the weighted sum over rows of -log p(token), in nats.
 
     Args:
         hidden: (N, C) hidden states.

@@ -31,7 +31,7 @@ class Packed(NamedTuple):
     content: tuple[int, int]
 
     def is_of(self, weight: Tensor) -> bool:
-        """Whether the weight was not written since, as far as torch counts: not through `.data`."""
+        """Tell whether the weight was not written since, but for writes through its `.data`."""
         return (self.address, self.version) == (weight.data_ptr(), weight._version)
 
 
@@ -60,7 +60,7 @@ def pack_again(weight: Tensor) -> None:
 
 
 def content_of(weight: Tensor) -> tuple[int, int]:
-    """Two numbers that tell a weight's content: torch does not count what `.data` writes.
+    """Return two numbers that tell a weight's content: torch does not count what `.data` writes.
 
     The sums of its rows and of its columns, as integers, each weighed by its place.
     """
@@ -79,7 +79,7 @@ def _weighed(sums: Tensor) -> Tensor:
 def linear(
     rows: Tensor, weight: Tensor, bias: Tensor | None = None, *, transposed: bool = False
 ) -> Tensor:
-    """Rows (..., I) times a weight: (..., O).
+    """Multiply rows (..., I) by a weight: (..., O).
 
     Args:
         rows: of the weight's dtype, unless autocast sees to it.
@@ -103,7 +103,7 @@ def linear_after(
     weight: Tensor,
     bias: Tensor,
 ) -> Tensor:
-    """`linear` of function(rows, extra), which training makes again instead of keeping it.
+    """Compute `linear` of function(rows, extra), which is recomputed in the backward pass.
 
     The function is to depend on what it is given alone, entry by entry.
     """
@@ -114,7 +114,7 @@ def linear_after(
 
 
 class _LinearAfter(torch.autograd.Function):
-    """`linear_after`, which keeps the rows before the function and not those after it."""
+    """`linear_after`, which keeps for its backward pass what the function was given, alone."""
 
     @staticmethod
     def forward(
@@ -162,7 +162,7 @@ class _Linear(torch.autograd.Function):
 def _linear_backward(
     grad: Tensor, rows: Tensor, matrix: Tensor, needed: Sequence[bool]
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients of rows (..., I), matrix and bias, those `needed`, by that of their product."""
+    """Compute the gradients `needed` of rows (..., I), matrix and bias from that of the product."""
     flat = grad.flatten(0, -2)
     of_rows = linear(grad, matrix.t()) if needed[0] else None
     of_matrix = linear(columns(flat), columns(rows.flatten(0, -2))) if needed[1] else None
@@ -171,12 +171,12 @@ def _linear_backward(
 
 
 def columns(rows: Tensor) -> Tensor:
-    """Rows (R, I) as (I, R), in memory too where oneDNN reads them."""
+    """Return rows (R, I) as (I, R), in memory too where oneDNN reads them."""
     return rows.t().contiguous() if rows.device.type == "cpu" else rows.t()
 
 
 def _is_for_onednn(rows: Tensor, weight: Tensor) -> bool:
-    """Whether torch itself would take longer: it has oneDNN multiply plain weights in bfloat16."""
+    """Tell whether torch would take longer; it calls oneDNN itself for plain bfloat16 weights."""
     return (
         HAS_ONEDNN
         and weight.device.type == "cpu"

@@ -14,7 +14,7 @@ from asarm.checks import is_real
 
 MAX_DRAFTS = 16  # of a round that "auto" may choose
 GRID = 64  # acceptance rates that it distinguishes
-EVENNESS = 10.0  # of acceptance from round to round: a + b of its Beta(a, b) distribution
+EVENNESS = 10.0  # a + b of the Beta(a, b) distribution of a round's acceptance rate
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,9 @@ class RoundWork(NamedTuple):
         rate varies around `acceptance` from round to round, so that the more drafts are accepted,
         the more likely the next one is.
         """
-        tokens, all_accepted = 1.0, 1.0
+        tokens, all_accepted = 1.0, 1.0  # the token that follows, and P(the first n are accepted)
         for accepted in range(self.drafts):
+            # P(next accepted | n accepted) under Beta(a, b) is (a + n) / (a + b + n)
             all_accepted *= (EVENNESS * acceptance + accepted) / (EVENNESS + accepted)
             tokens += all_accepted
         time = self.calls * costs.call + self.rows * costs.row + self.drafts * costs.draft
@@ -69,16 +70,16 @@ class RoundWork(NamedTuple):
 
 
 @cache
-def best_lengths(cost: tuple[tuple[int, RoundWork], ...], costs: Costs) -> Tensor:
+def best_lengths(work: tuple[tuple[int, RoundWork], ...], costs: Costs) -> Tensor:
     """Return the best number of drafts (GRID,) for each acceptance rate from 0 to 1.
 
     Args:
-        cost: of a round, for each number of drafts that it may have.
+        work: of a round, for each number of drafts that it may have.
         costs: of calls, rows and drafts.
     """
     found = []
     for step in range(GRID):
         acceptance = step / (GRID - 1)
-        times = {k: round.time_per_token(acceptance, costs) for k, round in cost}
+        times = {k: of_round.time_per_token(acceptance, costs) for k, of_round in work}
         found.append(min(times, key=times.__getitem__))
     return torch.tensor(found)

@@ -13,7 +13,7 @@ from torch import Tensor
 from asarm.sampling.cost import GRID, Costs, RoundWork, best_lengths
 from asarm.sampling.state import State
 
-PRIOR = 3.0, 2.0  # accepted drafts and rounds with a rejected one, before the first round
+PRIOR = 3.0, 2.0  # pseudo-counts of accepted drafts and of rounds that end with a rejected one
 
 
 class DraftLengths(Protocol):
@@ -45,15 +45,17 @@ class AutoLength:
     others.
 
     Args:
-        cost: of a round with 1, 2, ... drafts.
+        work: of a round, for each number of drafts that it may have.
         costs: of calls, rows and drafts.
         device: of the batch.
     """
 
-    def __init__(self, cost: tuple[tuple[int, RoundWork], ...], costs: Costs, device: torch.device):
-        best = best_lengths(cost, costs)
+    def __init__(self, work: tuple[tuple[int, RoundWork], ...], costs: Costs, device: torch.device):
+        best = best_lengths(work, costs)
         self.max_drafts, self.best = int(best.max()), best.to(device)
 
     def __call__(self, state: State) -> Tensor:
+        # the most likely rate p, if a round accepts each draft with probability p until it rejects
+        # one: accepted drafts over accepted and rejected ones, of which a round has one at most
         accepted, rejected = state.accepted.float() + PRIOR[0], state.rejected.float() + PRIOR[1]
         return self.best[(accepted / (accepted + rejected) * (GRID - 1)).round().long()]

@@ -28,15 +28,19 @@ RoundNumber = int | Tensor  # a tensor () where the device alone counts rounds
 class Purpose(IntEnum):
     """What a random number decides."""
 
-    TARGET = 0  # a token of the target distribution
-    DRAFT = 1
-    ACCEPT = 2
-    RESIDUAL = 3  # what replaces a rejected draft
-    GUMBEL = 4
+    TARGET = 0  # a token of the target distribution that is drawn before drafts, or beside others
+    DRAFT = 1  # a draft
+    ACCEPT = 2  # whether a draft is accepted
+    RESIDUAL = 3  # what follows the accepted drafts: a replacement, a bonus, every sequential token
+    GUMBEL = 4  # the Gumbel vector of a rank, whatever is drawn by it
 
 
 class Randomness(Protocol):
-    """Everything that a sampler leaves to chance."""
+    """Everything that a sampler leaves to chance.
+
+    `needed` says which numbers decide something. Hashed numbers cost nothing and ignore it;
+    randomness that goes through all outcomes, as tests have, takes the needed ones only.
+    """
 
     def categorical(
         self,

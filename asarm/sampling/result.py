@@ -39,9 +39,11 @@ class SampleResult:
         tokens: (B, L) prompt and padding as given, targets as sampled.
         log_probs: (B, L) log-probability of every sampled token under the target distribution,
             given the tokens of lower rank; 0 at prompt and padding. Their sum is the joint
-            log-density.
-        nfe: (B,) network calls.
-        rows: (B,) rows pushed through the network, content and query rows together.
+            log-density. Of "parallel" and other samplers that do not draw from these
+            conditionals, they are computed in one call more, which `nfe` leaves out, and without
+            `Allowed.moves`.
+        nfe: (B,) network calls, the number of function evaluations (the paper's NFE).
+        rows: (B,) rows that the network computed, content and query rows together.
         rounds: (B,) rounds of drafting and verifying.
         drafted: (B,) drafts that were verified.
         accepted: (B,) drafts that were kept.

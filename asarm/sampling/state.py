@@ -38,7 +38,7 @@ class State:
         cached: (B,) how many ranks the cache holds the content of.
         sequences: (B,) which sequences of the whole batch these are.
         drafts: of the next round, where one call verifies and drafts.
-        nfe, rows, rounds, drafted, accepted, rejected: (B,) the counts of `SampleResult`; `rejected`
+        nfe, rows, rounds, drafted, accepted, rejected: (B,) counts as in `SampleResult`; `rejected`
             counts rounds, those in which a draft was rejected.
         round_number: how many rounds were made; a tensor () where the device alone counts them.
         total_committed: () how many tokens were committed, of all sequences.

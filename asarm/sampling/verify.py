@@ -202,8 +202,9 @@ def prefix_weights(draft_probs: Tensor, target_probs: Tensor) -> Tensor:
 def block_keep_probs(weights: Tensor, drafts: Drafts, target_probs: Tensor) -> Tensor:
     """Return the probability (B, K) that each prefix is accepted, where no longer one is.
 
-    Equation 4 of arXiv 2403.10444: what the target, weighted, leaves uncovered of the next draft's
-    distribution, over that and the weight that is missing; the weight itself for the whole block.
+    The paper's h_i (arXiv 2403.10444, equation 4): what the weighted target has beyond the next
+    draft's distribution, over that and the weight that is missing. Of the last draft of a sequence,
+    which in a batch may come before column K, it is the weight itself.
     """
     uncovered = (weights[:, :-1, None] * target_probs[:, 1:] - drafts.probs[:, 1:]).clamp(min=0)
     left = uncovered.sum(-1)  # (B, K - 1)
