@@ -15,8 +15,8 @@ from asarm.density import joint_log_probs
 from asarm.distribution import Allowed, Distribution
 from asarm.drafting.drafters import Drafts, HeadDrafter, neighbours
 from asarm.drafting.head import DraftHead, DraftHeadConfig, Seen
-from asarm.sampling import OnePass
-from asarm.sampling.api import make_sampler, prepare
+from asarm.sampling import OnePass, has_option, lossless_names, sampler_of
+from asarm.sampling.api import prepare
 from asarm.sampling.cost import GRID, Costs
 from asarm.sampling.lengths import AutoLength
 from asarm.sampling.rounds import Decoding
@@ -24,7 +24,10 @@ from asarm.sampling.verify import BlockVerifier, RejectionVerifier
 
 LENGTH = 6
 IDS = torch.tensor([[2, 0, 1, 1, 2, 0]])  # what is given where a position is prompt
-LOSSLESS = ("sequential", "assd", "ngram", "onepass")
+LOSSLESS = lossless_names()
+DRAFTING = [name for name in LOSSLESS if has_option(name, "k")]
+PLAIN = [name for name in LOSSLESS if name not in DRAFTING]
+TEST_OPTIONS = {"stride": 1}  # of the samplers that have them: rows for every outcome
 
 # order, num_prompt, length: 4 targets each
 ORDERS = {
@@ -124,9 +127,7 @@ def output_distribution(
 ):
     """Probability of every text that a sampler can give, over all its paths: rows of a batch."""
     target = Distribution(model.mask_token_id, temperature, top_k, top_p)
-    stride = {"stride": 1} if method == "onepass" else {}
-    given = {name: value for name, value in options.items() if value is not None}
-    sampler = make_sampler(method, stride | given)
+    sampler = sampler_of(method, **TEST_OPTIONS | options)
     probability, scripts = Counter(), [[]]
     while scripts:
         randomness = EnumeratingRandomness(scripts)
@@ -195,25 +196,21 @@ def error(fake, order, options, method, *, targets=4, restricted=False, **how):
     """How far the distribution of a sampler is from the sequential joint, at the worst text."""
     expected = expected_distribution(fake, order, options, targets, restricted)
     asked = make_order(order, targets)
-    filters = {
-        name: value
-        for name, value in OPTIONS[options].items()
-        if method != "sequential" or name != "draft_temperature"
-    }
+    filters = OPTIONS[options]
     found = output_distribution(FAKES[fake], asked, method, restricted=restricted, **filters, **how)
     assert sum(expected.values()) == pytest.approx(1, abs=1e-9)
     assert sum(found.values()) == pytest.approx(1, abs=1e-9)
     return max(abs(found[text] - expected.get(text, 0)) for text in found | expected)
 
 
-@covering(2, options=FILTERS, order=ORDERS, fake=FAKES, restricted=[False, True])
-def test_the_sequential_joint_of_plain_python(options, order, fake, restricted):
-    assert error(fake, order, options, "sequential", restricted=restricted) < 1e-9
+@covering(2, method=PLAIN, options=FILTERS, order=ORDERS, fake=FAKES, restricted=[False, True])
+def test_the_sequential_joint_of_plain_python(method, options, order, fake, restricted):
+    assert error(fake, order, options, method, restricted=restricted) < 1e-9
 
 
 @covering(
     3,
-    method=LOSSLESS[1:],
+    method=DRAFTING,
     k=[1, 2, 3],
     options=OPTIONS,
     order=ORDERS,
@@ -291,7 +288,7 @@ class Capricious(AutoLength):
 
 @covering(
     2,
-    method=LOSSLESS[1:],
+    method=DRAFTING,
     verifier=[RejectionVerifier, BlockVerifier],
     options=["plain", "draft_temperature", "all"],
     order=["permuted", "ascending", "empty prompt"],
@@ -299,7 +296,7 @@ class Capricious(AutoLength):
 def test_as_many_drafts_as_earlier_ones_suggest(method, order, options, verifier):
     """The number of drafts follows from the outcome of earlier ones; the distribution does not."""
     lengths = Capricious()
-    how = {"stride": 9} if method == "onepass" else {}
+    how = {"stride": 9}  # of onepass
     found = error("no mask", order, options, method, lengths=lengths, verifier=verifier, **how)
     assert found < 1e-9
     assert len(lengths.lengths) > 1

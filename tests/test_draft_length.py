@@ -7,7 +7,7 @@ import torch
 from fakes import Uncached, mixed_batch, small_model
 
 from asarm import sample
-from asarm.sampling import ASSD, SAMPLERS, NGram, OnePass, calibration
+from asarm.sampling import ASSD, SAMPLERS, NGram, OnePass, calibration, has_option
 from asarm.sampling.api import RoundRecorder, prepare
 from asarm.sampling.calibration import calibrate
 from asarm.sampling.cost import EVENNESS, GRID, MAX_DRAFTS, Costs, best_lengths
@@ -15,7 +15,7 @@ from asarm.sampling.lengths import PRIOR, AutoLength
 from asarm.sampling.randomness import HashedRandomness
 from asarm.sampling.rounds import Decoding
 
-DRAFTING = ("assd", "ngram", "onepass")
+DRAFTING = [name for name in SAMPLERS if has_option(name, "k")]
 PLAIN = Costs(call=1.0, row=0.03, draft=0.1)
 
 

@@ -171,7 +171,9 @@ class HeadDrafter:
         places = torch.arange(len(by_neighbour), device=output.device)
         self.first = places * by_neighbour.shape[1]  # (N,) of each offset's, in the flat table
         self.by_neighbour = by_neighbour.flatten(0, 1)
-        self.table = (output @ head.up).to(self.dtype)  # (V, rank): codes to changes of logits
+        self.table = (output @ head.up).to(
+            self.dtype
+        )  # (V, bottleneck): codes to changes of logits
         pack(self.table)
 
     @classmethod

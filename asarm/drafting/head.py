@@ -6,7 +6,7 @@ some offsets from the row's position by the time it is drafted, and moves the ro
 before the logits are read. It runs on top of the network, on rows that are there anyway; the
 distribution of what is sampled does not depend on it.
 
-Shapes: R rows, N neighbours, C model width, K rank, V vocabulary.
+Shapes: R rows, N neighbours, C model width, H width of the head, K its bottleneck, V vocabulary.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ class DraftHeadConfig:
     Args:
         d_model: width of the backbone.
         hidden: width of the head.
-        rank: of the change that it makes to a hidden state.
+        rank: of the matrix that makes codes into changes of hidden states, a bottleneck; files call it
+            so, and it has nothing to do with ranks of an order.
         offsets: positions, from that of the row, whose tokens it sees.
         backbone: `fingerprint` of the weights that it was trained on top of.
     """
