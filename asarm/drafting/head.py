@@ -38,8 +38,8 @@ class DraftHeadConfig:
     Args:
         d_model: width of the backbone.
         hidden: width of the head.
-        rank: of the matrix that makes codes into changes of hidden states, a bottleneck; files call it
-            so, and it has nothing to do with ranks of an order.
+        rank: width of the bottleneck between the head and the change of a hidden state, in files as
+            here; it has nothing to do with the ranks of an order.
         offsets: positions, from that of the row, whose tokens it sees.
         backbone: `fingerprint` of the weights that it was trained on top of.
     """

@@ -139,15 +139,10 @@ class Net:
         return self.allowed.at(positions, tokens.gather(1, state.rank_of))
 
     def draw(
-        self,
-        probs: Tensor,
-        ranks: Tensor,
-        purpose: Purpose,
-        round_number: RoundNumber,
-        needed: Tensor,
+        self, probs: Tensor, ranks: Tensor, purpose: Purpose, round: RoundNumber, needed: Tensor
     ) -> Tensor:
         """Draw tokens (B, K) at ranks (B, K) from probs (B, K, V), where `needed` (B, K)."""
-        return self.verifier.draw(probs, ranks, purpose, round_number, needed)
+        return self.verifier.draw(probs, ranks, purpose, round, needed)
 
     def make_drafts(
         self,

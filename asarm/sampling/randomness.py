@@ -43,18 +43,11 @@ class Randomness(Protocol):
     """
 
     def categorical(
-        self,
-        probs: Tensor,
-        ranks: Tensor,
-        purpose: Purpose,
-        round_number: RoundNumber,
-        needed: Tensor,
+        self, probs: Tensor, ranks: Tensor, purpose: Purpose, round: RoundNumber, needed: Tensor
     ) -> Tensor:
         """Draw tokens (B, K) from probs (B, K, V); only those `needed` (B, K) are looked at."""
 
-    def bernoulli(
-        self, prob: Tensor, ranks: Tensor, round_number: RoundNumber, needed: Tensor
-    ) -> Tensor:
+    def bernoulli(self, prob: Tensor, ranks: Tensor, round: RoundNumber, needed: Tensor) -> Tensor:
         """Draw yes (B, K) with probability prob (B, K); only those `needed`, up to the first no."""
 
     def gumbel(self, ranks: Tensor, vocab_size: int) -> Tensor:
@@ -75,19 +68,12 @@ class HashedRandomness:
         return HashedRandomness(self.seeds[sequences])
 
     def categorical(
-        self,
-        probs: Tensor,
-        ranks: Tensor,
-        purpose: Purpose,
-        round_number: RoundNumber,
-        needed: Tensor,
+        self, probs: Tensor, ranks: Tensor, purpose: Purpose, round: RoundNumber, needed: Tensor
     ) -> Tensor:
-        return inverse_cdf(probs, self._uniform(ranks, purpose, round_number))
+        return inverse_cdf(probs, self._uniform(ranks, purpose, round))
 
-    def bernoulli(
-        self, prob: Tensor, ranks: Tensor, round_number: RoundNumber, needed: Tensor
-    ) -> Tensor:
-        return self._uniform(ranks, Purpose.ACCEPT, round_number) < prob
+    def bernoulli(self, prob: Tensor, ranks: Tensor, round: RoundNumber, needed: Tensor) -> Tensor:
+        return self._uniform(ranks, Purpose.ACCEPT, round) < prob
 
     def gumbel(self, ranks: Tensor, vocab_size: int) -> Tensor:
         keys = self._bits(ranks, Purpose.GUMBEL, 0)[..., None]
@@ -95,14 +81,14 @@ class HashedRandomness:
         uniform = unit_interval(mix(keys + tokens)) + 2.0**-54  # inside (0, 1)
         return -(-uniform.log()).log()
 
-    def _bits(self, ranks: Tensor, purpose: Purpose, round_number: RoundNumber) -> Tensor:
-        stream: RoundNumber = (round_number * len(Purpose) + purpose) * signed(ROUND_STRIDE)
+    def _bits(self, ranks: Tensor, purpose: Purpose, round: RoundNumber) -> Tensor:
+        stream: RoundNumber = (round * len(Purpose) + purpose) * signed(ROUND_STRIDE)
         stream = stream if isinstance(stream, Tensor) else signed(stream)
         return mix(self._keys + (ranks * signed(RANK_STRIDE) + stream))
 
-    def _uniform(self, ranks: Tensor, purpose: Purpose, round_number: RoundNumber) -> Tensor:
+    def _uniform(self, ranks: Tensor, purpose: Purpose, round: RoundNumber) -> Tensor:
         """Return numbers in [0, 1), float64, (B, K)."""
-        return unit_interval(self._bits(ranks, purpose, round_number))
+        return unit_interval(self._bits(ranks, purpose, round))
 
 
 def inverse_cdf(probs: Tensor, uniform: Tensor) -> Tensor:

@@ -54,12 +54,7 @@ class Verifier(Protocol):
         """Return the verifier of some sequences (n,) of the batch alone."""
 
     def draw(
-        self,
-        probs: Tensor,
-        ranks: Tensor,
-        purpose: Purpose,
-        round_number: RoundNumber,
-        needed: Tensor,
+        self, probs: Tensor, ranks: Tensor, purpose: Purpose, round: RoundNumber, needed: Tensor
     ) -> Tensor:
         """Draw tokens (B, K) at ranks (B, K) from probs (B, K, V), where `needed` (B, K)."""
 
@@ -68,7 +63,7 @@ class Verifier(Protocol):
         drafts: Drafts,
         target_probs: Tensor,
         start: Tensor,
-        round_number: RoundNumber,
+        round: RoundNumber,
         has_bonus: Tensor,
     ) -> Verdict:
         """Accept a prefix of the drafts at ranks `start` (B,) and up, and choose what follows it.
@@ -94,21 +89,16 @@ class RejectionVerifier:
         return replace(self, randomness=self.randomness.select(sequences))
 
     def draw(
-        self,
-        probs: Tensor,
-        ranks: Tensor,
-        purpose: Purpose,
-        round_number: RoundNumber,
-        needed: Tensor,
+        self, probs: Tensor, ranks: Tensor, purpose: Purpose, round: RoundNumber, needed: Tensor
     ) -> Tensor:
-        return self.randomness.categorical(probs, ranks, purpose, round_number, needed)
+        return self.randomness.categorical(probs, ranks, purpose, round, needed)
 
     def verify(
         self,
         drafts: Drafts,
         target_probs: Tensor,
         start: Tensor,
-        round_number: RoundNumber,
+        round: RoundNumber,
         has_bonus: Tensor,
     ) -> Verdict:
         num_drafts = drafts.tokens.shape[1]
@@ -116,20 +106,18 @@ class RejectionVerifier:
         batch = torch.arange(len(accepted), device=accepted.device)
         probs = target_probs[:, 0]
         if num_drafts:
-            accepted, weight = self.accept(
-                drafts, target_probs[:, :num_drafts], start, round_number
-            )
+            accepted, weight = self.accept(drafts, target_probs[:, :num_drafts], start, round)
             probs = target_probs[batch, accepted.clamp(max=target_probs.shape[1] - 1)]  # (B, V)
             rejected = drafts.probs[batch, accepted.clamp(max=num_drafts - 1)]
             are_accepted = (accepted == drafts.count)[:, None]
             probs = torch.where(are_accepted, probs, residual(rejected, probs * weight[:, None]))
         needed = has_bonus | (accepted < drafts.count)
         ranks = (start + accepted)[:, None]
-        token = self.draw(probs[:, None], ranks, Purpose.RESIDUAL, round_number, needed[:, None])
+        token = self.draw(probs[:, None], ranks, Purpose.RESIDUAL, round, needed[:, None])
         return Verdict(accepted, token[:, 0])
 
     def accept(
-        self, drafts: Drafts, target_probs: Tensor, start: Tensor, round_number: RoundNumber
+        self, drafts: Drafts, target_probs: Tensor, start: Tensor, round: RoundNumber
     ) -> tuple[Tensor, Tensor]:
         """Return how many drafts are accepted, (B,), and the target's weight (B,) in the residual.
 
@@ -138,7 +126,7 @@ class RejectionVerifier:
         steps = torch.arange(drafts.tokens.shape[1], device=start.device)
         is_draft = steps < drafts.count[:, None]
         keep = self.keep_probs(drafts, target_probs)
-        kept = self.randomness.bernoulli(keep, start[:, None] + steps, round_number, is_draft)
+        kept = self.randomness.bernoulli(keep, start[:, None] + steps, round, is_draft)
         accepted = prefix_length(kept & is_draft)
         return accepted, torch.ones_like(accepted, dtype=target_probs.dtype)
 
@@ -158,7 +146,7 @@ class BlockVerifier(RejectionVerifier):
     """
 
     def accept(
-        self, drafts: Drafts, target_probs: Tensor, start: Tensor, round_number: RoundNumber
+        self, drafts: Drafts, target_probs: Tensor, start: Tensor, round: RoundNumber
     ) -> tuple[Tensor, Tensor]:
         """Accept the first prefix from the last draft down; the weight is its joint ratio."""
         weights = prefix_weights(*probs_of(drafts, target_probs))  # (B, K)
@@ -168,7 +156,7 @@ class BlockVerifier(RejectionVerifier):
         is_draft = ends >= 0
         ends = ends.clamp(min=0)
         is_rejected = self.randomness.bernoulli(
-            1 - keep.gather(1, ends), start[:, None] + ends, round_number, is_draft
+            1 - keep.gather(1, ends), start[:, None] + ends, round, is_draft
         )
         accepted = drafts.count - prefix_length(is_rejected & is_draft)
         weight = weights.gather(1, (accepted[:, None] - 1).clamp(min=0))[:, 0]
@@ -230,12 +218,7 @@ class GumbelVerifier:
         return replace(self, randomness=self.randomness.select(sequences))
 
     def draw(
-        self,
-        probs: Tensor,
-        ranks: Tensor,
-        purpose: Purpose,
-        round_number: RoundNumber,
-        needed: Tensor,
+        self, probs: Tensor, ranks: Tensor, purpose: Purpose, round: RoundNumber, needed: Tensor
     ) -> Tensor:
         return (probs.log() + self.randomness.gumbel(ranks, probs.shape[-1])).argmax(-1)
 
@@ -244,14 +227,12 @@ class GumbelVerifier:
         drafts: Drafts,
         target_probs: Tensor,
         start: Tensor,
-        round_number: RoundNumber,
+        round: RoundNumber,
         has_bonus: Tensor,
     ) -> Verdict:
         steps = torch.arange(target_probs.shape[1], device=start.device)
         ranks = start[:, None] + steps
-        chosen = self.draw(
-            target_probs, ranks, Purpose.TARGET, round_number, torch.ones_like(ranks) > 0
-        )
+        chosen = self.draw(target_probs, ranks, Purpose.TARGET, round, torch.ones_like(ranks) > 0)
         num_drafts = drafts.tokens.shape[1]
         is_draft = steps[:num_drafts] < drafts.count[:, None]
         accepted = prefix_length((chosen[:, :num_drafts] == drafts.tokens) & is_draft)
