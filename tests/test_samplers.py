@@ -247,15 +247,19 @@ def test_an_unknown_name_is_refused(model, name):
     refused(says, model, name)
 
 
-@pytest.mark.parametrize("name", ["sequential", "ngram", "parallel"])
+NO_CHOICE = [name for name in SAMPLERS if "drafter" not in OPTIONS[name]]
+
+
+@pytest.mark.parametrize("name", NO_CHOICE)
 def test_a_sampler_without_a_choice_of_drafters_does_not_ask_for_a_head(model, name):
-    """Even where the model has one."""
+    """Even where the model has one: no tables are made of it, and no draft is another."""
     headed = small_model(seed=3)
     headed.set_draft_head(DraftHead(DraftHeadConfig(32, hidden=8, rank=4)).double())
     same(
         sample(headed, *PROBLEM, name, **needed(name)),
         sample(model, *PROBLEM, name, **needed(name)),
     )
+    assert not hasattr(headed.draft_head, "made")
 
 
 # --- a sampler of one's own ---

@@ -149,6 +149,16 @@ def test_log_densities_are_those_that_fillings_are_drawn_with():
     torch.testing.assert_close(drawn.log_probs, again)
 
 
+def test_parallel_draws_and_scores_without_what_stands_to_the_left():
+    allowed = in_a_batch(1)
+    found = sample(FAKE, GIVEN, ORDER, "parallel", steps=2, allowed=allowed, seed=4)
+    apart, together = (
+        log_prob(FAKE, found.tokens, ORDER, allowed=a) for a in (allowed.without_moves(), allowed)
+    )
+    torch.testing.assert_close(found.log_probs, apart)
+    assert not torch.equal(apart, together)
+
+
 # --- fillings ---
 
 
