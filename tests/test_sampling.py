@@ -224,7 +224,8 @@ def test_trace_replays_the_decoding(model, problem, call, verifier):
             replayed, targets = sorted(replayed), sorted(targets)
         assert [position for position, _ in replayed] == targets
         assert [token for _, token in replayed] == result.tokens[b, targets].tolist()
-        assert len(rounds) == result.rounds[b]
+        assert len(rounds) == result.rounds[b] and (not rounds or rounds[-1].nfe == result.nfe[b])
+        assert all(step.is_verified == result.lossless for step in rounds)
         if result.lossless:
             assert sum(len(step.drafted) for step in rounds) == result.drafted[b]
             assert sum(sum(step.accepted) for step in rounds) == result.accepted[b]

@@ -28,6 +28,7 @@ class Outcome:
         start: (B,) the rank of the first draft.
         accepted: (B,) how many of the drafts were.
         token: (B,) what follows them, where `has_token` (B,) says so.
+        is_verified: whether the drafts were verified.
     """
 
     drafts: Drafts
@@ -36,6 +37,7 @@ class Outcome:
     accepted: Tensor
     token: Tensor
     has_token: Tensor
+    is_verified: bool = True
 
     def records(self, state: State) -> Iterator[tuple[int, Round]]:
         """Yield the rounds of the sequences that took part, by their places in the whole batch."""
@@ -51,7 +53,8 @@ class Outcome:
             if self.has_token[b]:
                 committed = [*committed, (positions[accepted], int(self.token[b]))]
             is_accepted = [j < accepted for j in range(self.num_exact, count)]
-            yield sequence, Round(drafted[self.num_exact :], is_accepted, committed)
+            nfe, own_drafts = int(state.nfe[b]), drafted[self.num_exact :]
+            yield sequence, Round(own_drafts, is_accepted, committed, nfe, self.is_verified)
 
 
 def verify_and_commit(
@@ -109,4 +112,5 @@ def commit_unverified(state: State, drafts: Drafts) -> Outcome:
         accepted=drafts.count,
         token=torch.zeros_like(start),
         has_token=torch.zeros_like(start, dtype=torch.bool),
+        is_verified=False,
     )

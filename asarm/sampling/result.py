@@ -24,6 +24,8 @@ class Round:
     drafted: list[tuple[int, int]]  # (position, token) of each draft, by rank
     accepted: list[bool]  # which drafts were kept: a prefix
     committed: list[tuple[int, int]]  # (position, token), by rank
+    nfe: int  # network calls of the sequence up to the end of this round
+    is_verified: bool = True  # whether the drafts were verified, or committed as they were drawn
 
     @property
     def replacement(self) -> tuple[int, int] | None:
