@@ -1,7 +1,7 @@
-"""What the results of an evaluation depend on, by content: a hash of each model and of the data.
+"""Fingerprints of what the results of an evaluation depend on: its models and its data.
 
-It is taken of what was loaded, not of the files, so that it is right whatever happens to these in
-the meantime and wherever they come from.
+They are hashes of what was loaded, not of files, so that they are right whatever happens to these
+in the meantime.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from asarm.data.finite import tokenizer_key
 NOT_CONTENT = ("_name_or_path", "transformers_version", "architectures", "dtype")
 
 
-class Network(Protocol):
+class LoadedModel(Protocol):
     """A model and the tokenizer that belongs to it."""
 
     @property
@@ -34,12 +34,12 @@ class Network(Protocol):
 
 
 def fingerprints(config: Any, data: Iterable[Any], networks: Any) -> dict[str, str]:
-    """Return fingerprints of a run's model, of another one off the shelf, if any, and of its data.
+    """Return the fingerprints of a run's models and of its data.
 
     Args:
-        config: has the names: `model`, `dataset` and `off_the_shelf`.
-        data: all items of the data set, those that are not evaluated too.
-        networks: has `ours` and `off_the_shelf`, the latter None where there is none.
+        config: the settings, with the names `model`, `dataset` and `off_the_shelf`.
+        data: all items of the data set, also those that are not evaluated.
+        networks: the models `ours` and `off_the_shelf`, the latter None where there is none.
     """
     found = {f"model {config.model}": of_network(networks.ours)}
     if networks.off_the_shelf is not None:
@@ -47,18 +47,28 @@ def fingerprints(config: Any, data: Iterable[Any], networks: Any) -> dict[str, s
     return found | {f"dataset {config.dataset}": of_items(data)}
 
 
-def of_network(network: Network) -> str:
+def of_network(network: LoadedModel) -> str:
     """Return `of_model` of a pair."""
     return of_model(network.model, network.tokenizer)
 
 
 def of_model(model: Any, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Hash the weights, their precision, the architecture, the draft head and the tokenizer."""
-    architecture = {
-        name: value
-        for name, value in model.config.to_diff_dict().items()
-        if name not in NOT_CONTENT
-    }
+    """Hash the weights, their precision, the architecture, the draft head and the tokenizer.
+
+    Raises:
+        ValueError: the model has no `state_dict`, and so nothing to identify it by.
+    """
+    if not hasattr(model, "state_dict"):
+        raise ValueError(
+            f"the model is a {type(model).__name__} without state_dict; expected an nn.Module, "
+            "whose weights identify it"
+        )
+    config: Any = getattr(model, "config", None)
+    if hasattr(config, "to_diff_dict"):
+        settings = config.to_diff_dict()
+    else:
+        settings = {"class": type(model).__qualname__, **getattr(config, "__dict__", {})}
+    architecture = {name: value for name, value in settings.items() if name not in NOT_CONTENT}
     special = [tokenizer.special_tokens_map, tokenizer_key(tokenizer)]
     about = json.dumps([architecture, special], sort_keys=True, default=str)
     content = hashlib.sha256(about.encode())

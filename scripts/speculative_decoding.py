@@ -6,10 +6,10 @@ from asarm.evaluation.config import DecodingConfig
 
 def main(config: DecodingConfig) -> None:
     from asarm.evaluation import ablation, engine  # torch loads here, so that --help is instant
-    from asarm.evaluation.decoding import Decoding
+    from asarm.evaluation.decoding import DecodingStudy
 
     if config.grid is None:
-        engine.run(config, Decoding.prepare)
+        engine.run(config, DecodingStudy.prepare)
     else:
         ablation.run_and_show(config)
 

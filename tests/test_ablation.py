@@ -16,9 +16,9 @@ from asarm import AnySubsetTransformer
 from asarm.evaluation import ablation_report
 from asarm.evaluation.ablation import AXES, cells, run_ablation
 from asarm.evaluation.config import DecodingConfig
-from asarm.evaluation.decoding import Decoding
+from asarm.evaluation.decoding import DecodingStudy
 from asarm.evaluation.engine import Work
-from asarm.evaluation.items import Share
+from asarm.evaluation.items import Shard
 from asarm.loading import load_tokenizer
 from asarm.metrics.repetition import token_entropy
 
@@ -121,7 +121,7 @@ def test_a_whole_ablation_is_the_studies_of_its_cells(config, tmp_path, whole):
     assert (folder / "ablation.png").read_bytes().startswith(b"\x89PNG")
     cell = cells(config)[2]
     alone = replace(cell.config, output_dir=str(tmp_path / "alone"))
-    work = Work.prepare(Decoding.prepare(alone), Share())
+    work = Work.prepare(DecodingStudy.prepare(alone), Shard())
     work.begin()
     work.fill()
     study = work.finish()
@@ -147,9 +147,9 @@ def test_a_whole_ablation_is_the_studies_of_its_cells(config, tmp_path, whole):
 def test_array_tasks_give_what_one_run_gives_and_the_last_collects(config, whole, tmp_path, order):
     *first, last = order
     for task in first:
-        assert run_ablation(config, share=Share(task, 3)) is None
+        assert run_ablation(config, shard=Shard(task, 3)) is None
     assert not (tmp_path / "ablation" / "summary.json").exists()
-    result = run_ablation(config, share=Share(last, 3))
+    result = run_ablation(config, shard=Shard(last, 3))
     assert without_times(result.summary) == without_times(whole.summary)
     for cell in cells(config):
         ours, theirs = (folder / cell.folder for folder in (result.folder, whole.folder))
@@ -198,16 +198,16 @@ def changed(model: str, folder: Path) -> None:
 def test_no_table_mixes_models_of_one_name(config, tmp_path):
     model = shutil.copytree(config.model, tmp_path / "model")
     config = replace(config, model=str(model), grid={"k": [1, 2, 3]}, length=8)
-    assert run_ablation(config, share=Share(1, 3)) is None
+    assert run_ablation(config, shard=Shard(1, 3)) is None
     before = (tmp_path / "ablation" / "config.yaml").read_bytes()
     changed(config.model, model)
     with pytest.raises(ValueError, match=f"k=2 holds results of model {model} with fingerprint"):
         run_ablation(config)
     assert (tmp_path / "ablation" / "config.yaml").read_bytes() == before
     assert {path.name for path in (tmp_path / "ablation").iterdir()} >= {"k=2", "config.yaml"}
-    assert run_ablation(config, share=Share(0, 3)) is None
+    assert run_ablation(config, shard=Shard(0, 3)) is None
     with pytest.raises(ValueError, match=f"holds results of model {model} with fingerprint"):
-        run_ablation(config, share=Share(2, 3))  # the last one, which would collect
+        run_ablation(config, shard=Shard(2, 3))  # the last one, which would collect
     assert not (tmp_path / "ablation" / "summary.json").exists()
     assert run_ablation(replace(config, overwrite=True)) is not None
 
@@ -216,9 +216,9 @@ def test_no_table_mixes_models_of_one_name(config, tmp_path):
 def test_more_trials_wait_for_all_cells(config, tmp_path):
     first = run_ablation(replace(config, num_trials=1))
     more = replace(config, num_trials=2)
-    assert run_ablation(more, share=Share(0, 2)) is None
+    assert run_ablation(more, shard=Shard(0, 2)) is None
     assert not (first.folder / "summary.json").exists()  # that of fewer trials
-    result = run_ablation(more, share=Share(1, 2))
+    result = run_ablation(more, shard=Shard(1, 2))
     fresh = run_ablation(replace(more, output_dir=str(tmp_path / "fresh")))
     assert without_times(result.summary) == without_times(fresh.summary)
     with pytest.raises(ValueError, match="num_trials = 2, not 1 .it may only grow"):

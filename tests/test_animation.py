@@ -28,7 +28,7 @@ from asarm.display.animation import (
 )
 from asarm.display.animation_drawing import COLORS, LAST, WIDTH, gif, lay_out
 from asarm.evaluation.config import DecodingConfig
-from asarm.evaluation.decoding import Decoding
+from asarm.evaluation.decoding import DecodingStudy
 from asarm.evaluation.engine import lines
 from asarm.run import Run
 from asarm.sampling import SAMPLERS, has_option, sampler_of
@@ -57,7 +57,7 @@ def decode_table(method: str, k: int, seed: int, length: int = 9):
 @given(k=st.integers(1, 6), seed=st.integers(0, 10_000))
 def test_a_frame_is_a_network_call(method, k, seed):
     result, order = decode_table(method, k, seed)
-    found = list(frames(result.trace[0], method))
+    found = list(frames(result.trace[0]))
     assert [frame.calls for frame in found] == list(range(int(result.nfe) + 1))
     settled = [{p: m for p, m in f.marks.items() if m.kind != DRAFTED} for f in found]
     assert [frame.tokens for frame in found] == [len(marks) for marks in settled]
@@ -76,7 +76,7 @@ def test_a_frame_is_a_network_call(method, k, seed):
 @given(k=st.integers(2, 6), seed=st.integers(0, 10_000))
 def test_colours_tell_what_became_of_every_draft(method, k, seed):
     result, _ = decode_table(method, k, seed)
-    found = list(frames(result.trace[0], method))
+    found = list(frames(result.trace[0]))
     kinds = [mark.kind for mark in found[-1].marks.values()]
     assert kinds.count(ACCEPTED) == int(result.accepted)
     refused = sum(not all(own.accepted) for own in result.trace[0])
@@ -96,7 +96,7 @@ def test_colours_tell_what_became_of_every_draft(method, k, seed):
 
 def test_what_nobody_verifies_is_not_called_accepted():
     result, _ = decode_table("parallel", 2, 0)
-    last = list(frames(result.trace[0], "parallel"))[-1]
+    last = list(frames(result.trace[0]))[-1]
     assert {mark.kind for mark in last.marks.values()} == {DRAWN}
 
 
@@ -162,7 +162,7 @@ def decoded(demo):
     ids = torch.tensor([tokenizer("Return the name of the file. " * 4)["input_ids"]])
     order = Order.random_split(ids.shape[1], 0.4, seed=1)
     result = sample(model, ids, order, "onepass", k=4, seed=2, trace=True)
-    return film(tokenizer, result, order, method="onepass"), result
+    return film(tokenizer, result, order, title="onepass, k = 4"), result
 
 
 def test_the_file_is_a_small_animation_that_ends_in_rest(decoded):
@@ -195,7 +195,7 @@ def test_a_result_without_a_trace_is_refused(demo):
     order = Order.left_to_right(4, 2)
     result = sample(model, torch.full((1, 4), 40), order)
     with pytest.raises(ValueError, match="has no trace"):
-        film(tokenizer, result, order, method="onepass")
+        film(tokenizer, result, order, title="onepass")
     with pytest.raises(ValueError, match="more than a picture can show"):
         check_size(MAX_TOKENS + 1)
 
@@ -247,7 +247,7 @@ def study(demo, tmp_path_factory):
     )
     run = Run.open(config.output_dir, config)
     blocks = load_blocks(tokenizer, "heldout-prose", 24, num_blocks=2)
-    records = list(lines(Decoding(config, {"demo": model}, tokenizer, blocks)))
+    records = list(lines(DecodingStudy(config, {"demo": model}, tokenizer, blocks)))
     run.write_lines("samples.jsonl", records)
     return config.output_dir, records
 

@@ -2,12 +2,14 @@
 
 import pytest
 import torch
-from fakes import Uncached, mixed_batch, randomize
+from fakes import ConditionalTable, Uncached, mixed_batch, randomize
 from torch import nn
 
 from asarm import log_prob, sample
 from asarm.drafting.head import DraftHead, DraftHeadConfig, HasDraftHead
 from asarm.drafting.objective import DraftObjective
+from asarm.fingerprint import of_model
+from asarm.loading import load_tokenizer
 from asarm.objective import Objective
 
 VOCAB, WIDTH, LENGTH = 11, 8, 9
@@ -97,3 +99,14 @@ def test_what_a_head_stands_on_moves_and_casts_it_and_does_not_count_it():
     model.set_draft_head(None)
     model.to(torch.float64)
     assert model.draft_head is None and head.up.dtype == torch.bfloat16
+
+
+def test_every_network_has_a_fingerprint_and_what_has_no_weights_is_refused():
+    (model, _, _), tokenizer = problem(), load_tokenizer("demo")
+    before = of_model(model, tokenizer)
+    assert before == of_model(problem()[0], tokenizer)
+    with torch.no_grad():
+        model.output.bias[0] += 1
+    assert of_model(model, tokenizer) != before
+    with pytest.raises(ValueError, match="ConditionalTable without state_dict; expected an nn.Mod"):
+        of_model(ConditionalTable(length=3), tokenizer)

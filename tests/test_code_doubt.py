@@ -10,8 +10,8 @@ from rich.console import Console
 
 from asarm.evaluation.programs import report, scoring
 from asarm.evaluation.programs.config import InfillCodeConfig
-from asarm.evaluation.programs.protocol import check_scoring, code_result
-from asarm.evaluation.programs.scoring import OUTCOMES, Scorer, limits_of
+from asarm.evaluation.programs.results import code_result
+from asarm.evaluation.programs.scoring import OUTCOMES, Scorer, check_scoring, limits_of
 from asarm.evaluation.programs.task import Task, TaskSet
 from asarm.run import Run
 from asarm.sandbox.execution import Limits, Outcome, Program

@@ -12,10 +12,10 @@ from asarm.evaluation.engine import lines as computed
 from asarm.evaluation.programs.bundled.build import bundled_tasks
 from asarm.evaluation.programs.config import InfillCodeConfig
 from asarm.evaluation.programs.evaluation import Programs, key
-from asarm.evaluation.programs.network import Network
+from asarm.evaluation.programs.network import CodeNetwork
 from asarm.evaluation.programs.samples import read_samples
+from asarm.evaluation.programs.sources import load_tasks
 from asarm.evaluation.programs.task import TaskSet
-from asarm.evaluation.programs.tasks import load_tasks
 from asarm.evaluation.variants import Networks
 from asarm.loading import load
 
@@ -25,7 +25,7 @@ SMALL = InfillCodeConfig(baselines=[], batch_size=2)
 
 @pytest.fixture(scope="module")
 def network():
-    return Network.of(*load("demo", device="cpu"))
+    return CodeNetwork.of(*load("demo", device="cpu"))
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def test_a_task_is_left_out_of_a_finished_run(run, tmp_path):
     code, _, errors = run(*own, "--leave_out=T/9", folder="other")
     assert code == 2 and "leave_out holds T/9; expected ids of" in errors
     code, _, errors = run(*own, *[f"--leave_out={tasks[0].task_id},{tasks[1].task_id}"])
-    assert code == 2 and "leave_out holds all 2 tasks" in errors
+    assert code == 2 and "leave_out holds all 2 requested tasks" in errors
 
 
 def test_completions_need_none_of_a_task_that_is_left_out(tmp_path):

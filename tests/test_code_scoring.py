@@ -14,10 +14,10 @@ from rich.console import Console
 from asarm.evaluation.programs import report, scoring
 from asarm.evaluation.programs.bundled.build import bundled_tasks
 from asarm.evaluation.programs.config import InfillCodeConfig
-from asarm.evaluation.programs.protocol import UNSAFE, Checks, code_result
-from asarm.evaluation.programs.results import variant_result
+from asarm.evaluation.programs.results import UNSAFE, code_result, variant_result
 from asarm.evaluation.programs.scoring import (
     Ceiling,
+    Checks,
     Scorer,
     SelfTest,
     measure_floors,

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from published import published
 
-from asarm.evaluation.programs import tasks
+from asarm.evaluation.programs import sources
 from asarm.evaluation.programs.bundled.build import bundled_tasks, make_tasks
 from asarm.evaluation.programs.recorded import RECORDED
 from asarm.evaluation.programs.samples import official, read_samples
+from asarm.evaluation.programs.sources import PUBLISHED, load_tasks, resolve_dataset
 from asarm.evaluation.programs.task import Task, TaskSet
-from asarm.evaluation.programs.tasks import PUBLISHED, load_tasks, resolve_dataset
 
 ROOT = Path(__file__).parents[1]
 SIZES = {"single-line": 1033, "multi-line": 5815, "random-span": 1640, "random-span-light": 164}
@@ -42,7 +42,7 @@ def write(path: Path, rows: list[dict]) -> Path:
 @pytest.fixture
 def elsewhere(monkeypatch, tmp_path):
     """A checkout and a current directory without data."""
-    monkeypatch.setattr(tasks, "CHECKOUT", tmp_path / "checkout")
+    monkeypatch.setattr(sources, "CHECKOUT", tmp_path / "checkout")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -199,15 +199,15 @@ def test_a_file_that_breaks_off_says_behind_which_row(tmp_path):
     rows = [asdict(a_task(n, test=f"# {n * n}\n" * 500)) for n in range(200)]
     path = write(tmp_path / "cut.jsonl.gz", rows)
     path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(ValueError, match=r"cut.jsonl.gz is damaged behind row \d+ \(compressed"):
+    with pytest.raises(ValueError, match=r"cut.jsonl.gz is damaged after row \d+ \(compressed"):
         load_tasks(str(path))
     path.write_bytes(GOOD)
-    with pytest.raises(ValueError, match=r"is damaged behind row 0 \(not a gzipped file"):
+    with pytest.raises(ValueError, match=r"is damaged after row 0 \(not a gzipped file"):
         load_tasks(str(path))
     damaged = bytearray(gzip.compress(GOOD * 50))
     damaged[20:30] = b"\xff" * 10
     path.write_bytes(damaged)
-    with pytest.raises(ValueError, match="is damaged behind row 0"):
+    with pytest.raises(ValueError, match="is damaged after row 0"):
         load_tasks(str(path))
 
 

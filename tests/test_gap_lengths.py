@@ -18,7 +18,7 @@ from asarm.corpus import KINDS, held_out_documents
 from asarm.evaluation.engine import lines as computed
 from asarm.evaluation.gap_lengths import study
 from asarm.evaluation.gap_lengths.config import GapLengthsConfig
-from asarm.evaluation.items import Share
+from asarm.evaluation.items import Shard
 from asarm.infilling.length import POWERS, direct_evidence, posterior
 from asarm.infilling.prior import MAX_UNITS, length_prior
 from asarm.infilling.template import Template
@@ -130,8 +130,8 @@ def test_neither_interruption_nor_processes_change_a_record(model, records):
     rest = guess_lengths(model, SMALL, done=records[1:])
     assert list(rest) == records[:1]
     assert list(guess_lengths(model, SMALL, done=records)) == []
-    shares = [Share(0, 1, process, 2) for process in range(2)]
-    split = [r for s in shares for r in guess_lengths(model, SMALL, share=s)]
+    shards = [Shard(0, 1, process, 2) for process in range(2)]
+    split = [r for s in shards for r in guess_lengths(model, SMALL, shard=s)]
     assert sorted(split, key=lambda r: keys.index((r["kind"], r["item"]))) == records
 
 

@@ -19,13 +19,13 @@ from transformers import AutoTokenizer, XLNetConfig
 from asarm import AnySubsetTransformer
 from asarm.evaluation import engine
 from asarm.evaluation.engine import expected_keys
-from asarm.evaluation.items import Share
+from asarm.evaluation.items import Shard
 from asarm.evaluation.programs.bundled.build import bundled_tasks
 from asarm.evaluation.programs.config import InfillCodeConfig
 from asarm.evaluation.programs.evaluation import Programs, fill_batch, infill_code, key
-from asarm.evaluation.programs.network import Network
+from asarm.evaluation.programs.network import CodeNetwork
+from asarm.evaluation.programs.sources import load_tasks
 from asarm.evaluation.programs.task import Task, TaskSet
-from asarm.evaluation.programs.tasks import load_tasks
 from asarm.evaluation.programs.variants import samples_file, variants
 from asarm.evaluation.variants import Networks, Variant
 from asarm.infilling.template import Template
@@ -49,13 +49,13 @@ def tiny(tokenizer) -> AnySubsetTransformer:
 @pytest.fixture(scope="module")
 def network():
     tokenizer = load_tokenizer("demo")
-    return Network.of(tiny(tokenizer), tokenizer)
+    return CodeNetwork.of(tiny(tokenizer), tokenizer)
 
 
 @pytest.fixture(scope="module")
 def xlnet():
     tokenizer = AutoTokenizer.from_pretrained(published("xlnet-base-cased"), padding_side="right")
-    return Network.of(tiny(tokenizer), tokenizer)
+    return CodeNetwork.of(tiny(tokenizer), tokenizer)
 
 
 def lines(records) -> list[dict]:
@@ -67,12 +67,12 @@ def lines(records) -> list[dict]:
 
 def test_whitespace_has_its_own_tokens_where_a_tokenizer_cannot_write_it(network):
     assert not network.whitespace_map
-    assert not Network.of(network.model, network.tokenizer, False).whitespace_map
+    assert not CodeNetwork.of(network.model, network.tokenizer, False).whitespace_map
 
 
 def test_xlnet_needs_the_whitespace_map(xlnet):
     assert xlnet.whitespace_map
-    assert not Network.of(xlnet.model, xlnet.tokenizer, whitespace_map=False).whitespace_map
+    assert not CodeNetwork.of(xlnet.model, xlnet.tokenizer, whitespace_map=False).whitespace_map
 
 
 def around(template: Template) -> tuple[list[int], list[int]]:
@@ -81,7 +81,7 @@ def around(template: Template) -> tuple[list[int], list[int]]:
     return before.ids, after.ids[end.is_extra :]
 
 
-def has_pieces_apart(network: Network, task: Task, template: Template) -> bool:
+def has_pieces_apart(network: CodeNetwork, task: Task, template: Template) -> bool:
     """Whether no piece of the whole program reaches over an end of the gap."""
     ((start, end),) = template.edges()
     ends = len(task.prompt) - len(start.shared), len(task.prompt + task.canonical_solution)
@@ -131,7 +131,7 @@ ORACLE = Variant("ours", "onepass")
 AUTO_LENGTH = replace(ORACLE, length="auto")
 
 
-def filled(network: Network, tasks: list[Task], seeds, variant: Variant = ORACLE) -> list[dict]:
+def filled(network: CodeNetwork, tasks: list[Task], seeds, variant: Variant = ORACLE) -> list[dict]:
     return fill_batch(network, tasks, variant, SMALL, seeds)
 
 
@@ -224,8 +224,8 @@ def test_neither_interruption_nor_processes_change_a_line(network):
     done = [record for n, record in enumerate(whole) if n % 3]
     rest = list(fill_tasks(network, tasks, SMALL, done=done))
     assert lines(rest) == lines(record for n, record in enumerate(whole) if n % 3 == 0)
-    shares = [Share(task, 2, process, 2) for task in range(2) for process in range(2)]
-    split = [r for share in shares for r in fill_tasks(network, tasks, SMALL, share=share)]
+    shards = [Shard(task, 2, process, 2) for task in range(2) for process in range(2)]
+    split = [r for shard in shards for r in fill_tasks(network, tasks, SMALL, shard=shard)]
     assert sorted(lines(split), key=key) == sorted(lines(whole), key=key)
 
 
@@ -431,7 +431,7 @@ def test_without_execution_completions_are_written_and_nothing_is_scored(run, tm
     [
         (["--length=long"], "length is 'long'; expected oracle, auto, both"),
         (["--method=parallel"], "method is 'parallel'; expected sequential, assd"),
-        (["--baselines=copy"], "baselines is 'copy'; expected left_context, parallel"),
+        (["--baselines=copy"], "baselines holds 'copy'; expected left_context, parallel"),
         (["--execute=maybe"], "execute is 'maybe'; expected sandbox, unsafe, none"),
         (["--num_trials=0"], "num_trials is 0"),
         (["--timeout=0"], "timeout is 0.0; expected seconds above 0"),

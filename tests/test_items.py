@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kills import free_port
 
-from asarm.evaluation.items import Ledger, Share, array_task, open_run
+from asarm.evaluation.items import Ledger, Shard, array_task, open_run
 from asarm.run import STARTS, Run
 
 NAME = "samples.jsonl"
@@ -35,32 +35,32 @@ def record(number, by="anyone"):
     return {"item": number, "by": by, "text": "é\n\u2028"}
 
 
-def ledger(folder, share=None):
-    return Ledger(Run(folder), NAME, item, share)
+def ledger(folder, shard=None):
+    return Ledger(Run(folder), NAME, item, shard)
 
 
 def files(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-# --- shares ---
+# --- shards ---
 
 
 @given(st.integers(0, 40), st.integers(1, 6), st.integers(1, 6))
 def test_every_batch_is_in_one_share(num_batches, tasks, processes):
     batches = list(range(num_batches))
-    shares = [Share(t, tasks, p, processes) for t in range(tasks) for p in range(processes)]
-    parts = [share.of(batches) for share in shares]
+    shards = [Shard(t, tasks, p, processes) for t in range(tasks) for p in range(processes)]
+    parts = [shard.of(batches) for shard in shards]
     assert sorted(batch for part in parts for batch in part) == batches
     assert all(part == sorted(part) for part in parts)
     assert max(map(len, parts)) <= math.ceil(math.ceil(num_batches / tasks) / processes)
-    assert [share.is_first for share in shares] == [share.process == 0 for share in shares]
-    assert {share.is_whole for share in shares} == {len(shares) == 1}
+    assert [shard.is_first for shard in shards] == [shard.process == 0 for shard in shards]
+    assert {shard.is_whole for shard in shards} == {len(shards) == 1}
 
 
 def test_a_process_alone_has_everything():
-    assert Share().of("abc") == list("abc")
-    assert Share().is_first and Share().is_whole
+    assert Shard().of("abc") == list("abc")
+    assert Shard().is_first and Shard().is_whole
 
 
 def slurm(number, first, last, count):
@@ -102,10 +102,10 @@ def test_tasks_of_an_uneven_array_are_not_mistaken_for_others(numbers):
 def test_here_reads_the_environment(monkeypatch):
     for name in [name for name in os.environ if name.startswith("SLURM_") or name == "RANK"]:
         monkeypatch.delenv(name)
-    assert Share.here() == Share()
+    assert Shard.here() == Shard()
     for name, value in slurm(3, 1, 5, 3).items():
         monkeypatch.setenv(name, value)
-    assert Share.here() == Share(1, 3)
+    assert Shard.here() == Shard(1, 3)
 
 
 # --- the ledger ---
@@ -134,9 +134,9 @@ def test_interleaved_processes_end_in_the_same_file(
     tmp_path_factory, items, tasks, processes, seed
 ):
     folder, chance = tmp_path_factory.mktemp("run"), random.Random(seed)
-    shares = [Share(t, tasks, p, processes) for t in range(tasks) for p in range(processes)]
-    ledgers = [ledger(folder, share) for share in shares]
-    work = [(own, number) for own, s in zip(ledgers, shares, strict=True) for number in s.of(items)]
+    shards = [Shard(t, tasks, p, processes) for t in range(tasks) for p in range(processes)]
+    ledgers = [ledger(folder, shard) for shard in shards]
+    work = [(own, number) for own, s in zip(ledgers, shards, strict=True) for number in s.of(items)]
     chance.shuffle(work)
     for own, number in work:
         assert own.merge(range(8)) is None
@@ -150,11 +150,11 @@ def test_interleaved_processes_end_in_the_same_file(
 
 
 def test_keys_sort_the_lines_and_the_first_of_equals_counts(tmp_path):
-    ledger(tmp_path, Share(0, 2)).append(record(1, by="0"))
-    ledger(tmp_path, Share(1, 2)).append(record(1, by="1"))
-    ledger(tmp_path, Share(1, 2)).append(record(0, by="1"))
+    ledger(tmp_path, Shard(0, 2)).append(record(1, by="0"))
+    ledger(tmp_path, Shard(1, 2)).append(record(1, by="1"))
+    ledger(tmp_path, Shard(1, 2)).append(record(0, by="1"))
     ledger(tmp_path).append(record(0, by="all"))  # the merged file's lines come before all
-    found = ledger(tmp_path, Share(1, 2)).merge([0, 1])
+    found = ledger(tmp_path, Shard(1, 2)).merge([0, 1])
     assert [(item(r), r["by"]) for r in found] == [(0, "all"), (1, "0")]
     assert Run(tmp_path).read(NAME) == found
 
@@ -173,7 +173,7 @@ def test_other_files_of_the_run_are_left_alone(tmp_path):
     run = Run(tmp_path)
     for name in ("judged.0-1.jsonl", "starts.1.jsonl", "other_samples.0-0.jsonl"):
         run.append(name, {"text": "no item"})
-    own = ledger(tmp_path, Share(0, 2))
+    own = ledger(tmp_path, Shard(0, 2))
     own.append(record(0))
     assert own.merge([0]) == [record(0)]
     assert len(files(tmp_path)) == 4
@@ -203,14 +203,14 @@ def kill_at(patch, step):
 @pytest.mark.parametrize("step", range(1, 6))
 def test_merging_may_be_killed_between_any_two_steps(tmp_path, monkeypatch, step):
     """The file is written, then three parts are removed: the 5th step is never reached."""
-    shares = [Share(0, 3), Share(1, 3), Share(2, 3)]
-    for share in shares:
-        for number in share.of(range(7)):
-            ledger(tmp_path, share).append(record(number))
+    shards = [Shard(0, 3), Shard(1, 3), Shard(2, 3)]
+    for shard in shards:
+        for number in shard.of(range(7)):
+            ledger(tmp_path, shard).append(record(number))
     with monkeypatch.context() as patch:
         kill_at(patch, step)
         try:
-            ledger(tmp_path, shares[2]).merge(range(7))
+            ledger(tmp_path, shards[2]).merge(range(7))
             assert step == 5
         except Killed:
             assert step < 5
@@ -218,45 +218,45 @@ def test_merging_may_be_killed_between_any_two_steps(tmp_path, monkeypatch, step
         path.unlink()  # of a process that is no more
     expected = [record(number) for number in range(7)]
     assert ledger(tmp_path).records() == expected
-    assert ledger(tmp_path, Share(0, 2)).merge(range(7)) == expected
+    assert ledger(tmp_path, Shard(0, 2)).merge(range(7)) == expected
     assert files(tmp_path) == [NAME]
     assert Run(tmp_path).read(NAME) == expected
 
 
 def test_another_process_merges_while_this_one_reads(tmp_path, monkeypatch):
     """Whatever it has not read yet of the parts, it must find in the file."""
-    shares = [Share(0, 3), Share(1, 3), Share(2, 3)]
+    shards = [Shard(0, 3), Shard(1, 3), Shard(2, 3)]
     expected = [record(number) for number in range(6)]
     for moment in range(1, 5):
         folder = tmp_path / str(moment)
         folder.mkdir()
-        for share in shares:
-            for number in share.of(range(6)):
-                ledger(folder, share).append(record(number))
+        for shard in shards:
+            for number in shard.of(range(6)):
+                ledger(folder, shard).append(record(number))
         reads, read = [], Run.read
 
         def interrupted(run, name, folder=folder, moment=moment, reads=reads, read=read):
             reads.append(name)
             if len(reads) == moment:
-                assert ledger(folder, shares[1]).merge(range(6)) == expected
+                assert ledger(folder, shards[1]).merge(range(6)) == expected
             return read(run, name)
 
         with monkeypatch.context() as patch:
             patch.setattr(Run, "read", interrupted)
-            assert ledger(folder, shares[0]).records() == expected
+            assert ledger(folder, shards[0]).records() == expected
         assert files(folder) == [NAME]
 
 
 @pytest.mark.parametrize(
-    "taken_up_by", [[Share()], [Share(0, 2), Share(1, 2)], [Share(0, 1, 1, 2)]]
+    "taken_up_by", [[Shard()], [Shard(0, 2), Shard(1, 2)], [Shard(0, 1, 1, 2)]]
 )
 def test_killed_in_a_line_and_taken_up_by_another_number(tmp_path, taken_up_by):
-    for share in (Share(0, 1, 0, 2), Share(0, 1, 1, 2)):
-        for number in share.of(range(6))[:2]:
-            ledger(tmp_path, share).append(record(number, by="before"))
-        with open(tmp_path / f"samples.0-{share.process}.jsonl", "ab") as file:
+    for shard in (Shard(0, 1, 0, 2), Shard(0, 1, 1, 2)):
+        for number in shard.of(range(6))[:2]:
+            ledger(tmp_path, shard).append(record(number, by="before"))
+        with open(tmp_path / f"samples.0-{shard.process}.jsonl", "ab") as file:
             file.write(json.dumps(record(4)).encode()[:9])
-    ledgers = [ledger(tmp_path, share) for share in taken_up_by]
+    ledgers = [ledger(tmp_path, shard) for shard in taken_up_by]
     done = {item(r) for r in ledgers[0].records()}
     assert done == {0, 1, 2, 3}
     for n, number in enumerate(sorted({*range(6)} - done)):
@@ -272,17 +272,17 @@ def test_killed_in_a_line_and_taken_up_by_another_number(tmp_path, taken_up_by):
 
 def test_tasks_open_the_same_run(tmp_path):
     config = Settings(output_dir=str(tmp_path))
-    runs = [open_run(config, Share(task, 3)) for task in range(3)]
+    runs = [open_run(config, Shard(task, 3)) for task in range(3)]
     assert {run.folder for run in runs} == {tmp_path}
     assert len(runs[0].read(STARTS)) == len(runs[0].read("starts.2.jsonl")) == 1
     runs[1].append(NAME, record(0))
     with pytest.raises(ValueError, match="seed = 0, not 1"):
-        open_run(Settings(seed=1, output_dir=str(tmp_path)), Share(2, 3))
+        open_run(Settings(seed=1, output_dir=str(tmp_path)), Shard(2, 3))
 
 
 PROCESS = """import sys
 from dataclasses import dataclass
-from asarm.evaluation.items import Ledger, Share, open_run
+from asarm.evaluation.items import Ledger, Shard, open_run
 
 @dataclass
 class Settings:
@@ -290,18 +290,18 @@ class Settings:
     seed: int = 0
     overwrite: bool = False
 
-share = Share.here()
+shard = Shard.here()
 try:
-    run = open_run(Settings(seed=int(sys.argv[2])), share)
+    run = open_run(Settings(seed=int(sys.argv[2])), shard)
 except ValueError as error:
     print(error)
     sys.exit()
 assert len(run.read("starts.jsonl")) == 1, "opened by the first before any goes on"
-own = Ledger(run, "samples.jsonl", lambda record: record["item"], share)
-for number in share.of(range(7)):
+own = Ledger(run, "samples.jsonl", lambda record: record["item"], shard)
+for number in shard.of(range(7)):
     own.append({"item": number})
 merged = own.merge(range(7))
-print(share.process, share.processes, merged and len(merged))
+print(shard.process, shard.processes, merged and len(merged))
 """
 
 

@@ -242,8 +242,8 @@ def test_the_script_writes_the_page(report, tmp_path):
 @pytest.mark.parametrize(
     ("break_it", "says"),
     [
-        (lambda run: (run / "config.yaml").unlink(), "is no run's folder"),
-        (lambda run: (run / "config.yaml").write_text("a: 1\n"), "is no run's folder"),
+        (lambda run: (run / "config.yaml").unlink(), "is not a run folder"),
+        (lambda run: (run / "config.yaml").write_text("a: 1\n"), "is not a run folder"),
         (lambda run: (run / "summary.json").unlink(), "is not finished: it has no summary.json"),
         (lambda run: (run / "report.md").unlink(), "is not finished: it has no report.md"),
         (lambda run: (run / "quality.png").unlink(), "quality.png is not there"),
@@ -270,7 +270,7 @@ def test_a_run_of_training_is_called_one(report, tmp_path):
 
 
 def test_other_wrong_arguments_are_one_line(report, tmp_path):
-    assert "is no run's folder" in report(tmp_path / "nowhere")[2]
+    assert "is not a run folder" in report(tmp_path / "nowhere")[2]
     folder = decoding(tmp_path / "run")
     assert "ends in .md" in report(folder, "--out", tmp_path / "page.txt")[2]
     code, _, errors = report(folder, "--out", tmp_path / "no" / "page.md")

@@ -22,7 +22,7 @@ from jsonargparse import ArgumentParser
 from asarm import Order, log_prob
 from asarm.evaluation import engine
 from asarm.evaluation.engine import expected_keys
-from asarm.evaluation.items import Share
+from asarm.evaluation.items import Shard
 from asarm.evaluation.prose import InfillProseConfig, Prose, infill_prose
 from asarm.evaluation.prose import lambada as lambada_module
 from asarm.evaluation.prose.evaluation import Network, check_config, key, networks_of
@@ -233,8 +233,8 @@ def test_interruptions_change_nothing(network):
 
 def test_neither_processes_nor_batches_change_anything(network):
     whole = lines(sorted(run_stories(network, QUICK), key=key))
-    shares = [Share(task, 2, process, 2) for task in range(2) for process in range(2)]
-    parts = [run_stories(network, QUICK, share=share) for share in shares]
+    shards = [Shard(task, 2, process, 2) for task in range(2) for process in range(2)]
+    parts = [run_stories(network, QUICK, shard=shard) for shard in shards]
     assert lines(sorted(sum(parts, []), key=key)) == whole
     alone = sorted(run_stories(network, replace(QUICK, batch_size=1)), key=key)
     for ours, theirs in zip(lines(alone), whole, strict=True):
@@ -326,8 +326,8 @@ def test_endings_are_chosen_by_their_probability_and_by_that_per_token(network):
     fields = ("choice", "choice_per_token", "choice_per_byte", "choice_per_character")
     for row, field in zip(rows, fields, strict=True):
         assert row.scores["nfe"].mean == 1
-        share = np.mean([r[field] == r["label"] for r in result.records])
-        assert row.scores["accuracy"].mean == pytest.approx(100 * share)
+        rate = np.mean([r[field] == r["label"] for r in result.records])
+        assert row.scores["accuracy"].mean == pytest.approx(100 * rate)
     assert (chance.name, chance.scores["accuracy"].mean) == ("chance", pytest.approx(100 / 3))
 
 
@@ -350,7 +350,7 @@ def test_the_order_of_endings_means_nothing(network):
     [
         ({"protocol": "ends"}, "protocol is 'ends'; expected middle, short_prompt or both"),
         ({"length": "long"}, "length is 'long'; expected oracle, auto or both"),
-        ({"method": "parallel"}, "method holds 'parallel'; expected sequential, assd"),
+        ({"method": "parallel"}, "method is 'parallel'; expected sequential, assd"),
         ({"baselines": ["cheat"]}, "baselines holds 'cheat'; expected left_context, parallel"),
         ({"max_items": 0}, "max_items is 0; expected at least 1"),
         ({"num_trials": 0}, "num_trials is 0"),

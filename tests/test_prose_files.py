@@ -98,7 +98,7 @@ UNKNOWN = {
 @pytest.mark.parametrize("name", UNKNOWN)
 def test_what_nothing_recognises_is_refused_and_the_way_out_is_named(write, name):
     path = write(*UNKNOWN[name])
-    with pytest.raises(ValueError, match="is in no format that its first lines tell") as refused:
+    with pytest.raises(ValueError, match="is in no format that its first lines show") as refused:
         load_prose(str(path))
     assert f"--dataset lambada:{path}" in str(refused.value)
     assert "\n" not in str(refused.value)
@@ -182,8 +182,8 @@ DAMAGED = {
     ),
     "twice": ("\n".join([HEAD, FIRST, SECOND, FIRST]), "s.csv", "line 4 has story a1 again"),
     "cells": ("\n".join([HEAD, FIRST, "b2,Ann ran."]), "s.csv", "line 3 has 2 cells; expected 8"),
-    "list": ("[1, 2]\n", "l.jsonl", "line 1 is list; expected an object"),
-    "quote": ("\n".join([HEAD, 'b2,"Ann ran.,1']), "s.csv", "line 2 is no csv"),
+    "list": ("[1, 2]\n", "l.jsonl", "line 1 is list; expected a JSON object"),
+    "quote": ("\n".join([HEAD, 'b2,"Ann ran.,1']), "s.csv", "line 2 is not CSV"),
     "header only": (HEAD, "s.csv", "has a header and no story"),
     "empty": ("", "s.csv", "is empty (0 bytes)"),
     "latin-1": (f"{CSV}caf\xe9".encode("latin-1"), "s.csv", "line 4 is not UTF-8: byte 0xe9"),
@@ -193,8 +193,8 @@ DAMAGED = {
     "no bz2": (HELLASWAG, "h.txt.bz2", "is cut off or damaged"),
     "one word": ("two words\nword\n", "lambada.txt", "line 2 is 'word'; expected a passage of two"),
     "blank line": ("two words\n\ntwo words\n", "lambada.txt", "line 2 is ''"),
-    "no json": ('{"text": "a b"}\n{"text"\n', "l.jsonl", "line 2 is no JSON"),
-    "no object": ('{"text": "a b"}\n[]\n', "l.jsonl", "line 2 is list; expected an object"),
+    "no json": ('{"text": "a b"}\n{"text"\n', "l.jsonl", "line 2 is not JSON"),
+    "no object": ('{"text": "a b"}\n[]\n', "l.jsonl", "line 2 is list; expected a JSON object"),
     "no text": ('{"text": "a b"}\n{"text": null}\n', "l.jsonl", "line 2 has None in text"),
     "no choices": ('{"ctx": "a", "label": 1}', "h.jsonl", "line 1 has no column endings"),
     "no list": (json.dumps({**RECORD, "endings": "x"}), "h.jsonl", "line 1 has 'x' in endings"),

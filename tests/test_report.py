@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from asarm.display.spans import given_spans, printable, segments_of
+from asarm.evaluation import figures
 from asarm.evaluation.config import DecodingConfig
 from asarm.evaluation.example import show_example
 from asarm.evaluation.figures import histogram_figure, quality_figure
@@ -54,6 +55,20 @@ def test_figures_of_the_summary_by_hand():
     tests = {t["measure"]: t for t in summary["tests_against_sequential"]}
     assert set(tests) == {"nfe_per_target", "seconds", "self_perplexity", "entropy"}
     assert tests["self_perplexity"]["paired_t"] == 1.0
+
+
+def test_samplers_that_no_table_names_are_drawn_as_curves_of_their_own(records):
+    own = [("mine", 2), ("mine", 4), ("other", None)]
+    records += [made_up(item, *variant, draft=None) for item in range(6) for variant in own]
+    summary = json.loads(json.dumps(summarise(records)))
+    assert quality_figure(summary, "title").startswith(PNG)
+    assert histogram_figure(records, "title").startswith(PNG)
+    drawn = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "_steps_curve", lambda axes, rows, *_, **__: drawn.append(rows))
+        patch.setattr(figures, "_legend", lambda *_, **__: None)
+        quality_figure(summary, "title")
+    assert [{row["method"] for row in rows} for rows in drawn] == [{"parallel"}, {"mine"}]
 
 
 def test_methods_are_compared_on_the_trials_that_both_have(records):

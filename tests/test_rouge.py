@@ -10,6 +10,7 @@ from rouge_score.tokenizers import DefaultTokenizer
 
 from asarm.evaluation.prose import InfillProseConfig, load_prose
 from asarm.evaluation.prose.formats import Story
+from asarm.evaluation.prose.report import markdown
 from asarm.evaluation.prose.sources import Prose
 from asarm.evaluation.prose.stories import Stories, copied
 from asarm.evaluation.prose.tasks import task_of
@@ -66,14 +67,27 @@ def test_published_stories_have_rouge_scores_own_words():
 CONFIG = InfillProseConfig(protocol="middle", baselines=["copy"], length="oracle", max_items=1)
 
 
-def page_of(stories: list[Story]):
-    """The table of an evaluation whose only variant fills in the reference, and its note."""
+def result_of(stories: list[Story]):
+    """The result of an evaluation whose only variant copies a sentence."""
     task = task_of(Prose("own", "stories", stories), CONFIG)
     (cell, *_) = [c for c in task.cells if c.variant.action is Action.COPY]
     (record,) = task.compute([0], cell)
     about = {"item": 0, "protocol": "middle", "variant": cell.variant.name, "trial": 0}
-    result = task.result([{**about, **record}])
+    return task.result([{**about, **record}])
+
+
+def page_of(stories: list[Story]):
+    """The score of the table's only variant, and the note."""
+    result = result_of(stories)
     return result.tables[0].rows[0].scores["rouge1"].mean, result.note
+
+
+def test_bars_in_a_story_are_not_the_cells_of_a_table():
+    story = Story(("A | b was there.", "He fell.", "So | he\nrose.", "He won.", "He is happy."))
+    rows = [line for line in markdown(result_of([story])).splitlines() if line.startswith("| ")]
+    (reference,) = [row for row in rows if row.startswith("| reference ")]
+    assert reference == r"| reference | So \| he rose. |"
+    assert r"| A \| b was there. |" in rows[-1]
 
 
 def test_the_page_says_which_words_are_counted(monkeypatch):

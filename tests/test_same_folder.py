@@ -16,7 +16,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, XLNetConfig
 
 from asarm import AnySubsetTransformer
 from asarm.drafting.head import DraftHead, DraftHeadConfig
-from asarm.evaluation.programs.tasks import load_tasks
+from asarm.evaluation.programs.sources import load_tasks
 from asarm.loading import load_tokenizer
 from asarm.lock import RunLock
 from asarm.run import HEADER

@@ -1,4 +1,4 @@
-"""The study: the same trials whatever the batch, the share, and whatever was done before."""
+"""The study: the same trials whatever the batch, the shard, and whatever was done before."""
 
 from dataclasses import replace
 
@@ -12,9 +12,9 @@ from asarm import AnySubsetTransformer, log_prob
 from asarm.data.evaluated import load_blocks
 from asarm.display.spans import segments
 from asarm.evaluation.config import DecodingConfig
-from asarm.evaluation.decoding import Decoding
+from asarm.evaluation.decoding import DecodingStudy
 from asarm.evaluation.engine import lines
-from asarm.evaluation.items import Share
+from asarm.evaluation.items import Shard
 from asarm.evaluation.trials import (
     batch_of,
     describe,
@@ -53,9 +53,9 @@ def blocks():
     return torch.randint(9, 8000, (3, 12), generator=torch.Generator().manual_seed(0))
 
 
-def run(model, tokenizer, blocks, config, done=(), share=None) -> list[dict]:
+def run(model, tokenizer, blocks, config, done=(), shard=None) -> list[dict]:
     models = dict.fromkeys(model_names(config), model)
-    records = lines(Decoding(config, models, tokenizer, blocks), done=done, share=share)
+    records = lines(DecodingStudy(config, models, tokenizer, blocks), done=done, shard=shard)
     return [{name: r[name] for name in r if name not in TIMES} for r in records]
 
 
@@ -116,13 +116,13 @@ def test_batches_change_nothing(records, model, tokenizer, blocks):
 
 
 @pytest.mark.slow_but_one
-@pytest.mark.parametrize("shares", [(1, 2), (2, 1), (2, 2), (3, 3)])
-def test_shares_add_up_to_the_whole(model, tokenizer, blocks, shares):
+@pytest.mark.parametrize("shards", [(1, 2), (2, 1), (2, 2), (3, 3)])
+def test_shares_add_up_to_the_whole(model, tokenizer, blocks, shards):
     config = replace(CONFIG, batch_size=2, method=["sequential", "onepass"])
     whole = run(model, tokenizer, blocks, config)
-    tasks, processes = shares
+    tasks, processes = shards
     parts = [
-        run(model, tokenizer, blocks, config, share=Share(task, tasks, process, processes))
+        run(model, tokenizer, blocks, config, shard=Shard(task, tasks, process, processes))
         for task in range(tasks)
         for process in range(processes)
     ]
@@ -162,7 +162,7 @@ def test_blocks_come_again_with_other_blanks(blocks):
     both = ~first.order.is_target & ~again.order.is_target
     assert torch.equal(first.input_ids[both], again.input_ids[both])
     assert not torch.equal(first.order.order, again.order.order)
-    assert "3 blocks of 12 tokens: they come again" in describe(blocks, CONFIG)
+    assert "3 blocks of 12 tokens: they are repeated" in describe(blocks, CONFIG)
     assert "again" not in describe(blocks, replace(CONFIG, num_trials=3))
 
 

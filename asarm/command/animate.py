@@ -21,6 +21,7 @@ from asarm.display.animation_drawing import gif
 from asarm.distribution import Allowed
 from asarm.evaluation.config import DecodingConfig
 from asarm.evaluation.example import choose
+from asarm.evaluation.study import variant_sampler
 from asarm.evaluation.trials import key, trial_order
 from asarm.evaluation.variants import Variant
 from asarm.infilling.cut_words import Healing
@@ -32,25 +33,25 @@ from asarm.infilling.unwritten import warn_of_unwritten
 from asarm.loading import load, name_and_revision
 from asarm.order import Order
 from asarm.run import Record, Run, read_settings
-from asarm.sampling import sample, sampler_of
+from asarm.sampling import OnePass, sample, sampler_of
 
 SAMPLES = "samples.jsonl"
 FIELDS = {"item", "model", "method", "steps", "k", "seed", "prompt", "tokens"}
 
 
 @dataclass(frozen=True)
-class Decoding:
-    """What is to be decoded, and how.
+class Scene:
+    """A text that is decoded, and the options of its decoding.
 
     Attributes:
-        model: any backbone.
-        tokenizer: its own.
-        input_ids: (1, L).
-        order: of the one text.
-        options: of `asarm.sample`.
+        model: a backbone.
+        tokenizer: the model's tokenizer.
+        input_ids: (1, L) token ids.
+        order: the decoding order.
+        options: the options of `asarm.sample`, the sampler included.
         whitespace_map: whether the text is code in XLNet's vocabulary.
-        allowed: which tokens each position may hold.
-        tokens: what came out before, if it was decoded before.
+        allowed: the tokens that each position may hold.
+        tokens: the text of an earlier run, if it was decoded before.
     """
 
     model: AnySubsetTransformer
@@ -67,43 +68,42 @@ def run(settings: AnimateSettings) -> None:
     """Decode, and write the animation.
 
     Raises:
-        ValueError: a source, a setting or an output that cannot be served.
+        ValueError: the source, a setting or the output cannot be served.
     """
     out = Path(settings.out).expanduser()
     if out.suffix.lower() != ".gif" or not out.parent.is_dir():
         raise ValueError(f"out is {settings.out!r}; expected a name.gif in a folder that exists")
-    decoding = find_decoding(settings)
+    scene = find_scene(settings)
     result = sample(
-        decoding.model,
-        decoding.input_ids,
-        decoding.order,
-        allowed=decoding.allowed,
+        scene.model,
+        scene.input_ids,
+        scene.order,
+        allowed=scene.allowed,
         trace=True,
-        **sampling_of(decoding.options),
+        **scene.options,
     )
     found = film(
-        decoding.tokenizer,
+        scene.tokenizer,
         result,
-        decoding.order,
-        method=decoding.options["method"],
-        title=title_of(decoding.options, result.k),
-        whitespace_map=decoding.whitespace_map,
+        scene.order,
+        title=title_of(scene.options, result.k),
+        whitespace_map=scene.whitespace_map,
     )
     out.write_bytes(gif(found))
-    if decoding.tokens not in ([], result.tokens[0].tolist()):
+    if scene.tokens not in ([], result.tokens[0].tolist()):
         print(
-            "the text is another than the run's, as a model of another device or dtype gives it",
+            "the text is another than the run's, as another device or dtype may give it",
             file=sys.stderr,
         )
     last = found.frames[-1]
     print(f"{out}: {last.tokens} tokens in {last.calls} network calls")
 
 
-def find_decoding(settings: AnimateSettings) -> Decoding:
-    """Find what the source of the settings means.
+def find_scene(settings: AnimateSettings) -> Scene:
+    """Prepare the text or the run that the source of the settings names.
 
     Raises:
-        ValueError: it is nothing that can be decoded.
+        ValueError: it cannot be decoded.
     """
     source = without_surrogates(settings.source)
     is_name = len(source.split()) == 1
@@ -118,9 +118,7 @@ def find_decoding(settings: AnimateSettings) -> Decoding:
         dtype=settings.dtype,
     )
     options = {
-        "method": settings.method or "onepass",
-        "k": settings.k,
-        "steps": settings.steps,
+        "sampler": sampler_of(settings.method or OnePass.name, k=settings.k, steps=settings.steps),
         "temperature": settings.temperature,
         "top_k": settings.top_k,
         "top_p": settings.top_p,
@@ -130,24 +128,10 @@ def find_decoding(settings: AnimateSettings) -> Decoding:
     return make(model, tokenizer, source, settings, options)
 
 
-def sampling_of(options: dict[str, Any]) -> dict[str, Any]:
-    """Return the options of `asarm.sample`, from the settings of a command or of a run."""
-    own = ("temperature", "top_k", "top_p", "seed")
-    sampler = sampler_of(
-        options["method"],
-        k=options["k"],
-        steps=options["steps"],
-        draft_temperature=options.get("draft_temperature"),
-        verifier=options.get("coupling"),
-        tolerance=options.get("acceptance_slack"),
-        drafter=options.get("draft"),
-    )
-    return {"sampler": sampler} | {name: options[name] for name in own if name in options}
-
-
 def title_of(options: dict[str, Any], k: int | str | None) -> str:
-    """Name the method, and the settings that change the model's own distribution."""
-    name = Variant("", options["method"], options["steps"]).name
+    """Name the sampler, and the options that change the target distribution."""
+    sampler = options["sampler"]
+    name = Variant("", sampler.name, getattr(sampler, "steps", None)).name
     filters = ("temperature", "top_k", "top_p")
     shown = [f"{f} {options[f]}" for f in filters if options.get(f) not in (None, 1.0)]
     return ", ".join([name, *([] if k is None else [f"k = {k}"]), *shown])
@@ -159,20 +143,20 @@ def with_blanks(
     text: str,
     settings: AnimateSettings,
     options: dict[str, Any],
-) -> Decoding:
+) -> Scene:
     """Prepare a text with blanks, whose lengths are drawn as `asarm.infill` draws them."""
     codec = Codec(tokenizer, whitespace_map=settings.whitespace_map)
     (template,) = templates_of(codec, [text], blank=settings.blank, spans=None, closed=True)
     warn_of_unwritten(codec, template.texts)
     check_size(sum(len(part.ids) for part in template.parts))
     (ranges,) = requested_lengths([parse_length(settings.length)], [template])
-    check_sampling(model, **sampling_of(options))
+    check_sampling(model, **options)
     posterior = choose_lengths(model, template, ranges)
     ((lengths, _),) = posterior.draw(1, settings.seed)
     if settings.token_healing:
-        template, _ = Healing(model, template, **sampling_of(options))(lengths, settings.seed)
+        template, _ = Healing(model, template, **options)(lengths, settings.seed)
     ids, allowed, order = collate([template.with_gaps(template.sizes(lengths))], template.moves)
-    return Decoding(model, tokenizer, ids, order, options, settings.whitespace_map, allowed=allowed)
+    return Scene(model, tokenizer, ids, order, options, settings.whitespace_map, allowed=allowed)
 
 
 def blanked_out(
@@ -181,7 +165,7 @@ def blanked_out(
     text: str,
     settings: AnimateSettings,
     options: dict[str, Any],
-) -> Decoding:
+) -> Scene:
     """Prepare a text of which random tokens, the greater part, are blanked out."""
     codec = Codec(tokenizer, whitespace_map=settings.whitespace_map)
     warn_of_unwritten(codec, [text])
@@ -193,10 +177,10 @@ def blanked_out(
     check_size(len(ids))
     order = Order.random_split(len(ids), settings.prompt_share, seed=settings.seed)
     input_ids = torch.tensor([ids]).masked_fill(order.is_target, 0)
-    return Decoding(model, tokenizer, input_ids, order, options, settings.whitespace_map)
+    return Scene(model, tokenizer, input_ids, order, options, settings.whitespace_map)
 
 
-def of_run(settings: AnimateSettings, folder: Path) -> Decoding:
+def of_run(settings: AnimateSettings, folder: Path) -> Scene:
     """Prepare the first trial of a run, as it was decoded."""
     record = _pick(_first_trial(folder), settings)
     config = _settings_of(folder)
@@ -208,17 +192,13 @@ def of_run(settings: AnimateSettings, folder: Path) -> Decoding:
         dtype=settings.dtype or config.dtype,
     )
     options = {
-        **{name: record[name] for name in ("method", "k", "steps")},
-        **{
-            name: getattr(config, name) for name in ("temperature", "draft_temperature", "coupling")
-        },
-        "draft": key(record)[1].draft,
-        "acceptance_slack": config.acceptance_slack,
+        "sampler": variant_sampler(key(record)[1], config),
+        "temperature": config.temperature,
         "seed": [record["seed"]],
     }
     order = trial_order(config, [record["item"]])
     input_ids = torch.tensor([record["tokens"]]).masked_fill(order.is_target, 0)
-    return Decoding(
+    return Scene(
         model, tokenizer, input_ids, order, options, config.whitespace_map, tokens=record["tokens"]
     )
 
@@ -241,7 +221,7 @@ def _settings_of(folder: Path) -> DecodingConfig:
 
 
 def _pick(records: Sequence[Record], settings: AnimateSettings) -> Record:
-    """Choose the record that was requested; onepass if none was, or else the first."""
+    """Choose the record that was requested; if none was, that of onepass, or else the first."""
     found = [
         record
         for record in records
@@ -251,4 +231,4 @@ def _pick(records: Sequence[Record], settings: AnimateSettings) -> Record:
         there = ", ".join(dict.fromkeys(key(record)[1].name for record in records))
         wanted = Variant("", settings.method or "any method", settings.steps).name
         raise ValueError(f"the first trial of the run has no {wanted}; it has {there}")
-    return next((record for record in found if record["method"] == "onepass"), found[0])
+    return next((record for record in found if record["method"] == OnePass.name), found[0])

@@ -27,7 +27,7 @@ class Settings:
 
     Args:
         model: "demo" (bundled), a local folder, or a hub name.
-        revision: branch, tag or commit of the model on the hub.
+        revision: the branch, tag or commit of the model on the hub.
         blank: marks a blank in a text; with a backslash before it, or as a part of a longer run of
             its character, it is plain text.
         length: of a blank in tokens: a number, a range LOW-HIGH that the model chooses from, or
@@ -92,8 +92,8 @@ class InfillSettings(Settings):
 class AnimateSettings(Settings):
     """Show a decoding as an animated GIF, a frame for each network call.
 
-    Of a run, the first trial is decoded again, as its record says: --model, --method, --steps,
-    --device and --dtype alone are read.
+    Of a run, the first trial is decoded again, as its record says: --model, --revision, --method,
+    --steps, --device and --dtype alone are read.
 
     Args:
         model: "demo" (bundled), a local folder, or a hub name; demo if null, and of a run its own.

@@ -15,7 +15,7 @@ from asarm.display.spans import FILLED, GIVEN, printable
 from asarm.display.tables import new_console, terminal_table
 from asarm.infilling import Candidate, Infilling, infill
 from asarm.loading import load
-from asarm.sampling import sampler_of
+from asarm.sampling import OnePass, sampler_of
 
 COLUMNS = ("score", "log p", "log P(length)", "lengths", "calls")
 CAPTION = (
@@ -46,7 +46,7 @@ def run(settings: InfillSettings) -> None:
         length=[length] * len(texts),
         num_samples=settings.num_samples,
         best_of=settings.best_of,
-        sampler=sampler_of(settings.method or "onepass", k=settings.k, steps=settings.steps),
+        sampler=sampler_of(settings.method or OnePass.name, k=settings.k, steps=settings.steps),
         temperature=settings.temperature,
         top_k=settings.top_k,
         top_p=settings.top_p,

@@ -25,10 +25,10 @@ class Mark:
     """A token at a blank, and how it came there.
 
     Attributes:
-        token: its id.
+        token: the id of the token.
         kind: drafted (not yet verified), accepted (a draft), replaced (drawn in place of a
             rejected draft) or drawn (without a draft).
-        is_new: whether this call made it.
+        is_new: whether it was added by the latest call.
     """
 
     token: int
@@ -41,9 +41,9 @@ class Frame:
     """What is known after a number of network calls.
 
     Attributes:
-        calls: how many there were.
-        tokens: how many blanks are filled for good.
-        marks: what is at the blanks, by position; nothing at the others.
+        calls: the number of network calls so far.
+        tokens: the number of blanks whose token is final.
+        marks: the tokens at blanks, by position.
     """
 
     calls: int
@@ -56,7 +56,7 @@ class Film:
     """A decoding of one text, as it is shown.
 
     Attributes:
-        title: of the picture.
+        title: the title of the picture.
         pieces: the final text, cut where its tokens meet; "" for a token that ends no character.
         targets: the positions of the blanks.
         drafts: the text of every token that was drafted, by its id.
@@ -75,22 +75,20 @@ def film(
     result: SampleResult,
     order: Order,
     *,
-    method: str,
-    title: str | None = None,
+    title: str,
     whitespace_map: bool = False,
 ) -> Film:
     """Make the film of a batch's first text, from what `asarm.sample(..., trace=True)` returned.
 
     Args:
-        tokenizer: of the model.
-        result: with its trace.
-        order: as it was sampled in.
-        method: by which it was sampled.
-        title: of the picture; method and k if None.
-        whitespace_map: code through XLNet's vocabulary.
+        tokenizer: the model's tokenizer.
+        result: the sample, with its trace.
+        order: the decoding order.
+        title: the title of the picture.
+        whitespace_map: whether the text is code in XLNet's vocabulary.
 
     Raises:
-        ValueError: no trace, or a text too long for a picture.
+        ValueError: the result has no trace, or the text is too long for a picture.
     """
     if result.trace is None:
         raise ValueError("result has no trace; expected that of asarm.sample(..., trace=True)")
@@ -103,12 +101,11 @@ def film(
     cut = pieces(codec, tokens)
     for i in _closing(tokens, targets, tokenizer.all_special_ids):
         cut[i] = ""
-    title = title or (method if result.k is None else f"{method}, k = {result.k}")
-    return Film(title, cut, targets, drafts, list(frames(rounds, method)))
+    return Film(title, cut, targets, drafts, list(frames(rounds)))
 
 
 def check_size(num_tokens: int) -> None:
-    """ValueError where a text is too long for a picture."""
+    """Refuse a text that is too long for a picture."""
     if num_tokens > MAX_TOKENS:
         raise ValueError(
             f"the text has {num_tokens} tokens, more than a picture can show; expected "
@@ -138,26 +135,31 @@ def _closing(
             yield i
 
 
-def frames(rounds: Sequence[Round], method: str) -> Iterator[Frame]:
+def frames(rounds: Sequence[Round]) -> Iterator[Frame]:
     """Yield the state before any network call, and after each.
 
-    A round is one call, but two of assd where it drafts: its drafts, then their verdicts. The
-    drafts of the next round are there as soon as onepass or ngram has made them.
+    The last call of a round verifies its drafts. They are shown as pending after the call before:
+    an earlier call of the round, which made them, or else the last call of the round before.
     """
 
     def ahead(n: int) -> Sequence[tuple[int, int]]:
-        return rounds[n].drafted if method in ("onepass", "ngram") and n < len(rounds) else []
+        before = rounds[n - 1].nfe if n else 0
+        is_ahead = n < len(rounds) and rounds[n].is_verified and rounds[n].nfe == before + 1
+        return rounds[n].drafted if is_ahead else []
 
     committed: dict[int, Mark] = {}
     calls = 0
     yield _frame(calls, committed, {}, ahead(0))
     for n, own in enumerate(rounds):
-        new = _committed(own, method)
-        if method == "assd" and own.drafted:
+        new = _committed(own)
+        # what is committed before the first draft needs no verification
+        positions = list(new)
+        exact = positions[: positions.index(own.drafted[0][0])] if own.drafted else positions
+        while calls + 1 < own.nfe:  # all calls of the round but the last
             calls += 1
-            first, _ = own.committed[0]
-            yield _frame(calls, committed, {first: new[first]}, own.drafted)
-            committed |= {first: new.pop(first)}
+            first = {position: new.pop(position) for position in exact if position in new}
+            yield _frame(calls, committed, first, own.drafted)
+            committed |= first
         calls += 1
         yield _frame(calls, committed, new, ahead(n + 1))
         committed |= new
@@ -174,13 +176,13 @@ def _frame(
     return Frame(calls, len(old) + len(new), {**old, **new, **pending})
 
 
-def _committed(own: Round, method: str) -> dict[int, Mark]:
+def _committed(own: Round) -> dict[int, Mark]:
     """Return what a round committed, by position."""
     kinds = {
         position: ACCEPTED if is_accepted else REPLACED
         for (position, _), is_accepted in zip(own.drafted, own.accepted, strict=True)
     }
-    if method == "parallel":  # whose draws nobody verifies
+    if not own.is_verified:
         kinds = {}
     return {p: Mark(token, kinds.get(p, DRAWN)) for p, token in own.committed}
 

@@ -1,4 +1,4 @@
-"""Tables as every report has them: in Markdown, and in the terminal."""
+"""Tables of reports, in Markdown and in the terminal."""
 
 from __future__ import annotations
 
@@ -23,18 +23,22 @@ def plus_minus(estimated: Mapping[str, Any] | None, decimals: int) -> str:
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Make the lines of a table."""
+    """Make the lines of a table; cells may hold any text."""
     lines = [head, ["---"] * len(head), *rows]
-    return ["| " + " | ".join(cells) + " |" for cells in lines]
+    return ["| " + " | ".join(map(_cell, cells)) + " |" for cells in lines]
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", r"\|")
 
 
 def markdown_image(about: str, path: str) -> str:
-    """Write an image, whatever its words and its path hold: a path must have no blanks."""
+    """Write an image whose caption and path may hold any characters."""
     return f"![{about.translate(NO_BRACKETS)}]({quote(path)})"
 
 
 def terminal_table(title: str, caption: str) -> Table:
-    """Make an empty table."""
+    """Make an empty table for the terminal."""
     return Table(
         title=f"\n{title}",
         caption=caption,
@@ -50,7 +54,7 @@ def terminal_table(title: str, caption: str) -> Table:
 def show_table(
     console: Console, title: str, caption: str, head: Sequence[str], rows: Iterable[Sequence[str]]
 ) -> None:
-    """Print a table: the first column's cells to the left, the others to the right."""
+    """Print a table; the first column is aligned to the left, the others to the right."""
     table = terminal_table(title, caption)
     table.padding = (0, 1, 0, 0)
     for column, heading in enumerate(head):
@@ -61,13 +65,13 @@ def show_table(
 
 
 class _Console(Console):
-    """A console that leaves it to the command to end where nobody reads any more."""
+    """A console that raises an error where its output is closed, so that the command ends."""
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError
 
 
 def new_console() -> Console:
-    """Return the terminal, or a log of a fixed width."""
+    """Return a console for the terminal, or for a log, which has a fixed width."""
     console = _Console()
     return console if console.is_terminal else _Console(width=LOG_WIDTH)

@@ -16,9 +16,9 @@ from typing import Any
 from asarm.display.tables import new_console
 from asarm.evaluation import ablation_report, trials
 from asarm.evaluation.config import DecodingConfig
-from asarm.evaluation.decoding import Cache, Decoding, dataset_name
+from asarm.evaluation.decoding import Cache, DecodingStudy, dataset_name
 from asarm.evaluation.engine import Work
-from asarm.evaluation.items import Share, begin_run, prepare_run
+from asarm.evaluation.items import Shard, begin_run, prepare_run
 from asarm.evaluation.published import ABLATION
 from asarm.run import SUMMARY, Run
 
@@ -41,12 +41,12 @@ AXES: dict[str, type] = {  # the settings that a grid may hold
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One combination.
+class GridPoint:
+    """One combination of the grid's values.
 
     Attributes:
-        values: of the grid's settings.
-        config: of its study.
+        values: the values of the grid's settings.
+        config: the settings of its study.
     """
 
     values: Mapping[str, Value]
@@ -54,18 +54,18 @@ class Cell:
 
     @property
     def folder(self) -> str:
-        """Its name inside the ablation's folder, such as "k=2,length=128"."""
+        """The name of its folder inside the ablation's, such as "k=2,length=128"."""
         return Path(self.config.output_dir).name
 
 
 @dataclass(frozen=True)
 class AblationResult:
-    """A finished ablation.
+    """The result of an ablation.
 
     Attributes:
-        title: what was done, in a line.
-        summary: the grid, and for each cell its values and the summary of its study.
-        folder: where all of it is.
+        title: the models, the data and the grid, in a line.
+        summary: the grid, and for each of its points the values and the summary of the study.
+        folder: the run folder.
     """
 
     title: str
@@ -73,8 +73,8 @@ class AblationResult:
     folder: Path
 
 
-def cells(config: DecodingConfig) -> list[Cell]:
-    """Every combination of the grid's values, the last setting's changing fastest.
+def cells(config: DecodingConfig) -> list[GridPoint]:
+    """Return every combination of the grid's values; the last setting changes fastest.
 
     Raises:
         ValueError: a setting that no grid may hold, no or wrong values, or a value twice.
@@ -90,34 +90,34 @@ def cells(config: DecodingConfig) -> list[Cell]:
         folder = ",".join(f"{name}={value}" for name, value in chosen.items()).replace("/", "-")
         settings: dict[str, Any] = {n: [v] if n == "method" else v for n, v in chosen.items()}
         where = str(Path(config.output_dir, folder))
-        found.append(Cell(chosen, replace(config, grid=None, output_dir=where, **settings)))
+        found.append(GridPoint(chosen, replace(config, grid=None, output_dir=where, **settings)))
     return found
 
 
 def run_ablation(
-    config: DecodingConfig, *, share: Share | None = None, progress: bool = False
+    config: DecodingConfig, *, shard: Shard | None = None, progress: bool = False
 ) -> AblationResult | None:
-    """Fill the cells of this task, and collect all cells; None where others still work on some.
+    """Run the studies of this task and collect all; None while other tasks still run some.
 
     Raises:
-        ValueError: as `cells`, and as `Decoding.prepare` for any of its cells; nothing changed.
+        ValueError: as `cells`, and as `DecodingStudy.prepare` for any of its cells.
     """
-    share = share or Share()
+    shard = shard or Shard()
     planned = cells(config)
     for cell in planned:
         trials.variants(cell.config)
     run = prepare_run(
-        config, share, kind=ABLATION, may_change=("judge", "grid"), may_grow=("num_trials",)
+        config, shard, kind=ABLATION, may_change=("judge", "grid"), may_grow=("num_trials",)
     )
-    inner = Share(process=share.process, processes=share.processes)  # of one cell
+    inner = Shard(process=shard.process, processes=shard.processes)  # of one cell
     cache = Cache()
-    own = planned[share.task :: share.tasks]
-    works = [Work.prepare(Decoding.prepare(cell.config, cache), inner) for cell in own]
-    begin_run(run, share)
+    own = planned[shard.task :: shard.tasks]
+    works = [Work.prepare(DecodingStudy.prepare(cell.config, cache), inner) for cell in own]
+    begin_run(run, shard)
     for work in works:
         work.begin()
     for number, (cell, work) in enumerate(zip(own, works, strict=True), start=1):
-        if progress and share.is_first:
+        if progress and shard.is_first:
             print(f"{cell.folder} ({number} of {len(own)})", flush=True)
         work.fill(progress=progress)
         work.finish()
@@ -126,20 +126,20 @@ def run_ablation(
 
 def run_and_show(config: DecodingConfig) -> None:
     """Run an ablation from a script, and show its table in the terminal."""
-    share = Share.here()
-    result = run_ablation(config, share=share, progress=True)
+    shard = Shard.here()
+    result = run_ablation(config, shard=shard, progress=True)
     if result is not None:
         ablation_report.show(result.summary, result.title, new_console())
         print(f"table, figure and all studies are in {result.folder}")
-    elif share.is_first:
+    elif shard.is_first:
         print("others still work on this ablation; the last one writes the table")
 
 
 def collect(config: DecodingConfig, run: Run) -> AblationResult | None:
-    """Table and figure of all cells; None where some are not finished.
+    """Write the table and the figure of all studies; None while some are not finished.
 
     Raises:
-        ValueError: the weights or the data of some cells are not those of others.
+        ValueError: studies differ in the weights or the data that go by one name.
     """
     planned = cells(config)
     runs = [Run(cell.config.output_dir) for cell in planned]
@@ -165,8 +165,8 @@ def collect(config: DecodingConfig, run: Run) -> AblationResult | None:
     return AblationResult(title, summary, run.folder)
 
 
-def _check_contents(planned: Sequence[Cell], runs: Sequence[Run]) -> None:
-    """Refuse cells of different contents under one name; blocks of text are a tokenizer's too."""
+def _check_contents(planned: Sequence[GridPoint], runs: Sequence[Run]) -> None:
+    """Refuse studies of other contents under one name; blocks depend on the tokenizer, too."""
     known: dict[Any, dict[str, str]] = {}
     for cell, run in zip(planned, runs, strict=True):
         data = dataset_name(cell.config)

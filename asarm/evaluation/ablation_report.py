@@ -1,4 +1,4 @@
-"""An ablation in numbers and in a picture: network calls and quality against a setting."""
+"""The tables and the figure of an ablation: network calls and quality against a setting."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.console import Console
 
 from asarm.display.drawing import FAINT, INK, RC, new_figure, png, tidy
 from asarm.display.tables import show_table
-from asarm.evaluation.figures import QUALITY, STYLES, plain_ticks, quality_measure
+from asarm.evaluation.figures import QUALITY, plain_ticks, quality_measure, style
 from asarm.evaluation.report import NOTE, PAGE_NOTE, variants_table
 from asarm.evaluation.tables import Table, page
 
@@ -45,7 +45,7 @@ def table(summary: Summary, *, page: bool) -> Table:
 
 
 def figure(summary: Summary, title: str) -> bytes:
-    """Calls per blank and perplexity against one setting, a line for each choice of the others.
+    """Draw calls per blank and perplexity against one setting; the others are lines.
 
     The setting is the numeric one that has the largest number of values. Whole numbers are where
     they belong, anything else side by side.
@@ -71,7 +71,7 @@ def figure(summary: Summary, title: str) -> bytes:
 
 
 def axis_of(summary: Summary) -> str:
-    """The setting that the figure goes along."""
+    """Return the setting on the x axis of the figure."""
     grid = summary["grid"]
     return max(_numeric(summary) or grid, key=lambda name: len(grid[name]))
 
@@ -82,7 +82,7 @@ def _lines(axes: Axes, series: Series, measure: str, values: Sequence[Any]) -> N
     for index, ((group, name), points) in enumerate(series.items()):
         method = points[0][1]["method"]
         color: Any
-        color, marker = STYLES[method]
+        color, marker = style(method)
         if len(groups) > 1:  # then methods differ by marker and dashes
             color = colormaps["viridis"](0.9 * groups.index(group) / (len(groups) - 1))
         dashes = DASHES[index // len(groups) % len(DASHES)]
@@ -109,7 +109,7 @@ def _places(values: Sequence[Any]) -> dict[Any, float]:
 
 
 def _series(summary: Summary, along: str) -> Series:
-    """Points of each line: first by variant, then by the other settings."""
+    """Return the points of each line: first by variant, then by the other settings."""
     found: Series = {}
     names = list(dict.fromkeys(row["name"] for _, row in _pairs(summary)))
     for name in names:
@@ -122,7 +122,7 @@ def _series(summary: Summary, along: str) -> Series:
 
 
 def _pairs(summary: Summary) -> list[tuple[Mapping[str, Any], Summary]]:
-    """The values of each cell with the row of each of its variants."""
+    """Return the values of each cell with the row of each of its variants."""
     return [(cell["values"], row) for cell in summary["cells"] for row in cell["variants"]]
 
 

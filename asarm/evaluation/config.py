@@ -1,4 +1,4 @@
-"""The settings of evaluations: those that all have in common, and those of the decoding study."""
+"""The settings of evaluations: those that all share, and those of the decoding study."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ class EvaluationConfig:
 
     Args:
         model: "demo" (bundled), a local folder, or a hub name.
-        revision: branch, tag or commit of the model on the hub.
+        revision: the branch, tag or commit of the model on the hub.
         output_dir: the run's folder; the same command goes on where it stopped.
         overwrite: throw away what the folder holds, and begin anew.
         max_items: how many items, from the first one on; all if null. It can be raised in the same
             folder, not lowered.
-        seed: of all that is drawn.
-        device: cpu or cuda; a GPU if null and there is one.
-        dtype: of the weights: float32, bfloat16 or float64; float32 if null.
+        seed: the seed of everything random.
+        device: cpu or cuda; if null, a GPU where there is one.
+        dtype: the dtype of the weights: float32, bfloat16 or float64; float32 if null.
     """
 
     model: str = "demo"
@@ -38,8 +38,8 @@ class SamplingConfig(EvaluationConfig):
 
     Args:
         num_trials: how often each item is filled. It can be raised in the same folder, too.
-        k: at most as many tokens are drafted a round; "auto" chooses them round by round.
-        temperature: of the distribution that is sampled.
+        k: the largest number of drafts per round; "auto" chooses it round by round.
+        temperature: the temperature of the sampled distribution.
         parallel_steps: network calls of "parallel", one row of the table each.
         batch_size: items that are filled together.
     """
@@ -64,7 +64,7 @@ class InfillConfig(SamplingConfig):
         baselines: left_context (what follows the blank is hidden) and parallel (tokens as if they
             were independent), in any choice.
         off_the_shelf: another model in the same table: a folder, or xlnet/xlnet-base-cased.
-        seed: of the fillings.
+        seed: the seed of the fillings.
     """
 
     dataset: str | None = None
@@ -86,11 +86,11 @@ class DecodingConfig(SamplingConfig):
         dataset: "heldout" (bundled prose and code), "heldout-prose", "heldout-code", "wikitext-2",
             "openwebtext" (as much of it as is needed), or a file or folder of any kind that
             training reads.
-        dataset_column: where the records of such files have their text.
-        txt_documents: what ends as a document in a .txt: the whole "file", "paragraph" (at a blank
-            line) or "line".
+        dataset_column: the field of such files that holds the text.
+        txt_documents: what a document in a .txt is: the whole "file", a "paragraph" (up to a blank
+            line) or a "line".
         max_items: blocks of the text that are used, from the first one on; all if null.
-        num_trials: blocks that are filled; beyond their number, blocks come again, split anew. It
+        num_trials: blocks that are filled; beyond their number, blocks are repeated, split anew. It
             can be raised in the same folder, not lowered.
         length: tokens in a block.
         prompt_share: fraction of the tokens that stay visible; at least one token does.
@@ -100,15 +100,15 @@ class DecodingConfig(SamplingConfig):
         method: sequential, assd, ngram, onepass and parallel, in any choice.
         parallel_steps: network calls of "parallel", one row of the table each; what exceeds the
             number of blanks is left out.
-        draft_temperature: of the drafts alone, the distribution stays as it is; `temperature` if
-            null.
+        draft_temperature: the temperature of the drafts, which changes the cost alone; that of the
+            target distribution if null.
         acceptance_slack: added to the probability of accepting a draft; above 0 it is lossy.
         coupling: block (keeps the most drafts), rejection (one draft after the other, the paper's),
             or gumbel (every lossless method gives the same text).
-        drafts: what drafts for assd and onepass, each in turn: head (the model's learned draft
+        drafts: the drafters of assd and onepass, each in turn: head (the model's learned draft
             head), self (the network's own rows). What a model lacks is left out.
         whitespace_map: read line ends, tabs and double spaces as the published models for code do.
-        seed: of blocks, splits and samples.
+        seed: the seed of blocks, splits and samples.
         judge: a causal language model (hub name or folder, "@revision" after it or not) whose
             perplexity is reported too.
         batch_size: sequences that are decoded together.

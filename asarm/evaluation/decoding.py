@@ -1,4 +1,4 @@
-"""The study of samplers from beginning to end: load, fill, judge, tables and figures, in a folder.
+"""The study of samplers: texts are filled by every sampler, judged and compared.
 
 Every process fills and judges its part of the trials.
 """
@@ -35,14 +35,14 @@ SCORES = "judge.jsonl"
 
 @dataclass(frozen=True)
 class DecodingResult:
-    """A finished study.
+    """The result of a study.
 
     Attributes:
-        title: what was done, in a line.
-        summary: means, errors and tests of each variant, as summary.json has them.
+        title: the models, the data and the number of trials, in a line.
+        summary: means, errors and tests of each variant, which summary.json holds.
         samples: a record for each trial and variant, with the judge's scores where there is one.
-        tokenizer: of the samples.
-        folder: where all of it is.
+        tokenizer: the tokenizer of the samples.
+        folder: the run folder.
     """
 
     title: str
@@ -53,13 +53,13 @@ class DecodingResult:
 
 
 class Cache:
-    """What several studies of one process load once."""
+    """Models and data that several studies of one process share."""
 
     def __init__(self) -> None:
         self._held: dict[Any, Any] = {}
 
     def get(self, load: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-        """Return what `load` gives for these arguments."""
+        """Return the result of `load` for these arguments, which is computed once."""
         about = load, arguments, tuple(sorted(options.items()))
         if about not in self._held:
             self._held[about] = load(*arguments, **options)
@@ -67,16 +67,16 @@ class Cache:
 
 
 @dataclass(frozen=True)
-class Decoding(Evaluation[DecodingResult]):
+class DecodingStudy(Evaluation[DecodingResult]):
     """The study of samplers: the same blanks filled by every method, and by every model.
 
     Attributes:
         config: the settings.
-        models: by their `trials.model_names`; all have the same tokenizer.
-        tokenizer: of all models.
-        blocks: (N, L) tokens to blank out; they come again where there are more trials.
-        judge: a causal model that the texts are shown to, if any.
-        fingerprints: of models and blocks.
+        models: the models by their `trials.model_names`; all have the same tokenizer.
+        tokenizer: the tokenizer of all models.
+        blocks: (N, L) tokens to blank out; they are repeated where there are more trials.
+        judge: a causal language model that scores the texts, if any.
+        fingerprints: hashes of the models and the blocks.
     """
 
     kind = DECODING
@@ -90,12 +90,12 @@ class Decoding(Evaluation[DecodingResult]):
     fingerprints: Mapping[str, str] | None = None
 
     @classmethod
-    def prepare(cls, config: DecodingConfig, cache: Cache | None = None) -> Decoding:
+    def prepare(cls, config: DecodingConfig, cache: Cache | None = None) -> DecodingStudy:
         """Load all that the settings name.
 
         Raises:
-            ValueError: a setting that cannot be, something that cannot be had, models of different
-                tokenizers, or drafts that none can make.
+            ValueError: a setting cannot be served, a model or data are not found, models differ in
+                their tokenizers, or no model can make the drafts.
         """
         trials.check(config)
         cache = cache or Cache()
@@ -119,8 +119,8 @@ class Decoding(Evaluation[DecodingResult]):
         # of an endless text more trials read more blocks, and its first one stands for all
         same = blocks[:1] if config.dataset == trials.ENDLESS else blocks
         found[dataset_name(config)] = of_blocks(same)
-        asked = cache.get(judge.load_judge, config.judge, device) if config.judge else None
-        return cls(config, models, tokenizer, blocks, asked, found)
+        own_judge = cache.get(judge.load_judge, config.judge, device) if config.judge else None
+        return cls(config, models, tokenizer, blocks, own_judge, found)
 
     @property
     def batches(self) -> list[list[int]]:
@@ -132,7 +132,7 @@ class Decoding(Evaluation[DecodingResult]):
 
     @cached_property
     def _places(self) -> dict[Variant, int]:
-        """The place of each variant in the plan."""
+        """The place of each variant among the cells."""
         return {cell.variant: place for place, cell in enumerate(self.cells)}
 
     @cached_property
@@ -173,13 +173,13 @@ class Decoding(Evaluation[DecodingResult]):
     def review(
         self, work: Work[DecodingResult], records: Sequence[Record], *, progress: bool
     ) -> None:
-        """Have the texts judged, batch by batch."""
+        """Have the judge score the texts, batch by batch."""
         if self.judge is None:
             return
         scores = self._scores(work)
-        groups = _texts(records, work.share.of(self.batches), self.key)
+        groups = _texts(records, work.shard.of(self.batches), self.key)
         judged = self.judge.score(groups, scores.records())
-        quiet = not (progress and work.share.is_first)
+        quiet = not (progress and work.shard.is_first)
         for score in tqdm(judged, "judging", unit=self.unit, disable=quiet):
             scores.append(score)
 
@@ -190,7 +190,7 @@ class Decoding(Evaluation[DecodingResult]):
         return None if judged is None else report.add_scores(records, judged, self.judge)
 
     def _scores(self, work: Work[DecodingResult]) -> Ledger:
-        return Ledger(work.run, SCORES, judge.key, work.share)
+        return Ledger(work.run, SCORES, judge.key, work.shard)
 
     def finish(self, run: Run, records: Sequence[Record]) -> DecodingResult:
         title, summary = report.title(records, self.config), report.summarise(records)
@@ -208,7 +208,7 @@ class Decoding(Evaluation[DecodingResult]):
 def _load_models(
     config: DecodingConfig, cache: Cache
 ) -> tuple[dict[str, Backbone], PreTrainedTokenizerBase]:
-    """The models by name, and the tokenizer of all."""
+    """Load the models by name, and the tokenizer of all."""
     where = {"device": config.device, "dtype": config.dtype}
     own, *others = trials.model_names(config)
     model, tokenizer = cache.get(load, config.model, revision=config.revision, **where)
@@ -225,12 +225,12 @@ def _load_models(
 
 
 def dataset_name(config: DecodingConfig) -> str:
-    """What the fingerprint of the blocks is kept as."""
+    """Return the name under which the fingerprint of the blocks is kept."""
     return f"dataset {config.dataset} in blocks of {config.length} tokens"
 
 
 def _num_blocks(config: DecodingConfig) -> int | None:
-    """How many blocks are taken: of an endless text no more than are needed."""
+    """Return how many blocks are read: of an endless text no more than are needed."""
     if config.dataset != trials.ENDLESS:
         return config.max_items
     return min(config.num_trials, config.max_items or config.num_trials)
@@ -241,7 +241,7 @@ def _texts(
     batches: Sequence[Sequence[int]],
     key: Callable[[Record], tuple[int, int]],
 ) -> Iterator[list[str]]:
-    """The texts of each batch of items, in order."""
+    """Yield the texts of each batch of items, in order."""
     by_item: dict[int, list[str]] = {}
     for record in sorted(records, key=key):
         by_item.setdefault(record["item"], []).append(record["text"])

@@ -1,13 +1,13 @@
-"""The engine of evaluations: every item by every cell, batch by batch, kept line by line.
+"""The engine of evaluations: it computes a record for each item and cell, and keeps it as a line.
 
-An evaluation says what its items and its cells are, what is computed of both, and what the lines
-come to. The engine does the rest: a run's folder that only the same settings and contents fit, what
-is there already and what is missing, the parts of processes and array tasks, and the last of them
-that finishes.
+An evaluation says what its items and its cells are, how a record is computed, and how the records
+are aggregated. The engine does the rest: it opens a run folder that only the same settings and
+contents fit, finds which records are missing, divides them among processes and array tasks, and
+has the last of these finish.
 
-A batch with any missing line is computed whole, and only what is missing is kept. Batches are
+A batch with any missing record is computed whole, and only what is missing is kept. Batches are
 formed by index, and everything random is keyed by item, so that neither interruptions nor the
-number of processes change a line.
+number of processes change a record.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from rich.console import Console
 from tqdm import tqdm
 
 from asarm.display.tables import new_console
-from asarm.evaluation.items import GROWING, Key, Ledger, Share, begin_run, prepare_run
+from asarm.evaluation.items import GROWING, Key, Ledger, Shard, begin_run, prepare_run
 from asarm.evaluation.variants import Cell
 from asarm.run import Record, Run
 
@@ -33,18 +33,18 @@ T = TypeVar("T")
 
 
 class Evaluation(ABC, Generic[Result]):
-    """A kind of items, what is done with them, and what the lines of it come to.
+    """A kind of evaluation: its items, its cells, and how their records become a result.
 
     Attributes:
-        kind: what the run's folder is said to be.
-        file: the file of the folder that holds the lines.
-        unit: what a line is of, in progress bars.
-        leaves: what the folder holds in the end, in words.
-        may_change: settings that say which rows there are, and change none.
-        may_grow: settings that a run which is taken up again may raise.
+        kind: the kind of run that the folder is marked as.
+        file: the name of the file that holds the records.
+        unit: the word for one record in progress bars.
+        leaves: what the finished folder holds, in words.
+        may_change: settings that choose which records there are and change none of them.
+        may_grow: settings that a resumed run may raise.
         config: the settings.
-        fingerprints: of all that the lines depend on besides, by content.
-        given: lines that are not computed, for they come from elsewhere.
+        fingerprints: hashes of the models and data that the records depend on, by name.
+        given: records from elsewhere, in place of computed ones.
     """
 
     kind: ClassVar[str]
@@ -60,64 +60,70 @@ class Evaluation(ABC, Generic[Result]):
     @property
     @abstractmethod
     def batches(self) -> list[list[Item]]:
-        """The items that are computed together, whatever is done already and whoever does it."""
+        """All items of the run, in the batches that are computed together."""
 
     @property
     @abstractmethod
     def cells(self) -> Sequence[Cell]:
-        """What is done with every item."""
+        """The variants and trials that every item is computed for."""
 
     @abstractmethod
     def key(self, record: Record) -> Key:
-        """Return what a line is about; keys sort as the lines of a run do."""
+        """Return the key of a record; keys sort in the order of the finished file."""
 
     @abstractmethod
     def key_of(self, item: Item, cell: Cell) -> Key:
-        """Return the key of the line of an item and a cell."""
+        """Return the key that the record of an item and a cell has."""
 
     @abstractmethod
     def compute(self, items: Sequence[Item], cell: Cell) -> Sequence[Record]:
-        """Return a line for each of the items."""
+        """Compute one record for each item of a batch."""
 
     def needs_warm(self, cell: Cell) -> Hashable:
-        """Return what a cell needs to be warm, for first calls load kernels and fill tables."""
+        """Return what has to be warmed up before a cell is timed; equal values are warmed up once.
+
+        First calls load kernels and fill tables.
+        """
         return None
 
     def warm_up(self, items: Sequence[Item], cell: Cell) -> None:
-        """Make it warm, so that the time of the first line is as that of others."""
+        """Run something small, so that the first record takes no longer than the others."""
 
     def describe(self) -> str | None:
-        """Say what lies ahead, in a line or two."""
+        """Describe the work in a line or two, which is printed before it begins."""
         return None
 
     def review(self, work: Work[Result], records: Sequence[Record], *, progress: bool) -> None:
-        """Do what else is to be done with the lines of this process."""
+        """Post-process the records of this process, for example have them scored by a judge."""
 
     def reviewed(self, work: Work[Result], records: list[Record]) -> list[Record] | None:
-        """Return all lines with what their reviews found; None where some are not finished."""
+        """Add the results of `review` to all records; None where some are still missing."""
         return records
 
     @abstractmethod
     def finish(self, run: Run, records: Sequence[Record]) -> Result:
-        """Write what the lines come to, summary.json last: it says that all is there."""
+        """Aggregate the records into the result, and write it.
+
+        summary.json is written last: it marks a finished run.
+        """
 
     def show(self, result: Result, console: Console) -> None:
-        """Show it in the terminal."""
+        """Print the result in the terminal."""
 
 
 def lines(
-    evaluation: Evaluation[Any], *, done: Iterable[Record] = (), share: Share | None = None
+    evaluation: Evaluation[Any], *, done: Iterable[Record] = (), shard: Shard | None = None
 ) -> Iterator[Record]:
-    """Give a line for every item and cell of this process's part of the batches.
+    """Yield the missing records of this process's part of the batches.
 
     Args:
-        evaluation: what is to be done.
-        done: lines of an earlier, interrupted run, which are not given again; the others are the
-            same, their times apart, as if it had not been interrupted.
-        share: which part of the batches is this process's.
+        evaluation: the evaluation that computes them.
+        done: the records of an earlier, interrupted run, which are not yielded again; the others
+            are those of an uninterrupted run, except for their times.
+        shard: this process's part of the batches; all if None.
     """
     found, warm = {evaluation.key(record) for record in done}, set[Hashable]()
-    for items in (share or Share()).of(evaluation.batches):
+    for items in (shard or Shard()).of(evaluation.batches):
         for cell in evaluation.cells:
             missing = [evaluation.key_of(item, cell) not in found for item in items]
             if not any(missing):
@@ -129,58 +135,58 @@ def lines(
             yield from (r for r, is_new in zip(records, missing, strict=True) if is_new)
 
 
-def expected_keys(evaluation: Evaluation[Any], share: Share | None = None) -> list[Key]:
-    """Return the keys of all lines of a finished run, or of a process's part of it."""
-    batches = (share or Share()).of(evaluation.batches)
+def expected_keys(evaluation: Evaluation[Any], shard: Shard | None = None) -> list[Key]:
+    """Return the keys of all records of a finished run, or of one shard of it."""
+    batches = (shard or Shard()).of(evaluation.batches)
     items = [item for batch in batches for item in batch]
     return [evaluation.key_of(item, cell) for item in items for cell in evaluation.cells]
 
 
 @dataclass(frozen=True)
 class Work(Generic[Result]):
-    """An evaluation in its run's folder, and which part of it is this process's."""
+    """An evaluation in its run folder, as one process works on it."""
 
     evaluation: Evaluation[Result]
     run: Run
-    share: Share
+    shard: Shard
 
     @classmethod
-    def prepare(cls, evaluation: Evaluation[Result], share: Share) -> Work[Result]:
-        """Lock the folder, and see whether the evaluation fits what it holds; nothing changes yet.
+    def prepare(cls, evaluation: Evaluation[Result], shard: Shard) -> Work[Result]:
+        """Lock the folder, and check that it fits the evaluation; nothing is written yet.
 
         Raises:
             ValueError: the folder holds something else, or is in use.
         """
         run = prepare_run(
             evaluation.config,
-            share,
+            shard,
             kind=evaluation.kind,
             may_change=evaluation.may_change,
             may_grow=evaluation.may_grow,
             fingerprints=evaluation.fingerprints,
         )
-        return cls(evaluation, run, share)
+        return cls(evaluation, run, shard)
 
     def begin(self) -> None:
-        """Write down what is done here; until then the folder stays as it was."""
-        begin_run(self.run, self.share, self.evaluation.fingerprints)
+        """Write the settings; until then the folder stays as it was."""
+        begin_run(self.run, self.shard, self.evaluation.fingerprints)
 
     @property
     def ledger(self) -> Ledger:
-        """The file of the lines."""
-        return Ledger(self.run, self.evaluation.file, self.evaluation.key, self.share)
+        """The file of the records."""
+        return Ledger(self.run, self.evaluation.file, self.evaluation.key, self.shard)
 
     def fill(self, *, progress: bool = False) -> None:
-        """Compute this process's missing lines, and have all of its lines reviewed."""
-        ledger, own = self.ledger, set(expected_keys(self.evaluation, self.share))
+        """Compute the missing records of this shard, and have all of its records reviewed."""
+        ledger, own = self.ledger, set(expected_keys(self.evaluation, self.shard))
         found = [record for record in ledger.records() if ledger.key(record) in own]
         bar = tqdm(
-            lines(self.evaluation, done=found, share=self.share),
+            lines(self.evaluation, done=found, shard=self.shard),
             "computing",
             len(own),
             initial=len(found),
             unit=self.evaluation.unit,
-            disable=not (progress and self.share.is_first),
+            disable=not (progress and self.shard.is_first),
         )
         for record in bar:
             ledger.append(record)
@@ -188,7 +194,7 @@ class Work(Generic[Result]):
         self.evaluation.review(self, found, progress=progress)
 
     def finish(self) -> Result | None:
-        """Merge all lines, and write what they come to; None where others still work on some."""
+        """Merge all records and write the result; None while other processes still compute some."""
         records: Sequence[Record] | None = self.evaluation.given
         if records is None:
             merged = self.ledger.merge(expected_keys(self.evaluation))
@@ -197,24 +203,24 @@ class Work(Generic[Result]):
 
 
 def run(config: Any, prepare: Callable[[Any], Evaluation[Any]]) -> None:
-    """Run an evaluation from a script: load, compute, and show what it comes to.
+    """Run an evaluation from a script: load, compute, and print the result.
 
     Args:
         config: the settings.
-        prepare: checks them, loads what they name, and gives the evaluation.
+        prepare: a function that checks them, loads what they name, and returns the evaluation.
 
     Raises:
         ValueError: as `prepare` and `Work.prepare`.
     """
-    share = Share.here()
+    shard = Shard.here()
     evaluation = prepare(config)
     if evaluation.given is not None:
-        if not (share.is_first and share.task == 0):
-            return  # there is nothing to share
-        share = Share()
-    work = Work.prepare(evaluation, share)
+        if not (shard.is_first and shard.task == 0):
+            return  # nothing is computed, so one process is enough
+        shard = Shard()
+    work = Work.prepare(evaluation, shard)
     work.begin()
-    if share.is_first and (ahead := evaluation.describe()):
+    if shard.is_first and (ahead := evaluation.describe()):
         print(ahead)
     if evaluation.given is None:
         work.fill(progress=True)
@@ -222,12 +228,12 @@ def run(config: Any, prepare: Callable[[Any], Evaluation[Any]]) -> None:
     if result is not None:
         evaluation.show(result, new_console())
         print(f"{evaluation.leaves} are in {work.run.folder}")
-    elif share.is_first:
+    elif shard.is_first:
         print("others still work on this run; the last one writes the tables")
 
 
 def timed(call: Callable[[], T], device: torch.device) -> tuple[T, float]:
-    """Return what `call` gives, and the seconds until the device has finished it."""
+    """Return the result of `call`, and the seconds until the device has finished it."""
     synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     synchronize()
     start = perf_counter()

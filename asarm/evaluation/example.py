@@ -1,4 +1,4 @@
-"""One trial to look at: the blanked text, the filled text, and what each method needed for it."""
+"""An example trial in the terminal: blanked, filled, and the network calls of each method."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from asarm.run import Record
 
 
 def choose(records: Sequence[Record]) -> list[Record]:
-    """The records of the first trial."""
+    """Return the records of the first trial."""
     first = min((record["item"] for record in records), default=None)
     return [record for record in records if record["item"] == first]
 
 
 def show_example(records: Sequence[Record], console: Console) -> None:
-    """The first trial in the terminal: blanked, filled by a lossless method, calls of each."""
+    """Print the first trial: blanked, filled by a lossless method, and the calls of each method."""
     trial = choose(records)
     if not trial:
         return

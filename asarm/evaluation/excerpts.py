@@ -1,4 +1,4 @@
-"""A few of the texts that a run has made, as Markdown; what was filled in is bold."""
+"""Excerpts of the texts that a run has made, as Markdown; what was filled in is bold."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ WIDTH = 100  # characters of a line
 
 
 def excerpts(run: Run, settings: Mapping[str, Any], summary: Summary | None = None) -> list[str]:
-    """Return lines of Markdown, none where the run has no texts.
+    """Return excerpts as lines of Markdown; none where the run has no texts.
 
     Args:
-        run: the folder.
-        settings: the run's.
-        summary: its results, whose rows are in the order of the plan; a run's lines are not.
+        run: the run folder.
+        settings: the run's settings.
+        summary: its results, whose rows are in the order of the variants; its records are not.
     """
     kind = read_kind(run.folder) or kind_of(settings)
     if kind == DECODING:
@@ -36,7 +36,7 @@ def excerpts(run: Run, settings: Mapping[str, Any], summary: Summary | None = No
 
 
 def _own(records: Sequence[Record], summary: Summary | None) -> tuple[str, list[Record]]:
-    """The first variant of the plan that has lines, and those of its first trial."""
+    """Return the first variant that has records, and those of its first trial."""
     found = summary or {}
     rows = [row for table in found.get("tables", []) for row in table["rows"]]
     plan = [row["name"] for row in rows or found.get("variants", [])]
@@ -47,7 +47,7 @@ def _own(records: Sequence[Record], summary: Summary | None) -> tuple[str, list[
 
 
 def _decoding(records: Sequence[Record]) -> list[str]:
-    """Of the first trials: each model's last lossless method, and its first lossy one once."""
+    """Show the first trials: each model's last lossless method, and its first lossy one once."""
     lines: list[str] = []
     for item in sorted({record["item"] for record in records})[:ITEMS]:
         trial = [record for record in records if record["item"] == item]
@@ -75,7 +75,7 @@ def _marked(part: Segment) -> str:
 
 
 def _prose(records: Sequence[Record], summary: Summary | None) -> list[str]:
-    """Of the first items and each protocol: what the first variant of the plan filled in."""
+    """Show what the first variant filled into the first items of each protocol."""
     lines: list[str] = []
     for protocol in dict.fromkeys(record["protocol"] for record in records):
         variant, chosen = _own([r for r in records if r["protocol"] == protocol], summary)
@@ -90,7 +90,7 @@ def _prose(records: Sequence[Record], summary: Summary | None) -> list[str]:
 
 
 def _code(records: Sequence[Record], summary: Summary | None) -> list[str]:
-    """Of the first tasks: what the first variant of the plan filled in, and how that ended."""
+    """Show what the first variant filled into the first tasks, and how the programs ended."""
     if not records:
         return []
     variant, chosen = _own(records, summary)
@@ -103,7 +103,7 @@ def _code(records: Sequence[Record], summary: Summary | None) -> list[str]:
 
 
 def _wrapped(text: str) -> str:
-    """The text with blanks turned into line ends where lines are long: as many characters."""
+    """Return the text with some blanks turned into line ends, where lines are long."""
     characters, start, blank = list(text), 0, -1
     for place, character in enumerate(text):
         if character == "\n":
@@ -117,12 +117,12 @@ def _wrapped(text: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    """The text in HTML, without what would steer a terminal."""
+    """Return the text in HTML, without characters that would control a terminal."""
     printable = (c if c.isprintable() or c in "\n\t" else UNPRINTABLE for c in text)
     return escape("".join(printable), quote=False)
 
 
 def _line(text: str) -> str:
-    """The text in one line of Markdown, none of its characters read as a mark."""
+    """Return the text in one line of Markdown, with all of its markup escaped."""
     shown = _escaped(" ".join(text.split()))
     return "".join(f"\\{c}" if c in "\\`*_[]|~#" else c for c in shown)

@@ -1,4 +1,4 @@
-"""The study in pictures, as PNG: quality against network calls, and histograms."""
+"""The figures of the study of samplers, as PNG: quality against network calls, and histograms."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from asarm.evaluation.trials import key, names
 from asarm.evaluation.variants import Variant
 from asarm.run import Record
 
-# Okabe & Ito's colours, told apart with every kind of colour vision; markers differ as well
+# Okabe and Ito's colours, which differ under every kind of colour vision; markers differ as well.
+# Other samplers have `INK` and "o".
 STYLES = {
     "sequential": ("#000000", "s"),
     "assd": ("#0072B2", "o"),
@@ -41,10 +42,10 @@ NUM_BINS = 28
 
 
 def quality_figure(summary: Summary, title: str) -> bytes:
-    """Perplexity (the judge's, where there is one) against network calls a blank.
+    """Draw perplexity (the judge's, where there is one) against network calls per blank.
 
-    `parallel` is a curve over its numbers of steps, lossless samplers are points (those whose
-    drafts a learned head makes, of a kind of their own), and sequential's mean ± standard error is
+    A sampler with a number of steps is a curve over them, other samplers are points (those whose
+    drafts a learned head makes have other markers), and the mean ± standard error of sequential is
     a band. Other models than the first are hollow.
     """
     rows = summary["variants"]
@@ -54,14 +55,18 @@ def quality_figure(summary: Summary, title: str) -> bytes:
     for row in rows:
         if row["method"] == REFERENCE:
             mean, error = row[measure]["mean"], row[measure]["error"] or 0.0
-            color, _ = STYLES[REFERENCE]
+            color, _ = style(REFERENCE)
             axes.axhspan(mean - error, mean + error, color=color, alpha=0.12, lw=0)
             axes.axhline(mean, color=color, lw=0.8, ls=(0, (4, 3)))
     for model in models:
         own = [row for row in rows if row["model"] == model]
         hollow = model != models[0]
-        parallel = [row for row in own if row["steps"] is not None]
-        _steps_curve(axes, parallel, measure, hollow=hollow)
+        curves: dict[Any, list[Summary]] = {}
+        for row in own:
+            if row["steps"] is not None:
+                curves.setdefault((row["method"], row["draft"]), []).append(row)
+        for curve in curves.values():
+            _steps_curve(axes, curve, measure, hollow=hollow)
         for row in own:
             if row["steps"] is None:
                 _point(axes, row, measure, hollow=hollow)
@@ -76,14 +81,18 @@ def quality_figure(summary: Summary, title: str) -> bytes:
     return png(figure)
 
 
-def style(method: str, draft: str | None) -> tuple[str, str]:
-    """Colour and marker."""
+def style(method: str, draft: str | None = None) -> tuple[str, str]:
+    """Return the colour and the marker of a sampler."""
     styles = {**STYLES, **HEAD_STYLES} if draft == "head" else STYLES
     return styles.get(method, (INK, "o"))
 
 
+def _nature(row: Summary) -> str:
+    return "lossless" if row["lossless"] else "lossy"
+
+
 def quality_measure(rows: Sequence[Summary]) -> str:
-    """The judge's perplexity where there is one."""
+    """Return which perplexity is drawn: the judge's where there is one."""
     judged = any(row["judge_perplexity"] for row in rows)
     return "judge_perplexity" if judged else "self_perplexity"
 
@@ -91,15 +100,13 @@ def quality_measure(rows: Sequence[Summary]) -> str:
 def _steps_curve(
     axes: Axes, rows: Sequence[Summary], measure: str, *, hollow: bool = False
 ) -> None:
-    if not rows:
-        return
-    color, marker = STYLES[rows[0]["method"]]
+    color, marker = style(rows[0]["method"], rows[0]["draft"])
     rows = sorted(rows, key=lambda row: row["steps"])
     x = [row["nfe_per_target"]["mean"] for row in rows]
     y = [row[measure]["mean"] for row in rows]
     error = [row[measure]["error"] or 0.0 for row in rows]
     name = rows[0]["name"].replace(f" {rows[0]['steps']}", "", 1)
-    label = f"{name}, lossy (number of steps)"
+    label = f"{name}, {_nature(rows[0])} (number of steps)"
     face = "white" if hollow else color
     axes.errorbar(
         x, y, error, color=color, marker=marker, mfc=face, ms=7, lw=1.6, capsize=2, label=label
@@ -119,7 +126,6 @@ def _point(axes: Axes, row: Summary, measure: str, *, hollow: bool = False) -> N
     color, marker = style(row["method"], row["draft"])
     drafted = "" if row["k"] is None else f", k = {row['k']}"
     drafted += ", drafts by the head" if row["draft"] == "head" else ""
-    nature = "lossless" if row["lossless"] else "lossy"
     x, y = row["nfe_per_target"], row[measure]
     axes.errorbar(
         x["mean"],
@@ -128,13 +134,13 @@ def _point(axes: Axes, row: Summary, measure: str, *, hollow: bool = False) -> N
         x["error"] or 0.0,
         color=color,
         marker=marker,
-        ms=13 if marker == "*" else 9,  # a star is smaller than it says
+        ms=13 if marker == "*" else 9,  # a star looks smaller than other markers of its size
         mfc="white" if hollow else color,
         mec=color if hollow else "white",
         capsize=3,
         ls="none",
         zorder=3,
-        label=f"{row['name']}{drafted}, {nature}: {x['mean']:.2f} calls per blank",
+        label=f"{row['name']}{drafted}, {_nature(row)}: {x['mean']:.2f} calls per blank",
     )
 
 
@@ -152,7 +158,7 @@ def _calls_axis(axes: Axes, rows: Sequence[Summary]) -> None:
 
 
 def _legend(axes: Axes, *, below: bool) -> None:
-    """Markers alone: error bars would clutter it. A long one is below the axes."""
+    """Draw a legend of the markers alone, for error bars would clutter it."""
     bars, labels = axes.get_legend_handles_labels()
     handles = [bar.lines[0] for bar in bars if isinstance(bar, ErrorbarContainer)]
     place: dict[str, Any] = {"loc": "best", "fontsize": 10}
@@ -162,7 +168,7 @@ def _legend(axes: Axes, *, below: bool) -> None:
 
 
 def histogram_figure(records: Sequence[Record], title: str) -> bytes:
-    """Histograms of calls, seconds, self-perplexity and entropy, a row for every method."""
+    """Draw histograms of calls, seconds, self-perplexity and entropy, a row for every method."""
     groups: dict[Variant, list[Record]] = {}
     for record in records:
         groups.setdefault(key(record)[1], []).append(record)
@@ -176,7 +182,7 @@ def histogram_figure(records: Sequence[Record], title: str) -> bytes:
 
 
 def _ridges(axes: Axes, groups: dict[Variant, list[Record]], measure: str, is_log: bool) -> None:
-    """One histogram above the other, in the same bins, with a tick at each mean."""
+    """Draw histograms above one another, in the same bins, with a tick at each mean."""
     values = {variant: _numbers(records, measure) for variant, records in groups.items()}
     edges = _bins(np.concatenate(list(values.values())), is_log)
     for row, (variant, numbers) in enumerate(values.items()):
@@ -210,7 +216,7 @@ def _bins(values: NDArray[np.float64], is_log: bool) -> NDArray[np.float64]:
 
 
 def plain_ticks(axes: Axes, axis: str = "y") -> None:
-    """Numbers as people write them on a logarithmic axis: 0.02, 5, 200."""
+    """Label a logarithmic axis with plain numbers: 0.02, 5, 200."""
     target = axes.yaxis if axis == "y" else axes.xaxis
     low, high = target.get_view_interval()
     ratio = high / max(low, 1e-12)
@@ -225,7 +231,7 @@ def plain_ticks(axes: Axes, axis: str = "y") -> None:
 
 
 def new_axes(width: float, height: float) -> tuple[Figure, Axes]:
-    """A figure with one grid of light lines."""
+    """Make a figure with axes and a light grid."""
     figure = new_figure(width, height)
     axes = figure.subplots()
     axes.grid(color="#e6e6e6", lw=0.6)

@@ -54,17 +54,17 @@ Score = tuple[float, bool]  # log-likelihood, and whether greedy decoding would 
 
 @register_model("asarm")
 class HarnessModel(LM):
-    """A model of the library as the harness asks for it.
+    """A model of the library with the interface of the harness.
 
     Args:
         pretrained: "demo", a folder, or a name on the hub, as in `asarm.load`.
-        revision: branch, tag or commit on the hub.
+        revision: the branch, tag or commit on the hub.
         batch_size: sequences per network call; "auto" is 16.
-        max_batch_size: at most as many where batch_size is "auto".
-        device: where to; a GPU if None and there is one. The harness asks for "cuda:0" where its
-            user asks for nothing, so that is the CPU where there is no GPU, and the log says so.
-        dtype: of the weights; float32 if None.
-        max_length: as many tokens a sequence has at most, context and continuation together:
+        max_batch_size: the largest batch_size that "auto" chooses.
+        device: the device; if None, a GPU where there is one. The harness passes "cuda:0" where its
+            user names none, which means the CPU where there is no GPU, and the log says so.
+        dtype: the dtype of the weights; float32 if None.
+        max_length: the largest number of tokens of a context and its continuation together:
             contexts are cut on the left, and longer texts are scored in windows. The published
             models were trained at 512.
 
@@ -97,7 +97,7 @@ class HarnessModel(LM):
     def loglikelihood(
         self, requests: list[Instance], disable_tqdm: bool = False
     ) -> list[tuple[float, bool]]:
-        """Log-likelihood of each continuation, and whether it is what greedy decoding gives.
+        """Return the log-likelihood of each continuation, and whether greedy decoding gives it.
 
         A blank between the two is written with the continuation's first piece, on whichever side
         the task puts it.
@@ -111,7 +111,7 @@ class HarnessModel(LM):
     def loglikelihood_rolling(
         self, requests: list[Instance], disable_tqdm: bool = False
     ) -> list[float]:
-        """Log-likelihood of each whole text, in windows of `max_length` with the harness's rule.
+        """Return the log-likelihood of each text, in windows of `max_length` by the harness's rule.
 
         Every token is predicted once; the windows overlap by one token, and the last reaches as
         far back as fits.
@@ -125,7 +125,7 @@ class HarnessModel(LM):
         return totals
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """What follows each context, left to right, up to its stop strings; see `continuation`.
+        """Continue each context, left to right, up to its stop strings; see `continuation`.
 
         Of `generation_kwargs`, `until`, `max_gen_toks` (256 or half of `max_length`, if not given),
         `do_sample`, `temperature`, `top_k` and `top_p` are served; without `do_sample` and without
@@ -150,7 +150,7 @@ class HarnessModel(LM):
     def _continue(
         self, requests: list[Instance], chosen: list[int], stopping: Stopping, texts: list[str]
     ) -> None:
-        """Put what follows the chosen requests' contexts into `texts`."""
+        """Put the continuations of the chosen requests into `texts`."""
         found = continue_texts(
             self.model,
             self.codec,
@@ -176,7 +176,7 @@ class HarnessModel(LM):
         return [make_disjoint_window(window) for window in windows]
 
     def _score(self, pairs: list[Pair], *, disable_tqdm: bool) -> list[Score]:
-        """The scores of all pairs, sequences of like length together; of an empty target 0."""
+        """Return the scores of all pairs, batched by length; an empty target scores 0."""
         scores: list[Score] = [(0.0, True)] * len(pairs)
         todo = [n for n, (_, target) in enumerate(pairs) if target]
         todo.sort(key=lambda n: -len(pairs[n][0]) - len(pairs[n][1]))
@@ -190,7 +190,7 @@ class HarnessModel(LM):
 
 
 def _batch_size(requested: int | str, max_size: int | str | None) -> int:
-    """The number of a batch's sequences; the harness writes "auto" and "auto:N" as well."""
+    """Return the number of a batch's sequences; the harness writes "auto" and "auto:N" as well."""
     if str(requested).split(":")[0] == "auto":
         requested = AUTO_BATCH if max_size is None else min(AUTO_BATCH, int(max_size))
     if not str(requested).isdecimal() or int(requested) < 1:
@@ -199,7 +199,7 @@ def _batch_size(requested: int | str, max_size: int | str | None) -> int:
 
 
 def _device(asked: str | None) -> str | None:
-    """The device asked for, or the CPU in place of a GPU that is not there."""
+    """Return the requested device, or the CPU in place of a GPU that is not there."""
     if str(asked).startswith("cuda") and not torch.cuda.is_available():
         logging.getLogger(__name__).warning("there is no GPU here for device %s: cpu", asked)
         return "cpu"
@@ -219,7 +219,7 @@ class WatchedDistribution(Distribution):
 
 
 def joint_scores(model: Backbone, pairs: list[Pair]) -> list[Score]:
-    """The score of every target given its prompt, left to right; one network call."""
+    """Compute the score of every target given its prompt, left to right, in one network call."""
     sequences = [torch.tensor([*prompt, *target]) for prompt, target in pairs]
     ids = torch.nn.utils.rnn.pad_sequence(sequences, batch_first=True).to(model.device)
     left_to_right = torch.arange(ids.shape[1]).repeat(len(pairs), 1)
@@ -234,7 +234,7 @@ def joint_scores(model: Backbone, pairs: list[Pair]) -> list[Score]:
 
 
 def main() -> None:
-    """The harness's command line; what its user can put right ends in one line."""
+    """Run the harness's command line; errors of its user are reported in one line."""
     try:
         cli_evaluate()
     except (ValueError, OSError) as error:

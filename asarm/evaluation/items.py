@@ -1,4 +1,4 @@
-"""Items of an evaluation, split over processes and array tasks, and merged in item order.
+"""Items of an evaluation: divided among processes and array tasks, and merged in item order.
 
 Each process appends its lines to a file of its own, and the one that finds all of them there puts
 them in order. So any of them may be killed, and the rest taken up by another number of processes.
@@ -20,8 +20,8 @@ Key = Any  # hashable, and sorts as the lines are to be in the merged file
 
 
 @dataclass(frozen=True)
-class Share:
-    """Which part of the work this process has: one of the processes of one of an array's tasks."""
+class Shard:
+    """The part of the work that one process of one array task has."""
 
     task: int = 0
     tasks: int = 1
@@ -29,12 +29,12 @@ class Share:
     processes: int = 1
 
     @classmethod
-    def here(cls) -> Share:
-        """This process's, as Slurm (`sbatch --array`) and `accelerate launch` have it."""
+    def here(cls) -> Shard:
+        """Return the shard of this process, by the numbers of Slurm and `accelerate launch`."""
         task, tasks = array_task(os.environ)
         if "RANK" not in os.environ:
             return cls(task, tasks)
-        import torch  # here: they take seconds
+        import torch  # imported here, because they take seconds
         from accelerate import PartialState
 
         # left to itself, it takes each process of a machine without a GPU for the only one
@@ -45,21 +45,21 @@ class Share:
 
     @property
     def is_first(self) -> bool:
-        """Whether it speaks for the processes of its task."""
+        """Whether this is the first process of its task, which writes and prints for all."""
         return self.process == 0
 
     @property
     def is_whole(self) -> bool:
-        """Whether nobody else works on the same run."""
+        """Whether no other process works on the same run."""
         return self.tasks * self.processes == 1
 
     def of(self, batches: Sequence[T]) -> list[T]:
-        """The batches that are this process's."""
+        """Return the batches of this shard."""
         return list(batches[self.task :: self.tasks][self.process :: self.processes])
 
 
 def array_task(environment: Mapping[str, str]) -> tuple[int, int]:
-    """Which of how many tasks of `sbatch --array` this is: (0, 1) outside of an array."""
+    """Return the number of this task of `sbatch --array` and how many there are; (0, 1) if none."""
     count = int(environment.get("SLURM_ARRAY_TASK_COUNT", 1))
     if count == 1:
         return 0, 1
@@ -75,40 +75,40 @@ def array_task(environment: Mapping[str, str]) -> tuple[int, int]:
 
 
 def open_run(
-    config: Any, share: Share, *, fingerprints: Mapping[str, str] | None = None, **options: Any
+    config: Any, shard: Shard, *, fingerprints: Mapping[str, str] | None = None, **options: Any
 ) -> Run:
-    """`Run.open` on `config.output_dir` by the first process of a task; the others wait for it."""
-    run = prepare_run(config, share, fingerprints=fingerprints, **options)
-    begin_run(run, share, fingerprints)
+    """Open the run folder by the first process of a task, as `Run.open`; the others wait for it."""
+    run = prepare_run(config, shard, fingerprints=fingerprints, **options)
+    begin_run(run, shard, fingerprints)
     return run
 
 
-def prepare_run(config: Any, share: Share, **options: Any) -> Run:
-    """`Run.prepare` on `config.output_dir` by the first process of a task."""
-    options |= {"overwrite": config.overwrite, "task": share.task, "tasks": share.tasks}
-    run = _by_first(share, lambda: Run.prepare(config.output_dir, config, **options))
+def prepare_run(config: Any, shard: Shard, **options: Any) -> Run:
+    """Prepare the run folder by the first process of a task, as `Run.prepare`."""
+    options |= {"overwrite": config.overwrite, "task": shard.task, "tasks": shard.tasks}
+    run = _by_first(shard, lambda: Run.prepare(config.output_dir, config, **options))
     return run or Run(config.output_dir)
 
 
-def begin_run(run: Run, share: Share, fingerprints: Mapping[str, str] | None = None) -> None:
-    """`Run.begin` by the first process of a task; the others wait for it.
+def begin_run(run: Run, shard: Shard, fingerprints: Mapping[str, str] | None = None) -> None:
+    """Begin the run by the first process of a task, as `Run.begin`; the others wait for it.
 
     Raises:
         ValueError: as `Run.begin`; or another process has loaded other weights or data.
     """
-    _by_first(share, run.begin)
+    _by_first(shard, run.begin)
     run.check_fingerprints(fingerprints or {})
 
 
-def _by_first(share: Share, act: Callable[[], T]) -> T | None:
-    """What the first process of a task gets; what it refuses, the others refuse, too."""
+def _by_first(shard: Shard, act: Callable[[], T]) -> T | None:
+    """Return what `act` gives the first process of a task; an error is raised in all of them."""
     found, problem = None, None
-    if share.is_first:
+    if shard.is_first:
         try:
             found = act()
         except (ValueError, OSError) as error:
             problem = error
-    if share.processes > 1:
+    if shard.processes > 1:
         from accelerate.utils import broadcast_object_list
 
         (said,) = broadcast_object_list([problem and str(problem)])
@@ -119,25 +119,25 @@ def _by_first(share: Share, act: Callable[[], T]) -> T | None:
 
 
 class Ledger:
-    """The lines of an evaluation, from however many processes.
+    """The records of an evaluation, written by any number of processes.
 
     Args:
-        run: the folder.
-        name: of the file that holds all lines in the end, in order.
-        key: what a line is about: of lines with the same key the first counts.
-        share: this process's part of the work.
+        run: the run folder.
+        name: the name of the file that holds all records in the end, in order.
+        key: a function that returns the key of a record; of records with one key the first counts.
+        shard: the part of this process.
     """
 
     def __init__(
-        self, run: Run, name: str, key: Callable[[Record], Key], share: Share | None = None
+        self, run: Run, name: str, key: Callable[[Record], Key], shard: Shard | None = None
     ):
-        self.run, self.name, self.key, self.share = run, name, key, share or Share()
+        self.run, self.name, self.key, self.shard = run, name, key, shard or Shard()
         self._stem = name.removesuffix(".jsonl")
-        part = f"{self._stem}.{self.share.task}-{self.share.process}.jsonl"
-        self._own = name if self.share.is_whole else part
+        part = f"{self._stem}.{self.shard.task}-{self.shard.process}.jsonl"
+        self._own = name if self.shard.is_whole else part
 
     def records(self) -> list[Record]:
-        """All lines so far, whoever wrote them, each key once, in order."""
+        """Return all records so far, of all processes, each key once, in order."""
         # the parts before the file: what another process merges meanwhile is then in the file
         parts = [record for name in self._parts() for record in self.run.read(name)]
         found: dict[Key, Record] = {}
@@ -146,13 +146,13 @@ class Ledger:
         return [found[key] for key in sorted(found)]
 
     def append(self, record: Record) -> None:
-        """Add a line; it is on the disk when this returns."""
+        """Append a record; it is on the disk when this returns."""
         self.run.append(self._own, record)
 
     def merge(self, expected: Collection[Key]) -> list[Record] | None:
-        """All expected lines, in order, once all are there: then the file holds them too.
+        """Return all expected records in order, and merge the parts into the file of all.
 
-        None where others are not finished yet: the last one gets them.
+        None while some are missing: the process that finishes last merges.
         """
         parts = self._parts()
         records = self.records()
@@ -167,5 +167,5 @@ class Ledger:
         return [record for record in records if self.key(record) in wanted]
 
     def _parts(self) -> list[str]:
-        """Names of the files that single processes write."""
+        """Return the names of the files that single processes write."""
         return sorted(path.name for path in self.run.folder.glob(f"{self._stem}.*-*.jsonl"))

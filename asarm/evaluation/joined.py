@@ -1,4 +1,4 @@
-"""Finished runs of any evaluation as one Markdown page, their figures in a folder beside it."""
+"""Finished runs of any evaluation as one Markdown page, with a folder of their figures."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from asarm.evaluation.excerpts import excerpts
 from asarm.evaluation.published import beside_ours
 from asarm.run import CONFIG, Run, read_kind, read_settings
 
-TRAINING = "metrics.jsonl"  # that only runs of training have
+TRAINING = "metrics.jsonl"  # a file that only runs of training have
 PAGE, SUMMARY = "report.md", "summary.json"
 IMAGE = re.compile(r"!\[([^\]]*)\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^(#+) ", re.MULTILINE)
@@ -25,14 +25,14 @@ HEADING = re.compile(r"^(#+) ", re.MULTILINE)
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """What a run's folder holds.
+    """The contents of a finished run folder.
 
     Attributes:
-        run: the folder.
-        settings: of config.yaml.
-        summary: of summary.json.
-        title: of its own page.
-        body: the rest of that page.
+        run: the run folder.
+        settings: the settings of config.yaml.
+        summary: the contents of summary.json.
+        title: the title of its report.md.
+        body: the rest of report.md.
     """
 
     run: Run
@@ -43,16 +43,16 @@ class FinishedRun:
 
 
 def read_run(folder: str | Path) -> FinishedRun:
-    """A finished evaluation.
+    """Read the run folder of a finished evaluation.
 
     Raises:
-        ValueError: the folder is no run's, or the run is not finished.
+        ValueError: the folder is not a run folder, or the run is not finished.
     """
     run = Run(folder)
     settings = read_settings(folder)
     if settings is None:
         raise ValueError(
-            f"{folder} is no run's folder: it has no {CONFIG} of a run; "
+            f"{folder} is not a run folder: it has no {CONFIG} of a run; "
             "name the --output_dir of an evaluation"
         )
     absent = [name for name in (SUMMARY, PAGE) if not (run.folder / name).is_file()]
@@ -81,11 +81,11 @@ def join(folders: Sequence[str | Path], out: Path) -> None:
     """Write the page of some runs, and copy their figures.
 
     Args:
-        folders: of finished runs, in the order of the page.
-        out: the page, a .md; its figures go into the folder `NAME_figures` beside it.
+        folders: the folders of finished runs, in the order of the page.
+        out: the page, a .md; its figures go into the folder `NAME_figures` next to it.
 
     Raises:
-        ValueError: see `read_run`; a figure that is not there; or `out` is no .md.
+        ValueError: as `read_run`; or a figure is missing, or `out` is not a .md.
     """
     if out.suffix != ".md":
         raise ValueError(f"--out is {out}; expected a name that ends in .md")
@@ -101,7 +101,7 @@ def join(folders: Sequence[str | Path], out: Path) -> None:
 
 
 def section(run: FinishedRun, number: int, figures: Path) -> list[str]:
-    """The part of one run: its own page, texts that it made, and the published figures."""
+    """Return the part of one run: its own page, texts that it made, and the published figures."""
     prefix = f"{number}-{re.sub(r'[^A-Za-z0-9.=,_-]', '-', run.run.folder.resolve().name)}"
 
     def moved(match: re.Match[str]) -> str:

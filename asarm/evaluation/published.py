@@ -1,4 +1,4 @@
-"""The figures of the paper next to those of a run. They are quoted, never run here."""
+"""The figures of the paper next to those of a run; they are quoted, and were not run here."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ def kind_of(settings: Settings) -> str | None:
 
 
 def beside_ours(settings: Settings, summary: Summary, kind: str | None = None) -> list[str]:
-    """Return the published figures of a run's kind next to the run's, as Markdown.
+    """Return the published figures of a run's kind next to the run's own, as Markdown.
 
-    Nothing where there are none for that kind, for other prose than stories, or for other programs
-    than single lines.
+    There are none for other kinds, for other prose than stories, and for other programs than single
+    lines.
     """
     kind = kind or kind_of(settings)
     if kind not in SETTINGS:
@@ -103,7 +103,7 @@ def _prose(summary: Summary) -> list[Figure]:
 
 
 def _is_stories(table: Summary) -> bool:
-    """Whether it is of the protocol that the published figure is of."""
+    """Return whether a table has the protocol of the published figure."""
     return bool(table["title"].startswith("short_prompt"))
 
 

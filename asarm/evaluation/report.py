@@ -1,4 +1,4 @@
-"""The study in numbers: a summary, and its tables in Markdown and in the terminal."""
+"""The summary of the study of samplers, and its tables in Markdown and in the terminal."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from asarm.metrics import judge
 from asarm.metrics.repetition import copied, distinct
 from asarm.metrics.statistics import compare, estimate, ratio_of_means
 from asarm.run import Record
+from asarm.sampling import Sequential
 
 Summary = dict[str, Any]
-REFERENCE = "sequential"
+REFERENCE = Sequential.name  # the sampler that the others are compared with
 MEASURES: dict[str, Callable[[Record], float | None]] = {
     "nfe_per_target": lambda record: record["nfe"] / record["num_targets"],
     "rows_per_target": lambda record: record["rows"] / record["num_targets"],
@@ -52,7 +53,7 @@ COLUMNS = {  # heading and decimals
     "copied": ("copied", 3),
 }
 PAGE_ONLY = ("distinct_1", "distinct_2", "distinct_3", "copied")  # the terminal has no room
-MUCH = 1000  # characters, more than any table takes
+MAX_WIDTH = 1000  # characters, more than any table takes
 TESTED = ("nfe_per_target", "seconds", "self_perplexity", "entropy", "judge_perplexity")
 QUALITY = ("self_perplexity", "entropy", "judge_perplexity")
 TESTS = ("independent_t", "paired_t", "wilcoxon", "mann_whitney")
@@ -62,14 +63,14 @@ NOTE = (
     "-log p of a filled token under the model itself. Entropy: of a text's token frequencies, bits."
 )
 PAGE_NOTE = (
-    "Distinct-n: different n-grams of a text's tokens over all its n-grams. Copied: share of the "
-    "filled tokens that stand in the prompt too."
+    "Distinct-n: different n-grams of a text's tokens over all its n-grams. Copied: fraction of "
+    "the filled tokens that are in the prompt too."
 )
 TEST_NOTE = "P-values of each method against sequential: small where they differ."
 
 
 def title(records: Sequence[Record], config: DecodingConfig) -> str:
-    """What was done, in a line."""
+    """Return the title of a study: models, data and numbers of trials and blanks."""
     blank = f"{records[0]['num_targets']} of {config.length} tokens blank" if records else ""
     items = len({record["item"] for record in records})
     models = ", ".join(short_names(model_names(config)).values())
@@ -77,19 +78,19 @@ def title(records: Sequence[Record], config: DecodingConfig) -> str:
 
 
 def add_scores(
-    records: Iterable[Record], scores: Iterable[Record], referee: judge.Judge
+    records: Iterable[Record], scores: Iterable[Record], scorer: judge.Judge
 ) -> list[Record]:
-    """The records with the judge's scores, where there are any."""
+    """Add the judge's scores to the records, where there are any."""
     found = {judge.key(score): score for score in scores}
     measures = ("judge", "judge_perplexity", "judge_entropy")
-    joined = ((record, found.get(referee.key_of(record["text"]), {})) for record in records)
+    joined = ((record, found.get(scorer.key_of(record["text"]), {})) for record in records)
     return [{**r, **{name: score[name] for name in measures if score}} for r, score in joined]
 
 
 def summarise(records: Iterable[Record]) -> Summary:
-    """Means, standard errors and tests of each variant; partial runs give partial summaries.
+    """Compute means, errors and tests of each variant; partial runs give partial summaries.
 
-    A variant is held against its model's sequential on the trials that both have.
+    A variant is compared with the sequential sampler of its model on the trials that both have.
     """
     by_variant: dict[Variant, dict[int, Record]] = {}
     for record in records:
@@ -136,7 +137,7 @@ def _tests(found: dict[int, Record], reference: dict[int, Record]) -> Summary:
 def _pairs(
     ours: dict[int, Record], theirs: dict[int, Record], measure: str
 ) -> tuple[list[float], list[float]]:
-    """The values of both on the trials that both have."""
+    """Return the values of both on the trials that both have."""
     value = MEASURES[measure]
     items = [item for item in sorted(ours) if item in theirs]
     items = [i for i in items if value(ours[i]) is not None and value(theirs[i]) is not None]
@@ -149,7 +150,7 @@ def _values(records: Iterable[Record], measure: str) -> list[float]:
 
 
 def markdown(summary: Summary, title: str) -> str:
-    """Write both tables as a Markdown page."""
+    """Write both tables and the figures as a Markdown page."""
     tests = [
         [test["variant"], COLUMNS[test["measure"]][0], *(_p_value(test[name]) for name in TESTS)]
         for test in summary["tests_against_sequential"]
@@ -177,10 +178,10 @@ def variants_table(
     """Make the table of some variants, a row each.
 
     Args:
-        variants: as a summary has them.
-        is_page: whether there is room for all measures, as the terminal has none.
-        before: the headings of more cells, which come first.
-        values: the contents of these cells, for each row.
+        variants: the variants of a summary.
+        is_page: whether all measures are shown, for which the terminal has no room.
+        before: the headings of further columns, which come first.
+        values: the contents of these columns, for each row.
         shows_k: whether k has a column.
     """
     columns = {m: about for m, about in COLUMNS.items() if is_page or m not in PAGE_ONLY}
@@ -198,9 +199,9 @@ def variants_table(
 
 
 def show(summary: Summary, title: str, console: Console) -> None:
-    """The main table, and the tests of the lossless samplers' quality, in the terminal."""
+    """Print the main table, and the tests of the lossless samplers' quality, in the terminal."""
     table = _main_table(summary, title, wide=True)
-    needs = console.measure(table, options=console.options.update(max_width=MUCH)).maximum
+    needs = console.measure(table, options=console.options.update(max_width=MAX_WIDTH)).maximum
     console.print(table if needs <= console.width else _main_table(summary, title, wide=False))
     lossless = {row["name"] for row in summary["variants"] if row["lossless"]}
     tests = terminal_table("Against sequential", f"{TEST_NOTE} All tests are in report.md.")
@@ -215,7 +216,7 @@ def show(summary: Summary, title: str, console: Console) -> None:
 
 
 def _main_table(summary: Summary, title: str, *, wide: bool) -> terminal.Table:
-    """Where it is not wide, errors stand below their means, and models below methods."""
+    """Make the table; where it is not wide, errors are below means, and models below methods."""
     table = terminal_table(title, NOTE)
     table.padding = (0, int(wide), 0, 0)
     head, rows = variants_table(summary["variants"], is_page=False)

@@ -1,4 +1,4 @@
-"""One batch of trials decoded by one variant, and the line of each."""
+"""One batch of trials decoded by one variant, and the record of each."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from asarm.density import log_prob
 from asarm.display.spans import given_spans
 from asarm.evaluation.config import DecodingConfig
 from asarm.evaluation.engine import timed
-from asarm.evaluation.trials import Batch
+from asarm.evaluation.trials import TrialBatch
 from asarm.evaluation.variants import Variant
 from asarm.metrics.repetition import token_entropy
 from asarm.order import Order
 from asarm.rows import Backbone
 from asarm.run import Record
-from asarm.sampling import SampleResult, sample, sampler_of
+from asarm.sampling import Parallel, Sampler, SampleResult, sample, sampler_of
 from asarm.text import decode
 
 Decode = Callable[[list[int]], str]
@@ -28,30 +28,24 @@ WARM_UP_TARGETS = 8
 
 
 def decoder(tokenizer: PreTrainedTokenizerBase, config: DecodingConfig) -> Decode:
-    """Text from ids, by the whitespace map of code where it is asked for."""
+    """Return a function that decodes ids, by the whitespace map of code if it is requested."""
     if config.whitespace_map:
         return Codec(tokenizer, whitespace_map=True).decode
     return lambda ids: decode(tokenizer, ids)
 
 
-def warm_up(model: Backbone, batch: Batch, variant: Variant, config: DecodingConfig) -> None:
-    """Fill a few blanks at the end of the batch's blocks, for nothing."""
+def warm_up(model: Backbone, batch: TrialBatch, variant: Variant, config: DecodingConfig) -> None:
+    """Fill a few blanks at the end of the batch's blocks, whose result is dropped."""
     is_target = torch.zeros_like(batch.input_ids, dtype=torch.bool)
     is_target[:, -min(WARM_UP_TARGETS, config.length - 1) :] = True
     steps = None if variant.steps is None else min(variant.steps, WARM_UP_TARGETS)
-    few = Batch(batch.items, batch.input_ids, Order.from_mask(is_target), batch.seeds)
+    few = TrialBatch(batch.items, batch.input_ids, Order.from_mask(is_target), batch.seeds)
     timed_sample(model, few, replace(variant, steps=steps), config)
 
 
-def timed_sample(
-    model: Backbone, batch: Batch, variant: Variant, config: DecodingConfig
-) -> tuple[SampleResult, float]:
-    """The batch filled by one method, and the seconds a sequence.
-
-    What a sampler of a given number of steps takes to score its text under the joint is no part of
-    its decoding: as long as the same scoring takes once more is taken off.
-    """
-    sampler = sampler_of(
+def variant_sampler(variant: Variant, config: DecodingConfig) -> Sampler:
+    """Return the sampler of a variant, with those of the settings that it has."""
+    return sampler_of(
         variant.method,
         k=config.k,
         steps=variant.steps,
@@ -60,6 +54,17 @@ def timed_sample(
         verifier=config.coupling,
         drafter=variant.draft,
     )
+
+
+def timed_sample(
+    model: Backbone, batch: TrialBatch, variant: Variant, config: DecodingConfig
+) -> tuple[SampleResult, float]:
+    """Fill the batch by one variant; return the result and the seconds per sequence.
+
+    `sample` scores the text of `Parallel` under the joint distribution in one further call, which
+    is no part of the decoding: the time of the same call, made once more, is subtracted.
+    """
+    sampler = variant_sampler(variant, config)
 
     def fill() -> SampleResult:
         return sample(
@@ -75,15 +80,20 @@ def timed_sample(
         return log_prob(model, result.tokens, batch.order, temperature=config.temperature)
 
     result, seconds = timed(fill, model.device)
-    if variant.steps is not None:
+    if isinstance(sampler, Parallel):
         seconds = max(0.0, seconds - timed(score, model.device)[1])
     return result, seconds / len(batch.items)
 
 
 def record_of(
-    batch: Batch, row: int, variant: Variant, result: SampleResult, seconds: float, text_of: Decode
+    batch: TrialBatch,
+    row: int,
+    variant: Variant,
+    result: SampleResult,
+    seconds: float,
+    text_of: Decode,
 ) -> Record:
-    """The line of one trial and variant."""
+    """Make the record of one trial and variant."""
     tokens = result.tokens[row].tolist()
     num_targets = int(batch.order.num_targets[row])
     log_density = result.log_probs[row].double().sum()

@@ -28,13 +28,13 @@ from asarm.schedule import keyed_generator, keyed_seed, recorded_seed
 
 ORDERS = ("random_split", "left_to_right", "random_permutation")
 DRAFTS = ("head", "self")
-ENDLESS = "openwebtext"  # a data set of which no more is read than the trials need
+ENDLESS = "openwebtext"  # a data set that is read only as far as the trials need
 
 
 def names(variants: Iterable[Variant]) -> dict[Variant, str]:
-    """What each is called in tables and figures: by its model too, where there are several.
+    """Return the name of each variant in tables and figures; with its model, if there are several.
 
-    Self drafts are named where a head drafts for the same model and method as well.
+    "self" is added where a head drafts for the same model and method as well.
     """
     found = list(variants)
     models = list(dict.fromkeys(variant.model for variant in found))
@@ -50,7 +50,7 @@ def names(variants: Iterable[Variant]) -> dict[Variant, str]:
 
 
 def short_names(models: Sequence[str]) -> dict[str, str]:
-    """Models by the last parts of their names, as many as tell them apart."""
+    """Return the last parts of the models' names, as many as tell them apart, by model."""
     parts = [PurePath(model).parts for model in models]
     for count in range(1, max(map(len, parts), default=0)):
         short = ["/".join(found[-count:]) for found in parts]
@@ -60,18 +60,18 @@ def short_names(models: Sequence[str]) -> dict[str, str]:
 
 
 def model_names(config: DecodingConfig) -> list[str]:
-    """The models of the study, each once; its own is the first."""
+    """Return the models of the study, each once; the first is the main one."""
     own = config.model if config.revision is None else f"{config.model}@{config.revision}"
     return list(dict.fromkeys([own, *config.compare]))
 
 
 def headed(models: Mapping[str, Backbone]) -> set[str]:
-    """The names of those that have a draft head."""
+    """Return the names of the models that have a draft head."""
     return {name for name, model in models.items() if has_head(model)}
 
 
 def variants(config: DecodingConfig, heads: Collection[str] = ()) -> list[Variant]:
-    """What the study compares, each once.
+    """Return the variants that the study compares, each once.
 
     Args:
         heads: the models that have a draft head.
@@ -97,7 +97,7 @@ def _drafts(config: DecodingConfig, has_head: bool) -> list[str]:
 
 
 def check(config: DecodingConfig) -> None:
-    """Refuse a setting that cannot be, in a line that names it.
+    """Refuse a setting that cannot be served, by an error that names it.
 
     Raises:
         ValueError: an unknown word, or a number outside its range.
@@ -120,7 +120,7 @@ def check(config: DecodingConfig) -> None:
 
 
 def _check_some(name: str, values: Sequence[str], valid: Sequence[str]) -> None:
-    """Refuse a choice that is empty, or holds what cannot be chosen."""
+    """Refuse a list that is empty, or holds an unknown word."""
     unknown = [value for value in values if value not in valid]
     if unknown or not values:
         given = f"holds {unknown[0]!r}" if unknown else "is empty"
@@ -128,7 +128,7 @@ def _check_some(name: str, values: Sequence[str], valid: Sequence[str]) -> None:
 
 
 def trial_order(config: DecodingConfig, items: Iterable[int]) -> Order:
-    """The split and the order of each item, (B, L); every protocol has as many prompts."""
+    """Make the decoding order of each item, (B, L); all kinds of order have prompts of one size."""
     seeds = [keyed_seed(config.seed, "split", item) for item in items]
     split = Order.random_split(config.length, config.prompt_share, batch=len(seeds), seed=seeds)
     num_prompt = int(split.num_prompt[0])
@@ -140,18 +140,18 @@ def trial_order(config: DecodingConfig, items: Iterable[int]) -> Order:
 
 
 def describe(blocks: Tensor, config: DecodingConfig) -> str:
-    """What lies ahead, in a line or two."""
+    """Describe the trials in a line or two."""
     num_targets = int(trial_order(config, [0]).num_targets)
     lines = [f"{config.num_trials} trials: {num_targets} of {config.length} tokens blank"]
     if config.num_trials > len(blocks):
-        again = "they come again with other blanks"
+        again = "they are repeated with other blanks"
         lines.append(f"the text has {len(blocks)} blocks of {config.length} tokens: {again}")
     return "\n".join(lines)
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Items that are decoded together."""
+class TrialBatch:
+    """Trials that are decoded together."""
 
     items: list[int]
     input_ids: Tensor  # (B, L), 0 where blank
@@ -160,16 +160,16 @@ class Batch:
 
 
 def item_batches(config: DecodingConfig) -> list[list[int]]:
-    """The items of each batch: by index, whatever is done already and whoever does it."""
+    """Return the items of each batch, by index."""
     size, end = config.batch_size, config.num_trials
     return [list(range(start, min(start + size, end))) for start in range(0, end, size)]
 
 
-def batch_of(items: Sequence[int], blocks: Tensor, config: DecodingConfig) -> Batch:
-    """Some items, from blocks (N, L) in a random order, again and again.
+def batch_of(items: Sequence[int], blocks: Tensor, config: DecodingConfig) -> TrialBatch:
+    """Make a batch of some items, from blocks (N, L) that are repeated in one random order.
 
-    An endless text keeps its order: further trials read on in it, and the first ones stay as they
-    are. The blanks hold nothing that a sampler could peek at.
+    An endless text keeps its order, so that further trials read on in it and change no earlier one.
+    The blanks hold 0, so that no sampler can read the true tokens.
     """
     generator = keyed_generator(config.seed, "blocks")
     shuffled = torch.randperm(len(blocks), generator=generator)
@@ -178,11 +178,12 @@ def batch_of(items: Sequence[int], blocks: Tensor, config: DecodingConfig) -> Ba
     order = trial_order(config, items)
     input_ids = blocks[shuffled[[item % len(blocks) for item in items]]]
     seeds = [recorded_seed(config.seed, "sample", item) for item in items]
-    return Batch(list(items), input_ids.masked_fill(order.is_target, 0), order, seeds)
+    return TrialBatch(list(items), input_ids.masked_fill(order.is_target, 0), order, seeds)
 
 
 def key(record: Record) -> tuple[int, Variant]:
-    """What a record is about: trial and variant. Records of earlier versions name no draft."""
-    method = record["method"]
-    draft = record.get("draft", "self" if has_option(method, "drafter") else None)
+    """Return the trial and the variant of a record. Those of earlier versions name no draft."""
+    draft, method = record.get("draft"), record["method"]
+    if "draft" not in record and has_option(method, "drafter"):
+        draft = "self"
     return record["item"], Variant(record["model"], method, record["steps"], draft)

@@ -1,4 +1,4 @@
-"""What evaluations compare: variants, the networks that they are of, and the words of settings."""
+"""What evaluations compare: variants, the networks that they use, and the words of settings."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from asarm.distribution import Distribution
 from asarm.evaluation.config import InfillConfig, SamplingConfig
 from asarm.loading import load
 from asarm.rows import Backbone
-from asarm.sampling import lossless_names
+from asarm.sampling import Parallel, lossless_names
 
 N = TypeVar("N")
 LENGTHS = ("oracle", "auto")
 BOTH = "both"
+BASELINES = ("left_context", Parallel.name)
 OURS, OTHER = "ours", "off_the_shelf"  # the fields of `Networks`
 
 
 class Action(Enum):
-    """What a variant does with an item."""
+    """What a variant does with an item: it samples a text, copies one, or scores given ones."""
 
     SAMPLE = "sample"
     COPY = "copy"
@@ -29,18 +30,18 @@ class Action(Enum):
 
 @dataclass(frozen=True)
 class Variant:
-    """Which model does it, and how: a row of the table.
+    """A model and a way to use it: one row of the table.
 
     Attributes:
         model: the name of its network.
         method: the name of its sampler; empty where nothing is sampled.
         steps: network calls of a sampler that has a number of them.
-        draft: what drafts for it, where there is a choice.
-        length: "oracle" or "auto"; None where nothing has to be as long as something.
+        draft: the drafter, "head" or "self", where the sampler has a choice.
+        length: how the length of a blank is chosen, "oracle" or "auto"; None where it is given.
         left_only: whether what follows the blank is hidden.
         greedy: whether the most probable token is taken each time.
-        action: what it does.
-        title: what the row is called; the sampler's name if None.
+        action: what it does with an item.
+        title: the row's name; the sampler's name and steps if None.
     """
 
     model: str
@@ -55,30 +56,30 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """The row's name, whatever drafts for the variant."""
+        """The row's name, which does not say who drafts."""
         if self.title is not None:
             return self.title
         return self.method if self.steps is None else f"{self.method} {self.steps}"
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The fields that a line of the decoding study has."""
+        """The fields that a record of the decoding study has."""
         return {name: getattr(self, name) for name in ("model", "method", "steps", "draft")}
 
     @property
     def is_random(self) -> bool:
-        """Whether a second trial says something new."""
+        """Whether a second trial can give another result."""
         return self.action is Action.SAMPLE and not self.greedy
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One thing to be done with every item: a variant, and for which time.
+    """A variant and a trial, which are computed for every item.
 
     Attributes:
-        variant: what is done.
-        trial: for which time.
-        protocol: under which conditions, where an evaluation has several.
+        variant: the model, and how it is used.
+        trial: the number of the trial, from 0.
+        protocol: the conditions, where an evaluation has several.
     """
 
     variant: Variant
@@ -87,7 +88,7 @@ class Cell:
 
 
 def cells_of(variants: Sequence[Variant], num_trials: int, protocol: str = "") -> list[Cell]:
-    """The variants again and again: those that are not random once."""
+    """Return every variant with all trials; those that are not random have one."""
     return [
         Cell(variant, trial, protocol)
         for variant in variants
@@ -102,7 +103,7 @@ class Networks(NamedTuple, Generic[N]):
     off_the_shelf: N | None = None
 
     def pick(self, variant: Variant) -> N:
-        """The network of a variant.
+        """Return the network of a variant.
 
         Raises:
             ValueError: there is none.
@@ -121,12 +122,12 @@ def load_networks(config: InfillConfig) -> Networks[tuple[Backbone, Any]]:
 
 
 def filling_variants(config: InfillConfig, *, other: str, left: str) -> list[Variant]:
-    """The ways to fill blanks, the one that a table is about first.
+    """Return the ways to fill blanks; the first is the one that the table is about.
 
     Args:
-        config: says which there are.
-        other: what the rows of the other model are called.
-        left: what the row is called that hides what follows a blank.
+        config: the settings.
+        other: the name of the rows of the other model.
+        left: the name of the row that hides what follows a blank.
     """
     own = Variant(OURS, config.method, length="oracle")
 
@@ -143,30 +144,31 @@ def filling_variants(config: InfillConfig, *, other: str, left: str) -> list[Var
 
 
 def parallel_variants(config: InfillConfig) -> list[Variant]:
-    """The baseline that draws tokens as if they were independent, by its numbers of calls."""
-    if "parallel" not in config.baselines:
+    """Return the baseline that draws tokens as if they were independent, by its network calls."""
+    if Parallel.name not in config.baselines:
         return []
     steps = dict.fromkeys(config.parallel_steps)
-    return [Variant(OURS, "parallel", count, length="oracle") for count in steps]
+    return [Variant(OURS, Parallel.name, count, length="oracle") for count in steps]
 
 
 def words(name: str, config: Any, valid: Sequence[str]) -> list[str]:
-    """What a setting stands for whose value is one of two words, or "both"."""
+    """Return the words that a setting selects whose value is one word, or "both" for all."""
     value = getattr(config, name)
     if value not in (*valid, BOTH):
         raise ValueError(f"{name} is {value!r}; expected {', '.join(valid)} or {BOTH}")
     return list(valid) if value == BOTH else [value]
 
 
-def check_words(name: str, values: Sequence[str], valid: Sequence[str], verb: str = "is") -> None:
-    """Refuse words that a setting cannot have.
+def check_words(name: str, value: str | Sequence[str], valid: Sequence[str]) -> None:
+    """Refuse a word, or a list with a word, that a setting cannot have.
 
     Raises:
         ValueError: names the first one.
     """
-    for value in values:
-        if value not in valid:
-            raise ValueError(f"{name} {verb} {value!r}; expected {', '.join(valid)}")
+    for word in [value] if isinstance(value, str) else value:
+        if word not in valid:
+            verb = "is" if isinstance(value, str) else "holds"
+            raise ValueError(f"{name} {verb} {word!r}; expected {', '.join(valid)}")
 
 
 def check_numbers(config: SamplingConfig) -> None:
@@ -182,15 +184,15 @@ def check_numbers(config: SamplingConfig) -> None:
         if value not in (None, "auto") and value < 1:
             raise ValueError(f"{name} is {value}; expected at least 1")
     filters = getattr(config, "top_k", None), getattr(config, "top_p", None)
-    Distribution(0, config.temperature, *filters)  # refuses what cannot be
+    Distribution(0, config.temperature, *filters)  # raises a ValueError for numbers out of range
 
 
-def check_filling(config: InfillConfig, baselines: Sequence[str], verb: str) -> None:
+def check_filling(config: InfillConfig, baselines: Sequence[str] = BASELINES) -> None:
     """Refuse settings of an evaluation that fills blanks, before any model is loaded.
 
     Raises:
         ValueError: an unknown word, or a number outside its range.
     """
-    check_words("method", [config.method], lossless_names(), verb)
-    check_words("baselines", config.baselines, baselines, verb)
+    check_words("method", config.method, lossless_names())
+    check_words("baselines", config.baselines, baselines)
     check_numbers(config)

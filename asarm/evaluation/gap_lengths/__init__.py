@@ -1,1 +1,1 @@
-"""How well the length of a blank is known: estimators of it, held against each other."""
+"""A study of the length of blanks: estimators of it are compared on held-out text."""

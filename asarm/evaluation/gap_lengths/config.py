@@ -14,10 +14,10 @@ class GapLengthsConfig(EvaluationConfig):
     Args:
         max_items: gaps of each kind of text, prose and code. It can be raised in the same folder,
             not lowered.
-        longest: the lengths that are weighed are 1 to this many tokens.
-        num_fills: fillings drawn of each length, for the estimators that need some.
-        whitespace_map: code through XLNet's vocabulary.
-        seed: of gaps and fillings.
+        longest: the longest length, in tokens, that is considered.
+        num_fills: fillings that are drawn of each length, for the estimators that need some.
+        whitespace_map: read line ends, tabs and double spaces as the published models for code do.
+        seed: the seed of gaps and fillings.
     """
 
     output_dir: str = "runs/gap_lengths"

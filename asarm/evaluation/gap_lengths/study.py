@@ -1,4 +1,4 @@
-"""Gaps of known length in held-out text, and what each estimator takes their length to be.
+"""Gaps of known length in held-out text, and the length that each estimator guesses.
 
 Shapes: M lengths in question.
 """
@@ -74,7 +74,7 @@ class Question:
 
 
 def gaps(kind: Kind, count: int, seed: int) -> list[Gap]:
-    """1 to 8 words each (between blanks), anywhere in the held-out documents of a kind."""
+    """Draw gaps of 1 to 8 words (between blanks) in the held-out documents of a kind."""
     documents = [
         d.text for d in held_out_documents(kind) if len(d.text.split()) > 2 * MAX_UNITS["words"]
     ]
@@ -110,7 +110,7 @@ def check(config: GapLengthsConfig) -> None:
 
 @dataclass(frozen=True)
 class GapLengths(Evaluation[list[Record]]):
-    """The true length of each gap, and what each estimator says.
+    """The study of gap lengths: the true length of each gap, and each estimator's guess.
 
     "per token" takes the length whose best filling has the highest mean log-probability per token,
     "constant" the prior's mean.
@@ -119,7 +119,7 @@ class GapLengths(Evaluation[list[Record]]):
         config: the settings.
         model: any backbone.
         tokenizer: the model's.
-        fingerprints: of both, and of the text.
+        fingerprints: hashes of the model and the text.
     """
 
     kind = "gap lengths"
@@ -183,7 +183,7 @@ def prepare(config: GapLengthsConfig) -> GapLengths:
     """Load all that the settings name.
 
     Raises:
-        ValueError: a number outside its range, or a model that cannot be had.
+        ValueError: a number is outside its range, or the model is not found.
     """
     check(config)
     model, tokenizer = load(
@@ -237,7 +237,7 @@ def _guesses(
 
 
 def _by_mean(model: Backbone, template: Template, config: GapLengthsConfig, seed: int) -> Record:
-    """The length whose best filling has the highest mean log-probability per token."""
+    """Guess the length whose best filling has the highest mean log-probability per token."""
     text = "\0".join(template.texts)
     drawn = infill(
         model,
@@ -256,7 +256,7 @@ def _by_mean(model: Backbone, template: Template, config: GapLengthsConfig, seed
 
 
 def summarise(records: Sequence[Record]) -> list[Record]:
-    """For each kind of text and estimator: rates, mean error and cost, with standard errors."""
+    """Compute rates, mean errors and costs of each kind of text and estimator."""
     groups: dict[tuple[str, str], list[Record]] = defaultdict(list)
     for record in records:
         for name in ESTIMATORS:
@@ -278,7 +278,7 @@ def summarise(records: Sequence[Record]) -> list[Record]:
 
 
 def best_powers(records: Sequence[Record]) -> dict[str, float]:
-    """The power of each estimator's evidence with which the true lengths are most probable."""
+    """Return the power of each estimator's evidence that makes the true lengths most probable."""
     sums = {
         name: torch.tensor([r["guesses"][name]["by_power"] for r in records]).mean(0)
         for name in POWERS
@@ -287,7 +287,7 @@ def best_powers(records: Sequence[Record]) -> dict[str, float]:
 
 
 def note(records: Sequence[Record]) -> str:
-    """Say how the table is to be read."""
+    """Return the definitions of the table's columns."""
     powers = ", ".join(f"{name} {power}" for name, power in best_powers(records).items())
     return NOTE.format(powers=powers)
 

@@ -21,12 +21,12 @@ class InfillCodeConfig(InfillConfig):
         num_trials: completions of each gap. It can be raised, too.
         samples: a file of completions to score, in the format of OpenAI's script (task_id,
             completion), instead of generating any.
-        whitespace_map: line ends, tabs and pairs of blanks are tokens of their own, as in the
+        whitespace_map: whether line ends, tabs and pairs of blanks are tokens, as in the
             released code model; if null, where the tokenizer cannot write them otherwise.
         execute: "sandbox" (programs run where they can do no harm), "unsafe" (they run as they
             are), or "none" (nothing is run, and nothing scored).
         timeout: seconds of CPU time that a program may take, and ten times as many by the clock.
-            What ends by the clock, or is killed, is tried again alone before it counts.
+            A program that the clock ends, or that is killed, is tried again alone before it counts.
     """
 
     output_dir: str = "runs/infill_code"

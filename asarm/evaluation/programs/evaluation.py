@@ -1,13 +1,13 @@
-"""The evaluation of programs: gaps filled, the scoring tested, programs run, rates taken.
+"""The evaluation of programs: gaps are filled, the scoring is tested, programs are run and rated.
 
 In a notebook:
 
-    from asarm.evaluation.programs import config, evaluation, network, tasks
+    from asarm.evaluation.programs import config, evaluation, network, sources
     from asarm.evaluation.variants import Networks
 
     settings = config.InfillCodeConfig(max_items=20)
-    networks = Networks(network.Network.of(*asarm.load("demo")))
-    result = evaluation.infill_code(networks, tasks.load_tasks("bundled").first(20), settings)
+    networks = Networks(network.CodeNetwork.of(*asarm.load("demo")))
+    result = evaluation.infill_code(networks, sources.load_tasks("bundled").first(20), settings)
 """
 
 from __future__ import annotations
@@ -21,13 +21,18 @@ from typing import NamedTuple
 from rich.console import Console
 
 from asarm.evaluation.engine import Evaluation, lines, timed
-from asarm.evaluation.programs import report, tasks
+from asarm.evaluation.programs import report
 from asarm.evaluation.programs.config import InfillCodeConfig
-from asarm.evaluation.programs.network import Network
-from asarm.evaluation.programs.protocol import check_scoring, code_result, new_scorer
-from asarm.evaluation.programs.results import CodeResult
+from asarm.evaluation.programs.network import CodeNetwork
+from asarm.evaluation.programs.results import CodeResult, code_result
 from asarm.evaluation.programs.samples import official, read_samples
-from asarm.evaluation.programs.scoring import Scorer, score_completions
+from asarm.evaluation.programs.scoring import (
+    Scorer,
+    check_scoring,
+    new_scorer,
+    score_completions,
+)
+from asarm.evaluation.programs.sources import load_tasks, resolve_dataset
 from asarm.evaluation.programs.task import Task, TaskSet
 from asarm.evaluation.programs.variants import samples_file, variants
 from asarm.evaluation.published import CODE
@@ -43,7 +48,7 @@ Key = tuple[int, str, int]
 
 
 class Scored(NamedTuple):
-    """What the programs come to, and the completions with what came of them where they were run."""
+    """The result, and the completions with their outcomes where they were run."""
 
     result: CodeResult
     records: Sequence[Record]
@@ -51,14 +56,14 @@ class Scored(NamedTuple):
 
 @dataclass(frozen=True)
 class Programs(Evaluation[Scored]):
-    """The gaps of tasks filled by every variant.
+    """The evaluation of infilled code: the gaps of tasks are filled by every variant.
 
     Attributes:
-        task_set: the tasks, some of them left out.
-        config: how gaps are filled and programs run.
-        networks: what fills them; None for completions of unknown origin.
-        fingerprints: of models and tasks.
-        given: completions to score, instead of generating any.
+        task_set: the tasks, some of which may be left out.
+        config: the settings.
+        networks: the networks that fill them; None for completions of unknown origin.
+        fingerprints: hashes of the models and the tasks.
+        given: completions that are scored instead of generated ones.
 
     Raises:
         ValueError: a task has no gap for one of the networks.
@@ -67,11 +72,11 @@ class Programs(Evaluation[Scored]):
     kind = CODE
     file = "generations.jsonl"
     unit = "gap"
-    leaves = "tables, completions and what came of them"
+    leaves = "tables, completions and their outcomes"
     may_change = ("execute", "timeout", "leave_out")
     task_set: TaskSet
     config: InfillCodeConfig
-    networks: Networks[Network] | None = None
+    networks: Networks[CodeNetwork] | None = None
     fingerprints: dict[str, str] | None = None
     given: Sequence[Record] | None = None
 
@@ -147,7 +152,7 @@ class Programs(Evaluation[Scored]):
 
 
 def key(record: Record) -> Key:
-    """Return what a line is about; sorts as the lines of a run do."""
+    """Return the key of a record; keys sort in the order of the file."""
     return record["item"], record["variant"], record["trial"]
 
 
@@ -159,8 +164,8 @@ def prepare(config: InfillCodeConfig) -> Programs:
             programs here.
     """
     variants(config)  # refuses what cannot be served
-    config = replace(config, dataset=tasks.resolve_dataset(config.dataset))
-    whole = tasks.load_tasks(config.dataset).leave_out(config.leave_out)
+    config = replace(config, dataset=resolve_dataset(config.dataset))
+    whole = load_tasks(config.dataset).leave_out(config.leave_out)
     evaluation = Programs(whole.first(config.max_items), config)
     if config.samples:
         given = read_samples(config.samples, whole, config.max_items)
@@ -172,23 +177,25 @@ def prepare(config: InfillCodeConfig) -> Programs:
     return replace(evaluation, networks=networks, fingerprints=found)
 
 
-def networks_of(config: InfillCodeConfig) -> Networks[Network]:
+def networks_of(config: InfillCodeConfig) -> Networks[CodeNetwork]:
     """Load the models that the settings name."""
     ours, other = load_networks(config)
     mapped = config.whitespace_map
-    return Networks(Network.of(*ours, mapped), Network.of(*other, mapped) if other else None)
+    return Networks(
+        CodeNetwork.of(*ours, mapped), CodeNetwork.of(*other, mapped) if other else None
+    )
 
 
 def infill_code(
-    networks: Networks[Network], task_set: TaskSet, config: InfillCodeConfig
+    networks: Networks[CodeNetwork], task_set: TaskSet, config: InfillCodeConfig
 ) -> CodeResult:
-    """Fill the gaps of all tasks by every variant, run the programs, and give the rates.
+    """Fill the gaps of all tasks by every variant, run the programs, and return the rates.
 
     Args:
-        networks: what fills them.
-        task_set: the tasks, but for those of `config.leave_out`; `config.dataset` and `max_items`
+        networks: the networks that fill them.
+        task_set: the tasks; those of `config.leave_out` are left out, and `dataset` and `max_items`
             are not read.
-        config: how gaps are filled and programs run.
+        config: the settings.
 
     Raises:
         ValueError: nothing isolates programs here, or the self-test of the scoring fails.
@@ -199,13 +206,13 @@ def infill_code(
 
 
 def fill_batch(
-    network: Network,
+    network: CodeNetwork,
     own: Sequence[Task],
     variant: Variant,
     config: InfillCodeConfig,
     seeds: Sequence[int],
 ) -> list[Record]:
-    """Fill the gaps of some tasks together, a line each."""
+    """Fill the gaps of some tasks together; return a record for each."""
     templates = [network.template(task, left_only=variant.left_only) for task in own]
     requested = [
         [AUTO]
@@ -236,7 +243,7 @@ def fill_batch(
 
 
 def _line(infilling: Infilling) -> Record:
-    """Return what a run keeps of a filled gap; rows that found its length are counted, too."""
+    """Return the record of a filled gap; rows that found its length are counted, too."""
     (candidate,) = infilling.candidates
     return {
         "completion": candidate.fills[0].text,

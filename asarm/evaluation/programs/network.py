@@ -18,11 +18,11 @@ PROBE = "if a:\n    b"
 
 
 @dataclass(frozen=True)
-class Network:
+class CodeNetwork:
     """A model with its tokenizer.
 
     Attributes:
-        whitespace_map: line ends, tabs and pairs of blanks are tokens of their own.
+        whitespace_map: whether line ends, tabs and pairs of blanks are tokens of their own.
     """
 
     model: Backbone
@@ -35,21 +35,21 @@ class Network:
         model: Backbone,
         tokenizer: PreTrainedTokenizerBase,
         whitespace_map: bool | None = None,
-    ) -> Network:
-        """A whitespace_map of None is what the tokenizer needs to write code at all."""
+    ) -> CodeNetwork:
+        """Make the pair; if None, the whitespace map is used where the tokenizer writes no code."""
         if whitespace_map is None:
             whitespace_map = not _writes_code(tokenizer)
         return cls(model, tokenizer, whitespace_map)
 
     def template(self, task: Task, *, left_only: bool = False) -> Template:
-        """The program around a task's gap, what follows it hidden where `left_only`."""
+        """Return the program around a task's gap; `left_only` hides what follows it."""
         texts = [task.prompt, "" if left_only else task.suffix]
         return Template.of(
             Codec.of(self.tokenizer, self.whitespace_map), texts, closed=not left_only
         )
 
     def require_gaps(self, tasks: Sequence[Task]) -> None:
-        """Refuse tasks whose true middle has no token: there is nothing to fill.
+        """Refuse tasks whose true middle has no token, and so no gap to fill.
 
         Raises:
             ValueError: names the first one.
@@ -65,5 +65,5 @@ class Network:
 
 
 def _writes_code(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether line ends and indentation come back as they were."""
+    """Return whether the tokenizer gives line ends and indentation back as they were."""
     return decode(tokenizer, encode(tokenizer, PROBE)) == PROBE

@@ -1,4 +1,4 @@
-"""JSON lines of a data file, plain or gzipped, each problem said in one line with its row."""
+"""JSON lines of a data file, plain or gzipped; errors name the row in one line."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any
 
 
 def read_rows(path: Path, fields: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """The row numbers, from 1, and those fields of the records of a file; blank rows are skipped.
+    """Yield the number, from 1, and some fields of each row of a file; blank rows are skipped.
 
     Raises:
-        ValueError: the file cannot be read or breaks off, or a row is not UTF-8, no JSON object,
-            or lacks a field; names file and row.
+        ValueError: the file cannot be read or breaks off, or a row is not UTF-8, not a JSON object,
+            or lacks a field; the message names file and row.
     """
     row = 0
     try:
@@ -27,7 +27,7 @@ def read_rows(path: Path, fields: Sequence[str]) -> Iterator[tuple[int, dict[str
                     yield row, _fields(_record(line, f"{path}, row {row}"), fields, path, row)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         reason = str(error).rstrip(".").lower()
-        raise ValueError(f"{path} is damaged behind row {row} ({reason}): get it anew") from None
+        raise ValueError(f"{path} is damaged after row {row} ({reason}): get it anew") from None
     except OSError as error:
         raise ValueError(f"cannot read {path} ({error.strerror}): name an existing file") from None
 

@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.text import Text
 
 from asarm.display.tables import markdown_table, show_table
-from asarm.evaluation.programs.protocol import describe_ceiling
 from asarm.evaluation.programs.results import CodeResult, VariantResult
+from asarm.evaluation.programs.scoring import describe_ceiling
 from asarm.evaluation.programs.task import Task
 from asarm.evaluation.tables import page
 from asarm.metrics.passk import Rate
@@ -33,7 +33,7 @@ COSTS: dict[str, tuple[str, Callable[[float], str]]] = {
 
 
 def table(result: CodeResult) -> tuple[list[str], list[list[str]]]:
-    """Heading and rows: a variant each."""
+    """Return the head of the table, and a row for each variant."""
     ks = [rates.k for rates in max((v.rates for v in result.variants), key=len, default=[])]
     costs = [c for c in COSTS if any(v.costs[c] for v in result.variants)]
     head = ["method", *(f"pass@{k}" for k in ks)]
@@ -69,7 +69,7 @@ def _cost(estimate: Estimate | None, cost: str) -> str:
 
 
 def what_was_checked(result: CodeResult) -> list[str]:
-    """Lines on the set, the scoring and the codec."""
+    """Return notes on the set, the scoring and the codec."""
     first = result.variants[0].rates[0] if result.variants and result.variants[0].rates else None
     parts = (
         [(r.tasks if r else 0) for r in (first.with_suffix, first.empty_suffix)] if first else []
@@ -84,7 +84,7 @@ def what_was_checked(result: CodeResult) -> list[str]:
 
 
 def markdown(result: CodeResult) -> str:
-    """The report as a page."""
+    """Write the report as a Markdown page."""
     endings = {ending: None for v in result.variants for ending in v.outcomes}
     rows = [[e, *(f"{v.outcomes.get(e, 0):,}" for v in result.variants)] for e in endings]
     outcomes = markdown_table(["outcome", *(v.name for v in result.variants)], rows)
@@ -98,14 +98,14 @@ def markdown(result: CodeResult) -> str:
 
 
 def show(result: CodeResult, console: Console) -> None:
-    """The table in the terminal, and what is known about it."""
+    """Print the table and its warnings in the terminal."""
     show_table(console, result.title, NOTE, *table(result))
     for line in result.notes:
         console.print(line, style="bold red", highlight=False)
 
 
 def show_example(tasks: Sequence[Task], record: Record, console: Console) -> None:
-    """The lines around a gap, and what it was filled with."""
+    """Print the lines around a gap, and what it was filled with."""
     task = tasks[record["item"]]
     before = task.prompt.splitlines(keepends=True)[-EXAMPLE_LINES:]
     after = task.suffix.splitlines(keepends=True)[:EXAMPLE_LINES]

@@ -1,4 +1,4 @@
-"""Completions as OpenAI's script has them: a line of task_id and completion each."""
+"""Completions in the format of OpenAI's script: a line of task_id and completion each."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ FIELDS = ("task_id", "completion")
 
 
 def official(records: Sequence[Record]) -> list[Record]:
-    """The records in the published format."""
+    """Return the records in the published format."""
     return [{name: record[name] for name in FIELDS} for record in records]
 
 
 def read_samples(path: str | Path, task_set: TaskSet, max_items: int | None = None) -> list[Record]:
-    """The completions of a file, by task, those of a task in the file's order.
+    """Read the completions of a file, by task; those of a task keep the file's order.
 
     Args:
         path: a .jsonl or .jsonl.gz; other fields than task_id and completion are not read.
-        task_set: all its tasks.
-        max_items: what belongs to later tasks, or to one that the set leaves out, is not read.
+        task_set: the tasks that the file was made for.
+        max_items: the number of tasks that are read; tasks that are left out are not read either.
 
     Raises:
         ValueError: the file is damaged, names a task that the set does not have, or has no

@@ -1,4 +1,4 @@
-"""Which programs pass, and whether the scoring itself can be trusted on the tasks at hand."""
+"""Programs are run and scored, once a test has shown that the scoring can be trusted."""
 
 from __future__ import annotations
 
@@ -7,31 +7,34 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 from tqdm import tqdm
 
-from asarm.evaluation.programs.network import Network
+from asarm.evaluation.programs.config import InfillCodeConfig
+from asarm.evaluation.programs.network import CodeNetwork
 from asarm.evaluation.programs.task import Task, TaskSet
+from asarm.evaluation.variants import Networks
 from asarm.run import Record, Run
 from asarm.sandbox.execution import Limits, Outcome, Program, run_programs
-from asarm.sandbox.isolation import Isolation
+from asarm.sandbox.isolation import Isolation, find_isolation
 
 OUTCOMES = "outcomes.jsonl"
-WALL = 10  # times its CPU time a program may take by the clock: other work may be going on
-FAR = 0.005  # of the tasks: empty completions that pass unlike what is recorded, and one more
-NAMED = 20  # references that a refusal names
-ENOUGH = 10  # tasks whose tests cannot all be met by nothing
+WALL = 10  # clock time over CPU time that a program may take: other work may be going on
+FAR = 0.005  # fraction of tasks, and one more, by which empty completions may pass unlike recorded
+MAX_NAMED = 20  # references that an error message names
+ENOUGH = 10  # tasks, of which no empty completions can pass all tests
 
 
 class Scorer:
-    """Runs programs, each different one once, and remembers what came of it.
+    """Runs programs, each different one once, and remembers their outcomes.
 
     Args:
-        isolation: from `isolation.find_isolation`.
-        limits: of every program.
-        run: whose folder keeps the outcomes, so that they outlive this process; none by default.
+        isolation: the sandbox, from `isolation.find_isolation`.
+        limits: the limits of every program.
+        run: the run whose folder keeps the outcomes for later processes; none by default.
         workers: how many programs run at once; as many as there are cores by default.
-        progress: show a bar of programs.
+        progress: whether a bar of programs is shown.
     """
 
     def __init__(
@@ -52,10 +55,10 @@ class Scorer:
                 self._known[record["program"]] = outcome
 
     def outcomes(self, programs: Sequence[Program], what: str = "running") -> list[Outcome]:
-        """The outcome of each program, in their order.
+        """Return the outcome of each program, in their order.
 
-        What may be the machine's fault is tried again, alone, before it counts, and the run's
-        folder never keeps it.
+        A failure that may be the machine's fault is tried again, alone, before it counts, and the
+        run folder never keeps it.
         """
         names = [self.name_of(program) for program in programs]
         new = {n: p for n, p in zip(names, programs, strict=True) if n not in self._known}
@@ -66,7 +69,7 @@ class Scorer:
         return [self._known[name] for name in names]
 
     def name_of(self, program: Program) -> str:
-        """A hash of all that an outcome depends on."""
+        """Return a hash of all that an outcome depends on."""
         about = [*program, asdict(self.limits), self.isolation.isolates]
         return hashlib.sha256(json.dumps(about).encode()).hexdigest()
 
@@ -95,20 +98,20 @@ class Scorer:
 
 
 def limits_of(timeout: float) -> Limits:
-    """What a program may use, with its time in seconds of CPU."""
+    """Return the limits of a program that may take `timeout` seconds of CPU time."""
     return Limits(seconds=WALL * timeout, cpu_seconds=math.ceil(timeout))
 
 
 @dataclass(frozen=True)
 class SelfTest:
-    """How the programs of a set came out whose outcome is known beforehand.
+    """The outcomes of programs whose outcome is known beforehand.
 
     Attributes:
-        tasks: how many there are.
-        references: how many of the true solutions pass.
-        empty: how many empty completions pass.
-        recorded_empty: how many did where it was measured; None for a set that is not known.
-        failures: the true solutions that do not pass: task and outcome.
+        tasks: the number of tasks.
+        references: the number of reference solutions that pass.
+        empty: the number of empty completions that pass.
+        recorded_empty: the number that passed when it was recorded; None for an unknown set.
+        failures: task and outcome of the reference solutions that do not pass.
     """
 
     tasks: int
@@ -119,7 +122,7 @@ class SelfTest:
 
     @property
     def description(self) -> str:
-        """Both rates, in a line."""
+        """Both rates in one line."""
         recorded = "" if self.recorded_empty is None else f" (recorded {self.recorded_empty:,})"
         return (
             f"self-test: of {self.tasks:,} tasks, {self.references:,} pass with the reference "
@@ -127,7 +130,7 @@ class SelfTest:
         )
 
     def require(self) -> None:
-        """Refuse to go on to scores that would mean nothing.
+        """Refuse to compute scores that would mean nothing.
 
         Raises:
             ValueError: a true solution fails; empty completions pass unlike what is recorded, by
@@ -150,7 +153,7 @@ class SelfTest:
             )
 
     def _failing(self) -> str:
-        named = [f"{name} {outcome.result}" for name, outcome in self.failures[:NAMED]]
+        named = [f"{name} {outcome.result}" for name, outcome in self.failures[:MAX_NAMED]]
         more = len(self.failures) - len(named)
         return ", ".join(named) + (f" and {more:,} more, printed above" if more else "")
 
@@ -187,7 +190,7 @@ def self_test(task_set: TaskSet, scorer: Scorer) -> SelfTest:
 
 
 def measure_floors(task_set: TaskSet, scorer: Scorer) -> tuple[list[str], int]:
-    """What `recorded` holds: tasks that an empty completion passes, and how many `pass` does."""
+    """Return the floors of a set: ids that an empty completion passes, and how many `pass` does."""
     tasks = task_set.kept
     empty = _outcomes(tasks, scorer, lambda task: "", "empty completions")
     passes = _outcomes(tasks, scorer, lambda task: task.pass_statement, "bare pass")
@@ -197,12 +200,12 @@ def measure_floors(task_set: TaskSet, scorer: Scorer) -> tuple[list[str], int]:
 
 @dataclass(frozen=True)
 class Ceiling:
-    """What a perfect model could reach through a tokenizer.
+    """The best score that a perfect model could reach through a tokenizer.
 
     Attributes:
-        tasks: how many there are.
-        passed: true middles that pass after being encoded and decoded.
-        exact: those that come back character for character.
+        tasks: the number of tasks.
+        passed: the number of true middles that pass after being encoded and decoded.
+        exact: the number of those that come back character for character.
     """
 
     tasks: int
@@ -210,7 +213,7 @@ class Ceiling:
     exact: int
 
 
-def codec_ceiling(network: Network, tasks: Sequence[Task], scorer: Scorer) -> Ceiling:
+def codec_ceiling(network: CodeNetwork, tasks: Sequence[Task], scorer: Scorer) -> Ceiling:
     """Encode and decode the true middle of every task, and run what comes back."""
 
     def through(task: Task) -> str:
@@ -227,11 +230,11 @@ def codec_ceiling(network: Network, tasks: Sequence[Task], scorer: Scorer) -> Ce
 def score_completions(
     tasks: Sequence[Task], records: Sequence[Record], scorer: Scorer
 ) -> list[Record]:
-    """A line for each completion: task_id, completion, passed, result, and what it is of.
+    """Return a record for each completion: what it is, whether it passed, and how it ended.
 
     Args:
-        tasks: by whose order the records number their items.
-        records: with item, variant, trial and completion.
+        tasks: the tasks, in the order in which the records number them.
+        records: the completions, with item, variant and trial.
     """
     programs = [tasks[r["item"]].program(r["completion"]) for r in records]
     about = ("task_id", "completion")
@@ -246,3 +249,75 @@ def _outcomes(
     tasks: Sequence[Task], scorer: Scorer, completion: Callable[[Task], str], what: str
 ) -> list[Outcome]:
     return scorer.outcomes([task.program(completion(task)) for task in tasks], what)
+
+
+class Checks(NamedTuple):
+    """What is known before any score: the self-test, and the ceiling of each model's codec."""
+
+    self_test: SelfTest
+    ceilings: dict[str, Ceiling]
+
+
+def new_scorer(
+    config: InfillCodeConfig, *, run: Run | None = None, progress: bool = False
+) -> Scorer | None:
+    """Make what runs the programs; None where none are to be run.
+
+    Raises:
+        ValueError: nothing isolates them here.
+    """
+    if config.execute == "none":
+        return None
+    isolation = find_isolation(config.execute)
+    return Scorer(isolation, limits_of(config.timeout), run=run, progress=progress)
+
+
+def check_scoring(
+    task_set: TaskSet,
+    scorer: Scorer,
+    networks: Networks[CodeNetwork] | None,
+    config: InfillCodeConfig,
+    *,
+    say: Callable[[str], None] = print,
+) -> Checks:
+    """Run programs of known outcome, report them, and refuse to score where they are wrong.
+
+    Args:
+        task_set: the tasks that are scored.
+        scorer: runs the programs.
+        networks: the models whose codecs are tried; None for completions of unknown origin.
+        config: the settings, which have the models' names.
+        say: a function that is called with each line of the report.
+
+    Raises:
+        ValueError: the self-test fails, so that no score would mean anything.
+    """
+    tested = self_test(task_set, scorer)
+    say(tested.description)
+    for name, outcome in tested.failures:
+        say(f"the reference solution of {name}: {outcome.result}")
+    tested.require()
+    ceilings = {}
+    for name, network in _named(networks, config):
+        ceilings[name] = codec_ceiling(network, task_set.kept, scorer)
+        say(describe_ceiling(name, ceilings[name]))
+    return Checks(tested, ceilings)
+
+
+def describe_ceiling(name: str, ceiling: Ceiling) -> str:
+    """Describe in one line what a model's codec lets through."""
+    return (
+        f"codec of {name}: {ceiling.passed:,} of {ceiling.tasks:,} true middles pass after being "
+        f"encoded and decoded, {ceiling.exact:,} come back character for character"
+    )
+
+
+def _named(
+    networks: Networks[CodeNetwork] | None, config: InfillCodeConfig
+) -> list[tuple[str, CodeNetwork]]:
+    if networks is None:
+        return []
+    found = [(config.model, networks.ours)]
+    if networks.off_the_shelf is not None:
+        found.append((config.off_the_shelf or "", networks.off_the_shelf))
+    return found

@@ -1,4 +1,4 @@
-"""The sets of infilling tasks: published, bundled, or a file in the published format.
+"""Where sets of infilling tasks come from: published files, the package, or a user's file.
 
 The published ones are HumanEval's functions with a gap (Bavarian et al. 2022, arXiv 2207.14255):
 one line, several lines, or a random span of characters.
@@ -50,22 +50,22 @@ PUBLISHED = {
 
 
 def resolve_dataset(dataset: str | None) -> str:
-    """The name of the set: of None, single-line where its file is there, and bundled elsewhere."""
+    """Return the name of the set; for None, single-line where its file is there, else bundled."""
     if dataset is not None:
         return dataset
     return DEFAULT if find(PUBLISHED[DEFAULT].file, CHECKOUT) else BUNDLED
 
 
 def load_tasks(dataset: str | None = None) -> TaskSet:
-    """The tasks of a set.
+    """Load the tasks of a set.
 
     Args:
         dataset: single-line, multi-line, random-span or random-span-light, from eval_datasets/ of
             the checkout or of the current directory; bundled; or a .jsonl or .jsonl.gz in the
-            format of the published files. None as `resolve_dataset` has it.
+            format of the published files; if None, the choice of `resolve_dataset`.
 
     Raises:
-        ValueError: the file is missing, damaged, or holds an id twice; names file and row.
+        ValueError: the file is missing, damaged, or holds an id twice; the message says where.
     """
     name = resolve_dataset(dataset)
     if name == BUNDLED:
@@ -97,7 +97,7 @@ def _path(name: str) -> Path:
         return found
     path = Path(name).expanduser()
     if not path.is_file() or not name.endswith((".jsonl", ".jsonl.gz")):
-        what = "exists, but is no .jsonl or .jsonl.gz" if path.exists() else "does not exist"
+        what = "exists, but is not a .jsonl or .jsonl.gz" if path.exists() else "does not exist"
         names = ", ".join([*PUBLISHED, BUNDLED])
         raise ValueError(f"dataset {name} {what}; expected {names}, or such a file")
     return path
@@ -112,7 +112,7 @@ def _read_tasks(path: Path) -> list[Task]:
             first = found[task.task_id]
             raise ValueError(f"{path}, row {row}: task_id {task.task_id} is also in row {first}")
         if not task.entry_point.isidentifier():
-            raise ValueError(f"{path}, row {row}: entry_point {task.entry_point!r} is no name")
+            raise ValueError(f"{path}, row {row}: entry_point {task.entry_point!r} is not a name")
         found[task.task_id] = row
         tasks.append(task)
     if not tasks:

@@ -1,4 +1,4 @@
-"""An infilling task: a function with a gap, and the test that its program has to pass."""
+"""Infilling tasks, each a function with a gap and a test, and sets of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from asarm.sandbox.execution import Program
 
 @dataclass(frozen=True)
 class Task:
-    """One of a set; the fields are those of OpenAI's human-eval-infilling."""
+    """A task; its fields are those of OpenAI's human-eval-infilling."""
 
     task_id: str
     entry_point: str  # the function that `test` calls
@@ -20,18 +20,18 @@ class Task:
     test: str  # defines check(candidate)
 
     def program(self, completion: str) -> Program:
-        """What is run: prompt and suffix are the task's own characters, the gap is filled."""
+        """Return the program to run: the task's own prompt and suffix around a completion."""
         source = self.prompt + completion + self.suffix
         return Program(source=source, test=self.test, entry_point=self.entry_point)
 
     @property
     def problem(self) -> tuple[str, str]:
-        """What tasks with a gap elsewhere in the same function have in common."""
+        """The function and its test, which tasks with a gap elsewhere in the function share."""
         return self.entry_point, self.test
 
     @property
     def pass_statement(self) -> str:
-        """A completion that does nothing: `pass`, indented as the first line that was there."""
+        """A completion that does nothing: `pass`, indented as the first line of the solution."""
         line = self.canonical_solution.lstrip("\n")
         indentation = line[: len(line) - len(line.lstrip(" \t"))]
         return f"{indentation}pass\n"
@@ -39,13 +39,13 @@ class Task:
 
 @dataclass(frozen=True)
 class Recorded:
-    """What was measured once on a set whose bytes are known, all its tasks in Python 3.11.
+    """The floors of a known set, measured once on all its tasks in Python 3.11.
 
-    The reference solutions pass all tasks; these are the floors.
+    The reference solutions pass all tasks.
 
     Attributes:
-        empty: ids of the tasks that an empty completion passes.
-        bare_pass: how many tasks `Task.pass_statement` passes.
+        empty: the ids of the tasks that an empty completion passes.
+        bare_pass: the number of tasks that `Task.pass_statement` passes.
     """
 
     empty: frozenset[str]
@@ -57,10 +57,10 @@ class TaskSet:
     """Tasks in the order of their file, and what is known about them.
 
     Attributes:
-        name: as `load_tasks` takes it.
-        recorded: where the set is one of those that were measured.
-        note: what a reader of the scores has to know about the file.
-        left_out: ids of tasks that keep their number, and are neither filled nor scored.
+        name: the name that `load_tasks` takes.
+        recorded: the set's floors, if they were measured.
+        note: a warning about the file for readers of the scores.
+        left_out: the ids of tasks that are neither filled nor scored.
     """
 
     name: str
@@ -75,10 +75,10 @@ class TaskSet:
         return [task for task in self.tasks if task.task_id not in self.left_out]
 
     def leave_out(self, task_ids: Sequence[str]) -> TaskSet:
-        """The set with some tasks left out.
+        """Return the set with some tasks left out.
 
         Raises:
-            ValueError: one of them is none of the set, or no task is left.
+            ValueError: an id is not in the set, or no task is left.
         """
         strangers = set(task_ids) - {task.task_id for task in self.tasks}
         if strangers:
@@ -89,7 +89,7 @@ class TaskSet:
         return replace(self, left_out=frozenset(task_ids))._checked()
 
     def first(self, count: int | None) -> TaskSet:
-        """The set of its first `count` tasks; itself where count is None."""
+        """Return the set of the first `count` tasks; all if None."""
         if count is not None and count < 1:
             raise ValueError(f"max_items is {count}; expected at least 1, or null for all")
         return replace(self, tasks=self.tasks[:count])._checked()
@@ -97,7 +97,7 @@ class TaskSet:
     def _checked(self) -> TaskSet:
         if not self.kept:
             raise ValueError(
-                f"leave_out holds all {len(self.tasks):,} tasks of {self.name} that are asked "
-                "for; leave one of them in, or raise --max_items"
+                f"leave_out holds all {len(self.tasks):,} requested tasks of {self.name}; leave "
+                "one of them in, or raise --max_items"
             )
         return self

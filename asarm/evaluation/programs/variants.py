@@ -1,4 +1,4 @@
-"""What is compared: each variant fills all gaps, and is a row of the table."""
+"""The variants that are compared: each fills all gaps, and is a row of the table."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from asarm.evaluation.variants import (
     filling_variants,
 )
 
-BASELINES = ("left_context", "parallel")
 EXECUTE = ("sandbox", "unsafe", "none")
 SAMPLES = "samples.jsonl"
 
@@ -33,21 +32,21 @@ def variants(config: InfillCodeConfig) -> list[Variant]:
 
 
 def samples_file(variant: str, first: str) -> str:
-    """Return where the completions of a variant are, in the format of OpenAI's script."""
+    """Return the file of the completions of a variant, in the format of OpenAI's script."""
     if variant == first:
         return SAMPLES
     return f"samples-{re.sub('[^a-z0-9]+', '_', variant.lower()).strip('_')}.jsonl"
 
 
 def check(config: InfillCodeConfig) -> None:
-    """Refuse what cannot be served.
+    """Refuse settings that cannot be served.
 
     Raises:
         ValueError: an unknown word, or a number outside its range.
     """
-    check_words("length", [config.length], [*LENGTHS, BOTH])
-    check_filling(config, BASELINES, "is")
-    check_words("execute", [config.execute], EXECUTE)
+    check_words("length", config.length, [*LENGTHS, BOTH])
+    check_filling(config)
+    check_words("execute", config.execute, EXECUTE)
     if not 0 < config.timeout < math.inf:
         raise ValueError(f"timeout is {config.timeout}; expected seconds above 0")
     if config.samples is not None and config.execute == "none":

@@ -26,8 +26,8 @@ class Blank:
 
     Attributes:
         before, after: the text around it, its spaces included.
-        reference: what stood there.
-        sentences: how many sentences that is.
+        reference: the true text of the blank.
+        sentences: the number of sentences of the reference.
     """
 
     before: str
@@ -36,7 +36,7 @@ class Blank:
     sentences: int = 1
 
     def template(self, *, left_only: bool = False) -> str:
-        """The text with its mark; with nothing after it where what follows is hidden."""
+        """Return the text with its mark; `left_only` hides what follows it."""
         return self.before + MARK + ("" if left_only else self.after)
 
 
@@ -47,7 +47,7 @@ def fill_blanks(
     config: InfillProseConfig,
     seeds: Sequence[int],
 ) -> list[Record]:
-    """Fill each blank once: what with, and what it took.
+    """Fill each blank once; return a record of each filling and its costs.
 
     Oracle length: as many tokens as the reference has for the model's own tokenizer. Auto: 1 to 32
     for a sentence; a text that ends with the blank is then taken for a whole document, for its end
@@ -55,9 +55,9 @@ def fill_blanks(
     """
     network = networks.pick(variant)
     lengths = [oracle_length(network.tokenizer, blank) for blank in blanks]
-    asked: list[Any] = lengths
+    requested: list[Any] = lengths
     if variant.length == "auto":
-        asked = [(1, MAX_TOKENS * blank.sentences) for blank in blanks]
+        requested = [(1, MAX_TOKENS * blank.sentences) for blank in blanks]
 
     def fill() -> list[Infilling]:
         return infill(
@@ -65,7 +65,7 @@ def fill_blanks(
             network.tokenizer,
             [blank.template(left_only=variant.left_only) for blank in blanks],
             blank=MARK,
-            length=asked,
+            length=requested,
             evidence="direct",  # thousands of blanks: the faster one
             seed=list(seeds),
             closed=variant.length == "auto",
@@ -80,14 +80,14 @@ def fill_blanks(
     ]
 
 
-@lru_cache(maxsize=2**16)  # every trial asks again
+@lru_cache(maxsize=2**16)  # every trial needs it again
 def oracle_length(tokenizer: PreTrainedTokenizerBase, blank: Blank) -> int:
-    """Return how many tokens the reference has where it is."""
+    """Return how many tokens the reference has in its place."""
     return reference_lengths(tokenizer, blank.template(), [blank.reference], blank=MARK)[0]
 
 
 def sampling(variant: Variant, config: InfillProseConfig) -> dict[str, Any]:
-    """The options of `asarm.sample`."""
+    """Return the options of `asarm.sample`."""
     return {
         "sampler": sampler_of(variant.method, k=config.k, steps=variant.steps),
         "temperature": config.temperature,

@@ -1,4 +1,4 @@
-"""What the evaluations of prose have in common: their lines, networks and titles."""
+"""What the evaluations of prose have in common: their records, networks and titles."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from asarm.evaluation.prose.config import InfillProseConfig
 from asarm.evaluation.prose.results import ProseResult
 from asarm.evaluation.published import PROSE
 from asarm.evaluation.variants import (
+    BASELINES,
     LENGTHS,
     Cell,
     Networks,
@@ -29,7 +30,7 @@ from asarm.rows import Backbone
 from asarm.run import Record, Run
 
 PROTOCOLS = ("middle", "short_prompt")
-BASELINES = ("left_context", "parallel", "copy")
+PROSE_BASELINES = (*BASELINES, "copy")
 Key = tuple[int, str, str, int]
 
 
@@ -42,14 +43,14 @@ class Network(NamedTuple):
 
 @dataclass(frozen=True)
 class ProseEvaluation(Evaluation[ProseResult]):
-    """The evaluation of items of prose.
+    """An evaluation of items of prose.
 
     Attributes:
-        items: all that are evaluated.
-        config: the settings; what they say of models, data and folders is not read.
-        name: what the items are called in titles.
-        networks: what fills them.
-        fingerprints: of models and items.
+        items: all items that are evaluated.
+        config: the settings; those of models, data and folders are not read.
+        name: the name of the items in titles.
+        networks: the networks that fill them.
+        fingerprints: hashes of the models and the items.
     """
 
     kind = PROSE
@@ -93,19 +94,19 @@ class ProseEvaluation(Evaluation[ProseResult]):
 
     @abstractmethod
     def answers(self, items: Sequence[int], cell: Cell) -> list[Record]:
-        """Return what is computed of each of the items, without what the cell says."""
+        """Compute the records of the items, without the fields of the cell."""
 
     @abstractmethod
     def result(self, records: Sequence[Record]) -> ProseResult:
-        """Return what the lines come to; partial ones give partial tables."""
+        """Aggregate the records into the result; part of them gives partial tables."""
 
     @property
     def names(self) -> list[str]:
-        """What the rows are called, in the order of the plan."""
+        """The names of the rows, in the order of the variants."""
         return list(dict.fromkeys(cell.variant.name for cell in self.cells))
 
     def title(self, items: str) -> str:
-        """Say what was done, in a line."""
+        """Return the title of the result."""
         num_trials = self.config.num_trials
         each = f", {num_trials} times each" if any(cell.trial for cell in self.cells) else ""
         return f"{short_name(self.config.model)} on {self.name}: {len(self.items)} {items}{each}"
@@ -122,7 +123,7 @@ class ProseEvaluation(Evaluation[ProseResult]):
 
 
 def key(record: Record) -> Key:
-    """Return what a line is about."""
+    """Return the key of a record."""
     return record["item"], record["protocol"], record["variant"], record["trial"]
 
 
@@ -133,12 +134,12 @@ def networks_of(config: InfillProseConfig) -> Networks[Network]:
 
 
 def short_name(model: str) -> str:
-    """Return a model's name: the last two parts of a long path."""
+    """Return the last two parts of a model's name or path."""
     return "/".join(Path(model).parts[-2:])
 
 
 def other_name(config: InfillProseConfig) -> str:
-    """Return what the rows of `off_the_shelf` are called."""
+    """Return the name of the rows of `off_the_shelf`."""
     return f"{config.off_the_shelf} off the shelf"
 
 
@@ -150,4 +151,4 @@ def check_config(config: InfillProseConfig) -> None:
     """
     words("protocol", config, PROTOCOLS)
     words("length", config, LENGTHS)
-    check_filling(config, BASELINES, "holds")
+    check_filling(config, PROSE_BASELINES)

@@ -1,4 +1,4 @@
-"""Lines of evaluation files, compressed or not; what is damaged is named by file and line."""
+"""Lines of evaluation files, compressed or not; errors name file and line."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ UNPACK: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.decompress, ".bz2": b
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a UTF-8 file (.gz and .bz2 are unpacked), without blank ones at its end.
+    """Read the lines of a UTF-8 file (.gz, .bz2 or plain), without blank ones at its end.
 
-    ValueError names the file, and the line where there is one, if it cannot be read, is cut off,
-    is not UTF-8, or holds nothing.
+    Raises:
+        ValueError: the file cannot be read, is cut off, is not UTF-8, or holds nothing; the message
+            names the file, and the line where there is one.
     """
     content = _unpacked(path).removeprefix(BYTE_ORDER_MARK)
     try:
@@ -49,27 +50,27 @@ def _unpacked(path: Path) -> bytes:
     except (EOFError, OSError, ValueError, zlib.error) as error:
         kind = path.suffix.removeprefix(".")
         raise ValueError(
-            f"{path} is cut off or damaged ({error}): get it again, for it is no whole {kind} file"
+            f"{path} is cut off or damaged ({error}), not a whole {kind} file: get it again"
         ) from None
 
 
 def json_records(path: Path, lines: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The object of each line, after the words that name file and line."""
+    """Yield the object of each line, with the file and the line as words."""
     for number, line in enumerate(lines, start=1):
         where = f"{path} line {number}"
         try:
             record = json.loads(line)
         except ValueError as error:
             raise ValueError(
-                f"{where} is no JSON ({error}); repair it or get the file again"
+                f"{where} is not JSON ({error}); repair it or get the file again"
             ) from None
         if not isinstance(record, dict):
-            raise ValueError(f"{where} is {type(record).__name__}; expected an object of JSON")
+            raise ValueError(f"{where} is {type(record).__name__}; expected a JSON object")
         yield where, record
 
 
 def require_columns(where: str, given: Iterable[str], expected: Sequence[str]) -> None:
-    """Refuse what lacks a column."""
+    """Refuse a file or record that lacks a column."""
     columns = list(given)
     missing = [name for name in expected if name not in columns]
     if missing:
@@ -79,7 +80,7 @@ def require_columns(where: str, given: Iterable[str], expected: Sequence[str]) -
 
 
 def text_at(where: str, record: dict[str, Any], column: str) -> str:
-    """A text with something in it, without whitespace around it."""
+    """Return the text of a column, stripped, which must not be empty."""
     value = record.get(column)
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{where} has {value!r} in {column}; expected a text that is not empty")

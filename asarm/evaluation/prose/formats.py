@@ -1,4 +1,4 @@
-"""The published formats of stories, passages and questions, found by their columns."""
+"""Readers of the published formats of stories, passages and questions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NUM_ENDINGS = 4  # of a question in HellaSwag's text format: six lines in all
 
 @dataclass(frozen=True)
 class Story:
-    """Five sentences."""
+    """A story of five sentences."""
 
     sentences: tuple[str, ...]
 
@@ -47,23 +47,23 @@ class Question:
 
 
 Items = list[Story] | list[Passage] | list[Question]
-Records = Iterable[tuple[str, dict[str, Any]]]  # each after the words that name where it is
+Records = Iterable[tuple[str, dict[str, Any]]]  # with the file and the line of each as words
 
 
 def read_items(path: str | Path, kind: str | None = None) -> tuple[str, Items]:
-    """What kind of items a file has ("stories", "lambada" or "hellaswag"), and the items.
+    """Read the items of a file, and their kind: "stories", "lambada" or "hellaswag".
 
-    Formats: ROCStories as csv, cloze or with titles, between commas, semicolons or tabs; LAMBADA as
+    Formats: ROCStories as CSV, cloze or with titles, between commas, semicolons or tabs; LAMBADA as
     one passage a line in a file that is named so, or as JSON lines with `text`; HellaSwag as six
     lines an item, or as JSON lines with `ctx`, `endings` and `label`. Each may be compressed (.gz,
     .bz2).
 
     Args:
         path: the file.
-        kind: what it holds, where neither its columns nor its name tell.
+        kind: the kind of its items; found by its columns or its name if None.
 
     Raises:
-        ValueError: none of these formats, or a damaged file; in one line, with the file's line.
+        ValueError: the file has another format or is damaged; the message names the line.
     """
     path = Path(path).expanduser()
     lines = read_lines(path)
@@ -88,21 +88,21 @@ def _format(
     if kind == "lambada" or "lambada" in path.name.lower():
         return "lambada", _passages_of_text
     raise ValueError(
-        f"{path} is in no format that its first lines tell (ROCStories as csv, HellaSwag in six "
+        f"{path} is in no format that its first lines show (ROCStories as CSV, HellaSwag in six "
         f"lines an item, JSON lines with text or ctx): say what it holds, such as --dataset "
         f"{quote(f'lambada:{path}')} for a passage a line, whose last word is to be found"
     )
 
 
 def _has_columns(path: Path, header: str) -> bool:
-    """Whether a file is meant as a table, by its name or by its columns."""
+    """Return whether a file is meant as a table, by its name or by its columns."""
     columns = set(_cells(header, _delimiter(header)))
     known = any({names[0], names[-1]} <= columns for names in (CLOZE, TITLED))
     return known or not {".csv", ".tsv"}.isdisjoint(path.suffixes)
 
 
 def _delimiter(header: str) -> str:
-    """Return what is between the cells: where it is cut there, most of the columns are known."""
+    """Return the delimiter of the cells: the one that gives the most known columns."""
     known = {*CLOZE, *TITLED}
     return max(DELIMITERS, key=lambda delimiter: len(known & set(_cells(header, delimiter))))
 
@@ -112,7 +112,7 @@ def _cells(line: str, delimiter: str) -> list[str]:
 
 
 def read_stories(path: Path, lines: list[str]) -> list[Story]:
-    """The stories of a ROCStories csv; of a cloze one, each with its right ending."""
+    """Read the stories of a ROCStories CSV file; of a cloze file, each with its right ending."""
     delimiter = _delimiter(lines[0])
     rows = csv.reader((line + "\n" for line in lines), delimiter=delimiter, strict=True)
     stories: list[Story] = []
@@ -135,7 +135,7 @@ def read_stories(path: Path, lines: list[str]) -> list[Story]:
             seen[name] = rows.line_num
             stories.append(_story(where, record, expected))
     except csv.Error as error:
-        raise ValueError(f"{path} line {rows.line_num} is no csv ({error}); repair it") from None
+        raise ValueError(f"{path} line {rows.line_num} is not CSV ({error}); repair it") from None
     if not stories:
         raise ValueError(f"{path} has a header and no story; get it again")
     return stories
@@ -184,7 +184,7 @@ def _questions_of_json(path: Path, lines: list[str]) -> list[Question]:
 
 
 def questions_of_records(records: Records) -> list[Question]:
-    """The questions of (where, record) pairs as the hub has them."""
+    """Make questions of (where, record) pairs in the hub's format."""
     questions = []
     for where, record in records:
         require_columns(where, record, CHOICES)
@@ -200,12 +200,12 @@ def questions_of_records(records: Records) -> list[Question]:
 
 
 def passages_of_records(records: Records) -> list[Passage]:
-    """The passages of (where, record) pairs as the hub has them."""
+    """Make passages of (where, record) pairs in the hub's format."""
     return [_passage(where, text_at(where, record, "text")) for where, record in records]
 
 
 def clean(text: str) -> str:
-    """HellaSwag's text without the marks of the pages that it comes from.
+    """Remove the markup of the pages that HellaSwag's text comes from.
 
     " [title]" ends a sentence, other brackets and doubled blanks go: what the text format, and
     every published evaluation of it, has.

@@ -1,4 +1,4 @@
-"""Stories for want of better ones: consecutive sentences of the bundled held-out prose."""
+"""Stories of consecutive sentences of the bundled held-out prose."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ END = re.compile(r"(?<=[.?!])\s+(?=[A-Z])")
 
 
 def held_out_stories() -> list[Story]:
-    """Items of five consecutive sentences, none of them in two items.
+    """Return items of five consecutive sentences, none of them in two items.
 
     A document's paragraphs are what lies between blank lines; one that is indented, or has a line
-    that is, is no prose. Lines are joined by blanks, and a sentence ends at `.`, `?` or `!` before
+    that is, is not prose. Lines are joined by blanks, and a sentence ends at `.`, `?` or `!` before
     whitespace and a capital letter. Sentences of 4 to 30 words count that are letters, digits and
     plain punctuation; anything else ends the run of consecutive ones.
     """
@@ -34,7 +34,7 @@ def held_out_stories() -> list[Story]:
 
 
 def sentences(paragraph: str) -> list[str]:
-    """A paragraph's sentences; a paragraph with indented lines is one that no one speaks."""
+    """Split a paragraph into sentences; one with indented lines is not prose, and gives [""]."""
     lines = paragraph.strip("\n").split("\n")
     if any(line[:1].isspace() for line in lines):
         return [""]
@@ -42,5 +42,5 @@ def sentences(paragraph: str) -> list[str]:
 
 
 def is_plain(sentence: str) -> bool:
-    """Whether it is a sentence that anybody could have written down."""
+    """Return whether a sentence has 4 to 30 words of letters, digits and plain punctuation."""
     return len(sentence.split()) in WORDS and PROSE.fullmatch(sentence) is not None

@@ -18,8 +18,8 @@ from asarm.evaluation.prose.results import (
     Measure,
     ProseResult,
     ResultTable,
-    Row,
     Score,
+    ScoreRow,
     first_item,
     row_of,
 )
@@ -45,7 +45,7 @@ RULES = {
 
 @dataclass(frozen=True)
 class Endings(ProseEvaluation):
-    """The evaluation of questions: nothing is drawn, and there is one trial."""
+    """The evaluation of questions; nothing is random, so there is one trial."""
 
     items: Sequence[Question]
     name: str = "HellaSwag"
@@ -84,24 +84,24 @@ class Endings(ProseEvaluation):
         return Example(PROTOCOL, question.context + " ", "", right, chosen)
 
     def _chosen(self, record: Record) -> Record:
-        """The line with what each rule chooses, which lines of earlier versions lack."""
+        """Return the record with the choices, which records of earlier versions lack."""
         question = self.items[record["item"]]
         return record | choices(question, record["log_probs"], record["num_tokens"])
 
-    def _chance(self) -> Row:
+    def _chance(self) -> ScoreRow:
         rates = [100 / len(question.endings) for question in self.items]
-        return Row("chance", len(self.items), 0, {"accuracy": Score(sum(rates) / len(rates))})
+        return ScoreRow("chance", len(self.items), 0, {"accuracy": Score(sum(rates) / len(rates))})
 
 
 def variants(config: InfillProseConfig) -> list[Variant]:
-    """Return which models score; each has a row of the table for each rule."""
+    """Return the models that score; each has a row of the table for each rule."""
     ours = Variant(OURS, action=Action.SCORE, title=short_name(config.model))
     other = Variant(OTHER, action=Action.SCORE, title=other_name(config))
     return [ours, *([other] if config.off_the_shelf else [])]
 
 
 def answer(network: Network, question: Question) -> Record:
-    """Log-probabilities of a question's endings, and what they choose."""
+    """Compute the log-probabilities of a question's endings, and the choice of each rule."""
     scores, seconds = timed(
         lambda: score(
             network.model,
@@ -127,7 +127,7 @@ def answer(network: Network, question: Question) -> Record:
 def choices(
     question: Question, log_probs: Sequence[float], num_tokens: Sequence[int]
 ) -> dict[str, int]:
-    """The number of the ending that each of `RULES` chooses, by the name of its field."""
+    """Return the number of the ending that each of `RULES` chooses, by the name of its field."""
     sizes: list[Sequence[int]] = [
         [1] * len(log_probs),
         num_tokens,

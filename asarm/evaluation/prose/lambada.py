@@ -33,9 +33,9 @@ from asarm.run import Record
 from asarm.schedule import recorded_seed
 
 PROTOCOL = "last word"
-MAX_STEPS = 4  # a word has few tokens: with more steps "parallel" is the sequential sampler
+MAX_STEPS = 4  # a word has few tokens: with more steps "parallel" decodes one token per call
 NOTE = (
-    "Exact match: share of passages, x 100, whose last word was filled in letter for letter; "
+    "Exact match: percentage of passages whose last word was filled in letter for letter; "
     "mean ± standard error over items, and over trials. Sampled (the published protocol) or "
     "greedy (the most probable token each time). Oracle length: as many tokens as the word; auto: "
     "the passage is taken for a whole document, for its end is all that tells the length. Costs "

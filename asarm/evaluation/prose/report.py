@@ -1,4 +1,4 @@
-"""A result for people: tables and an example in Markdown and in the terminal, and a figure."""
+"""The tables, examples and the figure of a result, in Markdown and in the terminal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rich.text import Text
 from asarm.display.drawing import FAINT, INK, RC, new_figure, png, tidy
 from asarm.display.spans import BLANKED, FILLED, GIVEN, printable
 from asarm.display.tables import markdown_image, markdown_table, plus_minus, show_table
-from asarm.evaluation.prose.results import COSTS, Example, ProseResult, ResultTable, Row, Score
+from asarm.evaluation.prose.results import COSTS, Example, ProseResult, ResultTable, Score, ScoreRow
 from asarm.evaluation.tables import page
 
 HEADINGS = {  # and decimals in the terminal
@@ -32,12 +32,12 @@ HEADINGS = {  # and decimals in the terminal
     "log_prob_per_token": ("log p/token", 2),
 }
 COLORS = {"rouge1": "#0072B2", "rouge2": "#D55E00", "rougeL": "#009E73"}  # Okabe & Ito's
-LAST = "..."  # characters of a long text that is shown from its end
+LAST = "..."  # before a long text of which the end is shown
 SHOWN = 600
 
 
 def markdown(result: ProseResult) -> str:
-    """The page of a run."""
+    """Write the result as a Markdown page."""
     tables = [
         part
         for table in result.tables
@@ -56,14 +56,16 @@ def markdown(result: ProseResult) -> str:
 
 
 def _quoted(example: Example) -> list[str]:
-    escaped = [(name, answer.replace("|", "\\|")) for name, answer in example.answers]
-    rows = [[name, " ".join(answer.split())] for name, answer in escaped]
     text = f"> {example.before}**____**{example.after}"
-    return [text, "", *markdown_table(["", "filled in"], [["reference", example.reference], *rows])]
+    return [
+        text,
+        "",
+        *markdown_table(["", "filled in"], [("reference", example.reference), *example.answers]),
+    ]
 
 
 def show(result: ProseResult, console: Console) -> None:
-    """The tables, and an item of each, in the terminal."""
+    """Print the tables, and an item of each, in the terminal."""
     for number, table in enumerate(result.tables, start=1):
         head, rows = cells(table)
         note = result.note if number == len(result.tables) else ""
@@ -75,11 +77,11 @@ def show(result: ProseResult, console: Console) -> None:
 def cells(
     table: ResultTable, *, more: int = 0, costs_with_errors: bool = False
 ) -> tuple[list[str], list[list[str]]]:
-    """The head and the rows of a table.
+    """Return the head and the rows of a table.
 
     Args:
         table: the numbers.
-        more: decimals beyond those of the terminal.
+        more: further decimals than those of the terminal.
         costs_with_errors: whether costs show their standard errors too.
     """
     costs = [name for name in COSTS if any(name in row.scores for row in table.rows)]
@@ -110,12 +112,12 @@ def number(score: Score | None, measure: str, more: int = 0, *, bare: bool = Fal
     return plus_minus(found, HEADINGS[measure][1] + more)
 
 
-def _trial_error(row: Row, measure: str) -> float | None:
+def _trial_error(row: ScoreRow, measure: str) -> float | None:
     return row.scores[measure].trial_error if measure in row.scores else None
 
 
 def show_example(example: Example, console: Console) -> None:
-    """An item in the terminal: its text with the blank, and what was filled in."""
+    """Print an item: its text with the blank, and what was filled in."""
     text = Text()
     text.append(_end(printable(example.before)), GIVEN)
     text.append("____", BLANKED)
@@ -134,12 +136,12 @@ def _end(text: str) -> str:
 
 
 def figure_name(result: ProseResult) -> str:
-    """The file of the figure."""
+    """Return the file name of the figure."""
     return "rouge.png" if "rouge" in result.tables[0].measures else "accuracy.png"
 
 
 def figure(result: ProseResult) -> bytes:
-    """Bars with standard errors over items, a panel for each table, as PNG."""
+    """Draw bars with standard errors over items, a panel for each table, as PNG."""
     longest = max(len(table.rows) for table in result.tables)
     picture = new_figure(3.4 + 4.2 * len(result.tables), 1.5 + 0.5 * longest)
     panels = picture.subplots(1, len(result.tables), sharey=True, squeeze=False)[0]
@@ -154,7 +156,7 @@ def figure(result: ProseResult) -> bytes:
 
 
 def _bars(axes: Axes, table: ResultTable) -> None:
-    """Measures are bars; the average of them, where it is one of them, is a tick across."""
+    """Draw a bar for each measure; their average, if it is one of them, is a tick."""
     bars = [name for name in table.measures if name != "rouge"]
     places = np.arange(len(table.rows))[::-1]
     height = 0.8 / len(bars)
@@ -175,7 +177,7 @@ def _bars(axes: Axes, table: ResultTable) -> None:
     axes.grid(axis="x", color="#e6e6e6", lw=0.6)
 
 
-def _numbers(rows: Sequence[Row], measure: str) -> tuple[list[float], list[float]]:
-    """Means, and errors that are 0 where there are none."""
+def _numbers(rows: Sequence[ScoreRow], measure: str) -> tuple[list[float], list[float]]:
+    """Return means and errors; an unknown error is 0."""
     scores = [row.scores[measure] for row in rows]
     return [score.mean for score in scores], [score.error or 0.0 for score in scores]

@@ -1,4 +1,4 @@
-"""What lines come to: a mean with its errors for every row and measure of a table."""
+"""The results of prose: a mean with its errors for every row and measure of a table."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Score:
     """A mean over items and trials.
 
     Attributes:
-        mean: of all lines.
-        error: its standard error over items, the lines of one item taken together.
+        mean: the mean of all records.
+        error: its standard error over items, the records of one item taken together.
         trial_error: its standard error over trials: how much another run on the same items would
-            differ. None where one trial cannot tell.
+            differ; None where there is one trial.
     """
 
     mean: float
@@ -39,7 +39,7 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Row:
+class ScoreRow:
     """A variant in numbers; a measure that it does not have is not in `scores`."""
 
     name: str
@@ -50,28 +50,28 @@ class Row:
 
 @dataclass(frozen=True)
 class ResultTable:
-    """The rows of one protocol.
+    """The table of one protocol.
 
     Attributes:
-        title: of the table.
+        title: the title of the table.
         measures: its main measures, in order; costs come after them.
-        rows: in the order of the plan.
+        rows: the rows, in the order of the variants.
     """
 
     title: str
     measures: Sequence[str]
-    rows: Sequence[Row]
+    rows: Sequence[ScoreRow]
 
 
 @dataclass(frozen=True)
 class Example:
-    """One item to look at.
+    """An example item and its answers.
 
     Attributes:
-        title: of what.
+        title: the protocol of the item.
         before, after: the text around the blank.
-        reference: what stood there.
-        answers: the name of each variant, and what it gives.
+        reference: the true text of the blank.
+        answers: the name and the answer of each variant.
     """
 
     title: str
@@ -83,14 +83,14 @@ class Example:
 
 @dataclass(frozen=True)
 class ProseResult:
-    """An evaluation on one set.
+    """The result of an evaluation on one set.
 
     Attributes:
-        title: what was done, in a line.
-        note: how its measures are to be read.
+        title: the model, the data and the number of items, in a line.
+        note: the definitions of its measures.
         tables: one for each protocol.
         examples: the first item of each.
-        records: the lines that they come from.
+        records: the records that they were computed from.
     """
 
     title: str
@@ -100,7 +100,7 @@ class ProseResult:
     records: Sequence[Record]
 
     def summary(self) -> dict[str, Any]:
-        """The tables as JSON has them."""
+        """Return the tables as objects for JSON."""
         return {
             "title": self.title,
             "tables": [
@@ -110,8 +110,8 @@ class ProseResult:
         }
 
 
-def row_of(name: str, records: Sequence[Record], measures: Mapping[str, Measure]) -> Row:
-    """A variant's row from its lines."""
+def row_of(name: str, records: Sequence[Record], measures: Mapping[str, Measure]) -> ScoreRow:
+    """Make a variant's row from its records."""
     scores = {}
     for measure, value in measures.items():
         values = [(record, value(record)) for record in records]
@@ -120,11 +120,11 @@ def row_of(name: str, records: Sequence[Record], measures: Mapping[str, Measure]
             scores[measure] = score_of(*zip(*known, strict=True))
     items = {record["item"] for record in records}
     trials = {record["trial"] for record in records}
-    return Row(name, len(items), len(trials), scores)
+    return ScoreRow(name, len(items), len(trials), scores)
 
 
 def score_of(records: Sequence[Record], values: Sequence[float]) -> Score:
-    """Mean and errors of one value a line."""
+    """Compute the mean and the errors of one value per record."""
     over_items = clustered_estimate(values, [record["item"] for record in records])
     by_trial: dict[int, list[float]] = {}
     for record, value in zip(records, values, strict=True):
@@ -135,8 +135,8 @@ def score_of(records: Sequence[Record], values: Sequence[float]) -> Score:
 
 def rows_of(
     records: Sequence[Record], names: Sequence[str], measures: Mapping[str, Measure]
-) -> list[Row]:
-    """The rows of some variants, those without lines left out."""
+) -> list[ScoreRow]:
+    """Make the rows of some variants; those without records are left out."""
     by_name: dict[str, list[Record]] = {name: [] for name in names}
     for record in records:
         if record["variant"] in by_name:
@@ -145,13 +145,13 @@ def rows_of(
 
 
 def first_item(records: Sequence[Record]) -> int:
-    """The lowest item that has a line; 0 where there is none."""
+    """Return the lowest item that has a record; 0 where there is none."""
     return min((record["item"] for record in records), default=0)
 
 
 def predictions(
     records: Sequence[Record], names: Sequence[str], item: int
 ) -> list[tuple[str, str]]:
-    """What each variant filled into an item's blank, in the first trial."""
+    """Return what each variant filled into an item's blank, in the first trial."""
     own = {r["variant"]: r["prediction"] for r in records if (r["item"], r["trial"]) == (item, 0)}
     return [(name, own[name]) for name in names if name in own]

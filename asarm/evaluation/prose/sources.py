@@ -1,4 +1,4 @@
-"""The items that are evaluated on: bundled, published, or the user's own."""
+"""Where items come from: the package, published files, the hub, or a user's file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KINDS = ("stories", "lambada", "hellaswag")
 
 @dataclass(frozen=True)
 class OnHub:
-    """A published set: its file's name, its name and split on the hub, and how that is read."""
+    """A published set: its file, its name and split on the hub, and the reader of its records."""
 
     file: str
     name: str
@@ -41,12 +41,12 @@ ON_HUB = {
 
 @dataclass(frozen=True)
 class Prose:
-    """Items of one kind.
+    """A set of items of one kind.
 
     Attributes:
-        name: what they are called in titles.
+        name: their name in titles.
         kind: "stories", "lambada" or "hellaswag".
-        items: all of them.
+        items: all items of the set.
     """
 
     name: str
@@ -55,10 +55,10 @@ class Prose:
 
 
 def load_prose(dataset: str | None = None) -> Prose:
-    """The items of a name or of a file, see `InfillProseConfig.dataset`.
+    """Load the items of a name or of a file, see `InfillProseConfig.dataset`.
 
     Raises:
-        ValueError: they cannot be had (says where to get and where to put them), or are damaged.
+        ValueError: the items are not found (the message says where to get them), or are damaged.
     """
     if dataset is None:
         dataset = "rocstories" if find(STORIES_FILE, CHECKOUT) else "heldout"
@@ -80,8 +80,8 @@ def load_prose(dataset: str | None = None) -> Prose:
     if not Path(file).expanduser().is_file():
         names = ", ".join(["rocstories", "heldout", *ON_HUB])
         raise ValueError(
-            f"dataset is {dataset!r}; expected {names}, or an existing file, behind "
-            f"{', '.join(KINDS)} and a colon where its columns do not tell what it holds"
+            f"dataset is {dataset!r}; expected {names}, or an existing file, after "
+            f"{', '.join(KINDS)} and a colon where its columns do not show what it holds"
         )
     return Prose(Path(file).name, *read_items(file, kind or None))
 
@@ -98,8 +98,8 @@ def _stories_file() -> Path:
 
 
 def _fetch(dataset: str) -> Items:
-    """The items from the hub."""
-    import datasets  # here: it takes seconds, and only this needs it
+    """Fetch the items from the hub."""
+    import datasets  # imported here, because it takes seconds
 
     hub = ON_HUB[dataset]
     try:

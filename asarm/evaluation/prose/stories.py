@@ -31,7 +31,7 @@ TITLES = {
 }
 MEASURES = (*KINDS, "rouge")
 NOTE = (
-    "ROUGE: F x 100, average of ROUGE-1, -2 and -L beside them; mean ± standard error over items, "
+    "ROUGE: F x 100, average of ROUGE-1, -2 and -L next to them; mean ± standard error over items, "
     "and of the average over trials. Oracle length: as many tokens as the reference. Costs are per "
     "blank; NFE: network calls of the sampler; rows and seconds include finding the length. "
     "log p/token: of the filling, by the model that made it."
@@ -40,10 +40,10 @@ NOTE = (
 
 @dataclass(frozen=True)
 class Stories(ProseEvaluation):
-    """The evaluation of stories.
+    """The evaluation of stories, of which some sentences are blank.
 
     Attributes:
-        any_letters: whether ROUGE's words are those of any script; as the stories need it if None.
+        any_letters: whether ROUGE counts words of any script; if None, where the stories need it.
     """
 
     items: Sequence[Story]
@@ -52,7 +52,7 @@ class Stories(ProseEvaluation):
 
     @cached_property
     def has_any_letters(self) -> bool:
-        """Whether words are those of any script, and not rouge-score's own."""
+        """Whether words of any script count, and not only those that rouge-score knows."""
         if self.any_letters is None:
             return needs_any_letters(text for story in self.items for text in story.sentences)
         return self.any_letters
@@ -104,7 +104,7 @@ def variants(config: InfillProseConfig) -> list[Variant]:
 
 
 def blank_of(story: Story, protocol: str) -> Blank:
-    """The story with some of its sentences blanked out, as one blank."""
+    """Blank out some consecutive sentences of a story."""
     first, end = BLANKED[protocol]
     before, reference, after = (
         " ".join(part)
@@ -114,7 +114,7 @@ def blank_of(story: Story, protocol: str) -> Blank:
 
 
 def copied(story: Story, protocol: str) -> Record:
-    """The longest sentence (in characters) that the model would have seen, as the filling."""
+    """Return the longest sentence (in characters) that a model would see, as the filling."""
     first, end = BLANKED[protocol]
     prompt = [*story.sentences[:first], *story.sentences[end:]]
     return {

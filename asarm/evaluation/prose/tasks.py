@@ -1,4 +1,4 @@
-"""From a set's kind to its evaluation, and from settings to what a script runs."""
+"""The evaluation of each kind of items, and of the settings that a script has."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def prepare(config: InfillProseConfig) -> ProseEvaluation:
     """Load all that the settings name.
 
     Raises:
-        ValueError: a setting that cannot be, or something that cannot be had.
+        ValueError: a setting cannot be served, or a model or data are not found.
     """
     check_config(config)
     prose = load_prose(config.dataset)
@@ -63,9 +63,8 @@ def infill_prose(
     Args:
         model: any backbone, such as an `AnySubsetTransformer`.
         tokenizer: the model's.
-        prose: what `load_prose` gives; all of its items are filled.
-        config: protocols, lengths, baselines and so on; what it says of models, data and folders is
-            not read.
+        prose: the result of `load_prose`; all of its items are filled.
+        config: protocols, lengths, baselines and so on; its models, data and folders are not read.
         off_the_shelf: another model and its tokenizer for the same table; it needs
             `config.off_the_shelf`, its name.
     """

@@ -12,7 +12,7 @@ CHECK = "check_"
 
 
 def bundled_tasks() -> list[Task]:
-    """A single-line task for each line of each bundled function's body."""
+    """Return a single-line task for each line of each bundled function's body."""
     source = resources.files(__package__).joinpath("functions.py").read_text(encoding="utf-8")
     return list(make_tasks(source))
 
@@ -21,7 +21,7 @@ def make_tasks(source: str) -> Iterator[Task]:
     """Blank out each line of each function's body: its docstring stays, its test is `check_NAME`.
 
     Args:
-        source: of a module whose functions, with a docstring each, are followed by their tests.
+        source: the text of a module whose functions, with docstrings, are followed by their tests.
     """
     lines = source.splitlines(keepends=True)
     functions = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
