@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from asarm.distribution import Distribution
 from asarm.kernels.cross_entropy import HeadCrossEntropy
@@ -38,32 +38,6 @@ PROMPT_ATTENTION: dict[str, VisibleLimits] = {
 }
 
 
-class Objective(nn.Module):
-    """The loss of a model on sequences with orders: what is wrapped for several processes.
-
-    Args:
-        model: the model that is trained.
-        loss_scale: of each sequence, a function of its mask rate m: 1 for "none", m for
-            "mask_rate" (every target then weighs the same), m / (1 - m) for "snr": the inverse of
-            masked diffusion's signal-to-noise ratio (arXiv 2406.04329), where there is a prompt.
-        prompt_attention: of the parallel objective: "full", "prompt" or "causal".
-    """
-
-    def __init__(
-        self, model: TrainableBackbone, *, loss_scale: str = "none", prompt_attention: str = "full"
-    ):
-        super().__init__()
-        self.model, self.loss_scale, self.prompt_attention = model, loss_scale, prompt_attention
-
-    def forward(self, input_ids: Tensor, order: Order, num_visible: Tensor | None = None) -> Tensor:
-        """Compute the joint loss; with `num_visible` (B,), the parallel one. Both are in nats."""
-        if num_visible is None:
-            return joint_loss(self.model, input_ids, order, loss_scale=self.loss_scale)
-        return parallel_loss(
-            self.model, input_ids, order, num_visible, prompt_attention=self.prompt_attention
-        )
-
-
 def joint_loss(
     model: TrainableBackbone, input_ids: Tensor, order: Order, *, loss_scale: str = "none"
 ) -> Tensor:
@@ -75,7 +49,9 @@ def joint_loss(
         model: in training mode or not; gradients reach all that it uses.
         input_ids: (B, L).
         order: which positions are targets, and in which order they are predicted.
-        loss_scale: see `Objective`.
+        loss_scale: of each sequence, a function of its mask rate m: 1 for "none", m for
+            "mask_rate" (every target then weighs the same), m / (1 - m) for "snr": the inverse of
+            masked diffusion's signal-to-noise ratio (arXiv 2406.04329), where there is a prompt.
 
     Raises:
         ValueError: the loss scale is "snr", and a sequence has no prompt.

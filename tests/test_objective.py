@@ -18,12 +18,13 @@ from asarm.kernels.cross_entropy import HeadCrossEntropy
 from asarm.objective import (
     LOSS_SCALES,
     PROMPT_ATTENTION,
-    Objective,
     joint_loss,
     parallel_loss,
 )
 from asarm.rows import joint_rows, target_ranks
 from asarm.schedule import ORDER_KINDS, joint_orders, parallel_orders
+from asarm.training.config import TrainingConfig
+from asarm.training.objectives import OBJECTIVES
 
 LENGTH, VOCAB, MASK = 20, 60, 6
 ONE_TARGET = 1 / LENGTH
@@ -232,11 +233,17 @@ def test_targets_of_the_parallel_loss_do_not_see_one_another():
 
 
 @pytest.mark.parametrize("loss_scale", LOSS_SCALES)
-@pytest.mark.parametrize("prompt_attention", PROMPT_ATTENTION)
-def test_objective_is_the_functions(loss_scale, prompt_attention):
-    model, ids, order, num_visible = parallel_problem([0.15, 0.5, 0.95])
-    objective = Objective(model, loss_scale=loss_scale, prompt_attention=prompt_attention)
+def test_the_joint_objective_is_the_function(loss_scale):
+    model, ids, order, _ = parallel_problem([0.15, 0.5, 0.95])
+    objective = OBJECTIVES["joint"](model, TrainingConfig(loss_scale=loss_scale))
     assert torch.equal(objective(ids, order), joint_loss(model, ids, order, loss_scale=loss_scale))
+    assert [*objective.parameters()] == [*model.parameters()]
+
+
+@pytest.mark.parametrize("prompt_attention", PROMPT_ATTENTION)
+def test_the_parallel_objective_is_the_function(prompt_attention):
+    model, ids, order, num_visible = parallel_problem([0.15, 0.5, 0.95])
+    objective = OBJECTIVES["parallel"](model, TrainingConfig(prompt_attention=prompt_attention))
     assert torch.equal(
         objective(ids, order, num_visible),
         parallel_loss(model, ids, order, num_visible, prompt_attention=prompt_attention),
@@ -279,7 +286,7 @@ def test_weights_that_are_never_used_get_no_gradient():
 @pytest.mark.parametrize("objective", ["joint", "parallel"])
 def test_gradient_checkpointing_changes_no_bit(objective, how):
     _, ids, order, num_visible = parallel_problem([0.15, 0.5, 0.95])
-    arguments = (ids, order, num_visible if objective == "parallel" else None)
+    arguments = (ids, order, num_visible) if objective == "parallel" else (ids, order)
 
     def found(seed, how=None):
         model = small_model(std=0.25, dropout=0.2, dtype=torch.float32).train()
@@ -288,7 +295,7 @@ def test_gradient_checkpointing_changes_no_bit(objective, how):
         elif how == "method":
             model.gradient_checkpointing_enable()
         torch.manual_seed(seed)
-        loss = Objective(model)(*arguments)
+        loss = OBJECTIVES[objective](model, TrainingConfig())(*arguments)
         return loss.detach(), gradients(model, loss), torch.rand(())
 
     plain, grads, after = found(3)

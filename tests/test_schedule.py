@@ -323,8 +323,8 @@ def test_a_step_does_not_depend_on_how_it_is_cut():
         assert sorted(places) == list(range(12))
         rows = {}
         for part in plan.parts.flatten(0, 1):
-            tokens, order, visible = micro_batch(ids[part], lengths[part], part, plan, config)
-            assert visible is None and torch.equal(tokens[:, 0], part)
+            tokens, order = micro_batch(ids[part], lengths[part], part, plan, config)
+            assert torch.equal(tokens[:, 0], part)
             for index, row, prompt, size in zip(
                 part.tolist(), order.order, order.num_prompt, order.length, strict=True
             ):

@@ -13,11 +13,11 @@ from asarm.kernels.dropout import Dropout
 from asarm.loading import load_tokenizer
 from asarm.training import setup
 from asarm.training.config import TrainingConfig
+from asarm.training.objectives import objective_of
 from asarm.training.setup import (
     accumulation,
     check_config,
     new_model,
-    new_objective,
     new_optimizer,
     start_model,
 )
@@ -92,7 +92,7 @@ REFUSED = [
     ),
     (
         {"objective": "parallel", "loss_scale": "snr"},
-        "^loss_scale is 'snr'; the parallel objective has none: take 'none'$",
+        "^loss_scale is 'snr' and would do nothing: objective is parallel, which does not read it",
     ),
     *[
         ({"orders": orders}, rf"^orders are {re.escape(str(orders))}; expected weights for asc")
@@ -310,7 +310,7 @@ def test_matrices_decay_and_biases_norms_and_the_blank_do_not(n_head):
 def parts(config):
     """A new model that has or lacks a head, and the objective's weights that are trained."""
     model, _ = start_model(config)
-    objective = new_objective(model, config)
+    objective = objective_of(config)(model, config)
     trained = {name for name, p in objective.named_parameters() if p.requires_grad}
     return model, objective, trained
 

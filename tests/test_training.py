@@ -18,13 +18,13 @@ from asarm import load, log_prob
 from asarm.data import DataUnavailable
 from asarm.data.packed import PackedBlocks
 from asarm.lock import LOCK, RunLock
-from asarm.objective import Objective
 from asarm.schedule import joint_orders
 from asarm.training import loop, setup, step, watch
 from asarm.training.checkpoint import CHECKSUMS, Checkpoints
 from asarm.training.checks import without_idle
 from asarm.training.config import TrainingConfig
 from asarm.training.loop import train
+from asarm.training.objectives import objective_of
 from asarm.training.summary import summary
 
 ROOT = Path(__file__).parent.parent
@@ -238,7 +238,7 @@ def test_the_cut_into_micro_batches_changes_no_gradient(tmp_path, objective, bat
         blocks = loop.open_blocks(config, tokenizer, **options)
         batch = blocks.next_batch(plan.indices(0))
         accelerator = loop.new_accelerator(config)
-        objective_ = Objective(model.double())
+        objective_ = objective_of(config)(model.double(), config)
         losses = step.accumulate(objective_, batch, plan, config, accelerator, bf16=False)
         return losses.sum(), {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
 

@@ -28,6 +28,7 @@ from asarm.metrics.densities import RATES, draft_rejections
 from asarm.training import export, loop, setup, step
 from asarm.training.config import TrainingConfig
 from asarm.training.loop import train
+from asarm.training.objectives import objective_of
 
 HEAD = {"learn": "draft_head", "head_hidden": 16, "head_rank": 8, "head_starts": 6}
 
@@ -303,7 +304,7 @@ def test_the_cut_into_micro_batches_changes_no_gradient(backbone, tmp_path, lear
         plan = step.plan_step(3, config, 1)
         options = {"seed": 0, "global_batch_size": 8}
         blocks = loop.open_blocks(config, tokenizer, **options).next_batch(plan.indices(0))
-        objective = setup.new_objective(model.double(), config)
+        objective = objective_of(config)(model.double(), config)
         with torch.no_grad():  # a new head has gradients for one of its weights only
             objective.head.up.normal_(generator=torch.Generator().manual_seed(0))
         accelerator = loop.new_accelerator(config)

@@ -11,6 +11,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from asarm.data import is_finite
 from asarm.run import shown
 from asarm.training.config import TrainingConfig
+from asarm.training.objectives import OBJECTIVES
 
 DEFAULTS = TrainingConfig()
 SIZES = ("d_model", "n_layer", "n_head", "d_inner")
@@ -104,8 +105,11 @@ def _idle(config: TrainingConfig) -> Iterator[tuple[str, str, tuple[str, ...]]]:
     if config.learn == "draft_head":
         of_model = ("loss_scale", "dropout") if config.dropout else ("loss_scale",)
         yield "learn", "learn is draft_head, and the model stays as it is", of_model
-    if config.objective == "joint":
-        yield "objective", "objective is joint, which has one attention", ("prompt_attention",)
+    for name, objective in OBJECTIVES.items():
+        if config.objective == name:
+            settings = {s for other in OBJECTIVES.values() for s in other.settings}
+            foreign = tuple(sorted(settings - set(objective.settings)))
+            yield "objective", f"objective is {name}, which does not read it", foreign
     if config.eval_num_decodes == 0:
         yield "eval_num_decodes", "eval_num_decodes is 0, and no text is filled", ("judge",)
     if config.dataset:

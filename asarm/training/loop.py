@@ -34,17 +34,17 @@ from asarm.training.config import TrainingConfig
 from asarm.training.export import check_upload, export, upload
 from asarm.training.files import DATA
 from asarm.training.interrupt import Stopped, StopSignal, stop_signals
+from asarm.training.objectives import objective_of
 from asarm.training.precision import knows_no_precision, with_precision
 from asarm.training.setup import (
     batch_sizes,
     check_config,
-    new_objective,
     new_optimizer,
     remarks,
     start_model,
 )
-from asarm.training.step import Plan, accumulate, apply_gradients, plan_step
-from asarm.training.watch import SAMPLES, Watch
+from asarm.training.step import StepPlan, accumulate, apply_gradients, plan_step
+from asarm.training.watch import SAMPLES, Monitor
 
 # what a run that is taken up again may change: all this leaves what is learned as it is, but for
 # rounding, and for max_steps, which moves the end of the learning rate
@@ -154,10 +154,10 @@ class Trainer:
         self.blocks, self.stop = blocks, stop
         self.checkpoints = Checkpoints(run.folder / CHECKPOINTS, keep=config.keep_checkpoints)
         self.model, self.tokenizer = model.to(accelerator.device), tokenizer
-        objective = new_objective(model, config).to(accelerator.device)
+        objective = objective_of(config)(model, config).to(accelerator.device)
         self.objective = accelerator.prepare_model(objective)
         self.optimizer = new_optimizer(objective, config)
-        self.watch = Watch(run, config, accelerator, blocks.held_out)
+        self.watch = Monitor(run, config, accelerator, blocks.held_out)
         self.progress = Progress(num_processes=accelerator.num_processes)
         self.saved_step: int | None = None
 
@@ -195,7 +195,7 @@ class Trainer:
                 self.save(place)
         return self.finish()
 
-    def read(self, plan: Plan) -> Batch | Stop:
+    def read(self, plan: StepPlan) -> Batch | Stop:
         """Read this process's blocks of a step; where any process has to stop, all do, and why."""
         found: Batch | Stop
         try:
@@ -212,7 +212,7 @@ class Trainer:
             return found if isinstance(found, Stop) else Stop("another process")
         return found
 
-    def make_step(self, batch: Batch, plan: Plan) -> None:
+    def make_step(self, batch: Batch, plan: StepPlan) -> None:
         """Change the weights, unless loss or gradients are not finite."""
         try:
             losses = accumulate(

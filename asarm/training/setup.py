@@ -11,12 +11,12 @@ from transformers import PreTrainedTokenizerBase, XLNetConfig
 from asarm.backbones.xlnet import AnySubsetTransformer
 from asarm.data.config import check_data_config
 from asarm.drafting.head import DraftHead, DraftHeadConfig
-from asarm.drafting.objective import DraftObjective
 from asarm.loading import load, load_tokenizer
-from asarm.objective import LOSS_SCALES, PROMPT_ATTENTION, Objective
+from asarm.objective import LOSS_SCALES, PROMPT_ATTENTION
 from asarm.schedule import check_kinds
 from asarm.training.checks import DEFAULTS, SIZES, check_all_count, check_own, check_types
 from asarm.training.config import TRACKERS, TrainingConfig
+from asarm.training.objectives import OBJECTIVES
 
 TRAINED_LENGTH = "trained_length"  # in the model's config: tokens of the longest blocks it learned
 NO_MATRIX = re.compile("bias|layer_norm|mask_emb")
@@ -32,7 +32,6 @@ WARMUPS = {
     "warmup_steps": "the highest learning rate",
     "mask_warmup_steps": "the final window of mask rates",
 }
-OBJECTIVES = ("joint", "parallel")
 LEARNERS = ("model", "draft_head", "both")
 
 
@@ -65,13 +64,10 @@ def check_config(config: TrainingConfig, num_processes: int) -> None:
             f"min_mask_rate is {config.min_mask_rate} and max_mask_rate {config.max_mask_rate}; "
             "expected the lower one first"
         )
-    if config.loss_scale != "none" and config.objective == "parallel":
+    if config.learn != "model" and not OBJECTIVES[config.objective].has_draft_head:
         raise ValueError(
-            f"loss_scale is {config.loss_scale!r}; the parallel objective has none: take 'none'"
-        )
-    if config.learn != "model" and config.objective == "parallel":
-        raise ValueError(
-            f"learn is {config.learn!r} with the parallel objective; a draft head serves joint ones"
+            f"learn is {config.learn!r} with the {config.objective} objective; a draft head serves "
+            "joint ones"
         )
     if config.learn == "draft_head" and config.model == "scratch":
         raise ValueError(
@@ -194,18 +190,6 @@ def start_head(model: AnySubsetTransformer, config: TrainingConfig) -> DraftHead
             DraftHeadConfig(model.config.d_model, hidden=config.head_hidden, rank=config.head_rank)
         )
     return head.float().requires_grad_(True).train()
-
-
-def new_objective(
-    model: AnySubsetTransformer, config: TrainingConfig
-) -> Objective | DraftObjective:
-    """Make the objective that is minimised."""
-    if model.draft_head is None:
-        return Objective(
-            model, loss_scale=config.loss_scale, prompt_attention=config.prompt_attention
-        )
-    joint = config.loss_scale if config.learn == "both" else None
-    return DraftObjective(model, model.draft_head, loss_scale=joint)
 
 
 def new_model(tokenizer: PreTrainedTokenizerBase, config: TrainingConfig) -> AnySubsetTransformer:

@@ -4,29 +4,27 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
 from asarm.data import Batch
-from asarm.drafting.objective import draw_starts
-from asarm.order import Order
 from asarm.schedule import (
     draw_kinds,
-    joint_orders,
     keyed_seed,
     mask_window,
     micro_batches,
-    parallel_orders,
     stratified_rates,
     warm_up_then_decay,
 )
 from asarm.training.config import TrainingConfig
+from asarm.training.objectives import objective_of
 
 
 @dataclass(frozen=True)
-class Plan:
+class StepPlan:
     """What a step has drawn for the whole global batch; the same in every process."""
 
     step: int
@@ -42,7 +40,7 @@ class Plan:
         return places
 
 
-def plan_step(step: int, config: TrainingConfig, num_processes: int) -> Plan:
+def plan_step(step: int, config: TrainingConfig, num_processes: int) -> StepPlan:
     """Draw everything about a step that does not depend on the data."""
     window = mask_window(
         step,
@@ -54,7 +52,7 @@ def plan_step(step: int, config: TrainingConfig, num_processes: int) -> Plan:
     size, seed = config.global_batch_size, config.seed
     rates = stratified_rates(*window, size, seed=seed, step=step)
     warmth = warm_up_then_decay(step, warmup_steps=config.warmup_steps, max_steps=config.max_steps)
-    return Plan(
+    return StepPlan(
         step,
         config.learning_rate * warmth,
         window,
@@ -67,7 +65,7 @@ def plan_step(step: int, config: TrainingConfig, num_processes: int) -> Plan:
 def accumulate(
     objective: torch.nn.Module,
     batch: Batch,
-    plan: Plan,
+    plan: StepPlan,
     config: TrainingConfig,
     accelerator: Accelerator,
     *,
@@ -88,7 +86,7 @@ def accumulate(
         context = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
         with accelerator.no_sync(objective) if not is_last else nullcontext():
             with context:
-                loss = objective(*(x if x is None else x.to(device) for x in arguments))
+                loss = objective(*(argument.to(device) for argument in arguments))
             loss = loss / len(plan.parts)
             loss.backward()
         losses.append(loss.detach())
@@ -96,29 +94,20 @@ def accumulate(
 
 
 def micro_batch(
-    input_ids: Tensor, lengths: Tensor, part: Tensor, plan: Plan, config: TrainingConfig
-) -> tuple:
-    """Return arguments of the objective for some sequences: ids (B, L), their orders, what is
-    visible, or where a head drafts."""
+    input_ids: Tensor, lengths: Tensor, part: Tensor, plan: StepPlan, config: TrainingConfig
+) -> tuple[Any, ...]:
+    """Return the objective's arguments for some sequences: ids (B, L), and what it draws."""
     indices = part.tolist()
-    kinds = [plan.kinds[i] for i in indices]
-    input_ids = input_ids[:, : int(lengths.max())]
-    draw = joint_orders if config.objective == "joint" else parallel_orders
-    drawn = draw(
+    drawn = objective_of(config).draw(
         lengths,
         plan.rates[part],
-        kinds,
+        [plan.kinds[i] for i in indices],
+        config,
         seed=config.seed,
         step=plan.step,
         indices=indices,
     )
-    if not isinstance(drawn, Order):
-        return input_ids, *drawn
-    if config.learn == "model":
-        return input_ids, drawn, None
-    count = config.head_starts
-    starts = draw_starts(drawn, count, seed=config.seed, step=plan.step, indices=indices)
-    return input_ids, drawn, starts
+    return input_ids[:, : int(lengths.max())], *drawn
 
 
 @torch.no_grad()
@@ -126,7 +115,7 @@ def apply_gradients(
     objective: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
     loss: Tensor,
-    plan: Plan,
+    plan: StepPlan,
     clip_norm: float,
 ) -> tuple[float, bool]:
     """Take the step unless loss or gradients are NaN or infinite.

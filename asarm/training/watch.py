@@ -25,12 +25,12 @@ from asarm.sampling import sample
 from asarm.schedule import ascending_orders
 from asarm.training.config import TrainingConfig
 from asarm.training.files import EVALUATIONS, METRICS, SAMPLES, WANDB
-from asarm.training.step import Plan
+from asarm.training.step import StepPlan
 
 SAMPLE_RATE = 0.5  # mask rate of the texts that are filled
 
 
-class Watch:
+class Monitor:
     """Writes what happens into the run's folder, to trackers and to the terminal.
 
     All processes call it; the first one writes.
@@ -82,7 +82,7 @@ class Watch:
             self.run.write(WANDB, {"id": secrets.token_hex(8)})
         return str(json.loads(path.read_text(encoding="utf-8"))["id"])
 
-    def log(self, plan: Plan, loss: float, norm: float) -> None:
+    def log(self, plan: StepPlan, loss: float, norm: float) -> None:
         """Log a step that was made."""
         done = plan.step + 1
         if self.bar is not None:
