@@ -20,8 +20,9 @@ C model width, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -108,6 +109,34 @@ class TrainableBackbone(Backbone, Protocol):
 
     def embedding_weights(self) -> Tensor:
         """Give the embeddings (V, C) of the tokens."""
+
+
+class LoopBackbone(TrainableBackbone, Protocol):
+    """A backbone that the training loop trains: an `nn.Module` that also has these methods.
+
+    A class that runs from scratch make has the class method `new(tokenizer, *, dropout, **sizes)`.
+    """
+
+    trained_length: int | None
+    """How many tokens the longest texts had that the model was trained on, if it is known."""
+    draft_head: Any
+    """The `DraftHead` on top of the model; None where there is none."""
+
+    @property
+    def sizes(self) -> Mapping[str, int]:
+        """The sizes by the names of the settings: d_model, n_layer, n_head and d_inner."""
+
+    def set_dropout(self, rate: float) -> None:
+        """Drop activations at another rate in training."""
+
+    def prepare_training(self, *, gradient_checkpointing: bool, compiled: bool) -> None:
+        """Choose how activations are kept in training, and whether the layers are compiled."""
+
+    def set_draft_head(self, head: Any) -> None:
+        """Put a `DraftHead` on top of the model, or remove it by None."""
+
+    def save_pretrained(self, save_directory: str | Path) -> None:
+        """Write a model folder, from which `asarm.load` makes the same model."""
 
 
 def content_limits(ranks: Tensor, num_prompt: Tensor) -> Tensor:

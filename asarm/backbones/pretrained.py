@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel, XLNetConfig
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, XLNetConfig
 from transformers.utils import logging
 
 from asarm.drafting.files import save_draft_head_of
@@ -71,6 +71,11 @@ class PretrainedXLNet(HasDraftHead, PreTrainedModel):
         """How many tokens the texts had that the model was trained on, if it is known."""
         return getattr(self.config, "trained_length", None)
 
+    @trained_length.setter
+    def trained_length(self, value: int) -> None:
+        """Set the length, which is saved in the model's config."""
+        self.config.trained_length = value
+
     def get_input_embeddings(self) -> nn.Module:
         """Give the module that embeds tokens; transformers ties and resizes it."""
         return self.transformer.word_embedding
@@ -86,6 +91,37 @@ class PretrainedXLNet(HasDraftHead, PreTrainedModel):
     def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
         """Replace the module that makes logits."""
         self.lm_loss = new_embeddings
+
+    # --- training ---
+
+    @classmethod
+    def new(cls, tokenizer: PreTrainedTokenizerBase, *, dropout: float, **sizes: int) -> Self:
+        """Make a network of random weights for a tokenizer, see `sizes`."""
+        config = XLNetConfig(
+            vocab_size=len(tokenizer),
+            **sizes,
+            dropout=dropout,
+            mem_len=None,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            mask_token_id=tokenizer.mask_token_id,
+        )
+        return cls(config)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The network's sizes, by the names that training's settings have for them."""
+        names = ("d_model", "n_layer", "n_head", "d_inner")
+        return {name: getattr(self.config, name) for name in names}
+
+    def prepare_training(self, *, gradient_checkpointing: bool, compiled: bool) -> None:
+        """Choose how activations are kept in training, and whether the layers are compiled."""
+        if gradient_checkpointing:
+            self.transformer.gradient_checkpointing = True
+        if compiled:
+            for layer in self.transformer.layers():
+                layer.compile(dynamic=True)
 
     # --- folders ---
 
