@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from asarm.drafting.drafters import Drafter as Drafter
     from asarm.drafting.drafters import Drafts as Drafts
     from asarm.drafting.drafters import Request as Request
+    from asarm.drafting.head import HasDraftHead as HasDraftHead
     from asarm.infilling import infill as infill
     from asarm.infilling import score as score
     from asarm.infilling.fill import Candidate as Candidate
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from asarm.loading import load as load
     from asarm.order import Order as Order
     from asarm.rows import Backbone as Backbone
+    from asarm.rows import TrainableBackbone as TrainableBackbone
     from asarm.sampling import ASSD as ASSD
     from asarm.sampling import Costs as Costs
     from asarm.sampling import NGram as NGram
@@ -53,6 +55,7 @@ _HOMES = {
     "Drafter": "asarm.drafting.drafters",
     "Drafts": "asarm.drafting.drafters",
     "Fill": "asarm.infilling.fill",
+    "HasDraftHead": "asarm.drafting.head",
     "Infilling": "asarm.infilling.fill",
     "NGram": "asarm.sampling",
     "OnePass": "asarm.sampling",
@@ -64,6 +67,7 @@ _HOMES = {
     "Sampler": "asarm.sampling",
     "Score": "asarm.infilling.scoring",
     "Sequential": "asarm.sampling",
+    "TrainableBackbone": "asarm.rows",
     "TrainingConfig": "asarm.training.config",
     "calibrate": "asarm.sampling.calibration",
     "infill": "asarm.infilling",

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from asarm.drafting.objective import DraftObjective, draw_starts
 from asarm.objective import joint_loss, parallel_loss
 from asarm.order import Order
+from asarm.rows import LoopBackbone, TrainableBackbone
 from asarm.schedule import joint_orders, parallel_orders
 from asarm.training.config import TrainingConfig
 
@@ -53,7 +54,7 @@ class JointObjective(TrainingObjective):
     settings = ("loss_scale",)
     has_draft_head = True
 
-    def __init__(self, model: Any, config: TrainingConfig):
+    def __init__(self, model: TrainableBackbone, config: TrainingConfig):
         super().__init__()
         self.model, self.loss_scale = model, config.loss_scale
 
@@ -72,7 +73,7 @@ class ParallelObjective(TrainingObjective):
 
     settings = ("prompt_attention",)
 
-    def __init__(self, model: Any, config: TrainingConfig):
+    def __init__(self, model: TrainableBackbone, config: TrainingConfig):
         super().__init__()
         self.model, self.prompt_attention = model, config.prompt_attention
 
@@ -97,7 +98,7 @@ class DraftHeadObjective(DraftObjective, TrainingObjective):
     settings = ("loss_scale", "head_hidden", "head_rank", "head_starts")
     has_draft_head = True
 
-    def __init__(self, model: Any, config: TrainingConfig):
+    def __init__(self, model: LoopBackbone, config: TrainingConfig):
         joint = config.loss_scale if config.learn == "both" else None
         super().__init__(model, model.draft_head, loss_scale=joint)
 

@@ -6,19 +6,20 @@ import re
 from importlib.util import find_spec
 
 import torch
-from transformers import PreTrainedTokenizerBase, XLNetConfig
+from transformers import PreTrainedTokenizerBase
 
 from asarm.backbones.xlnet import AnySubsetTransformer
 from asarm.data.config import check_data_config
 from asarm.drafting.head import DraftHead, DraftHeadConfig
-from asarm.loading import load, load_tokenizer
+from asarm.loading import BACKBONES, load, load_tokenizer
 from asarm.objective import LOSS_SCALES, PROMPT_ATTENTION
+from asarm.rows import LoopBackbone
 from asarm.schedule import check_kinds
 from asarm.training.checks import DEFAULTS, SIZES, check_all_count, check_own, check_types
 from asarm.training.config import TRACKERS, TrainingConfig
 from asarm.training.objectives import OBJECTIVES
 
-TRAINED_LENGTH = "trained_length"  # in the model's config: tokens of the longest blocks it learned
+SCRATCH = "xlnet"  # the backbone that runs from scratch make, of `BACKBONES`
 NO_MATRIX = re.compile("bias|layer_norm|mask_emb")
 LEAST = {
     **dict.fromkeys(("global_batch_size", "batch_size", "max_steps", "log_steps"), 1),
@@ -106,7 +107,7 @@ def check_size(config: TrainingConfig) -> None:
 
 
 def remarks(config: TrainingConfig) -> list[str]:
-    """Yield what may be meant otherwise, though it can be trained."""
+    """Return remarks on settings that can be trained, but may be meant otherwise."""
     found = [
         f"{name} is {getattr(config, name)} and max_steps {config.max_steps}: {what} is never "
         "reached; give both"
@@ -156,67 +157,48 @@ def start_model(config: TrainingConfig) -> tuple[AnySubsetTransformer, PreTraine
     else:
         model, tokenizer = load(config.model, revision=config.revision, device="cpu", packed=False)
         for name in SIZES:
-            check_own(name, config, getattr(model.config, name))
+            check_own(name, config, model.sizes[name])
         if config.dropout is not None:
             model.set_dropout(config.dropout)
     if config.learn != "draft_head":  # else the model stays as it is
-        longest = getattr(model.config, TRAINED_LENGTH, None) or 0
-        setattr(model.config, TRAINED_LENGTH, max(longest, config.length))
-    if config.gradient_checkpointing:
-        model.transformer.gradient_checkpointing = True
-    if config.compile:
-        for layer in model.transformer.layers():
-            layer.compile(dynamic=True)
-    model.set_draft_head(start_head(model, config))
-    return model.train(config.learn != "draft_head"), tokenizer  # what is frozen drops nothing
-
-
-def start_head(model: AnySubsetTransformer, config: TrainingConfig) -> DraftHead | None:
-    """Return the draft head to train, the model's or a new one; None where the model alone learns.
-
-    A head that is not trained with its model would not fit it any more.
-    """
-    if config.learn == "model":
-        return None
-    if config.learn == "draft_head":
+        model.trained_length = max(model.trained_length or 0, config.length)
+    model.prepare_training(
+        gradient_checkpointing=config.gradient_checkpointing, compiled=config.compile
+    )
+    # without training of its own a head would not fit the trained model any more
+    model.set_draft_head(None if config.learn == "model" else start_head(model, config))
+    is_frozen = config.learn == "draft_head"
+    if is_frozen:
         model.requires_grad_(False)
-    head = model.draft_head
+    return model.train(not is_frozen), tokenizer  # a frozen model drops no activations
+
+
+def start_head(model: LoopBackbone, config: TrainingConfig) -> DraftHead:
+    """Return the draft head to train, the model's or a new one."""
+    head: DraftHead | None = model.draft_head
     if head is not None:
         check_own("head_hidden", config, head.config.hidden)
         check_own("head_rank", config, head.config.rank)
     else:
         torch.manual_seed(config.seed)
-        head = DraftHead(
-            DraftHeadConfig(model.config.d_model, hidden=config.head_hidden, rank=config.head_rank)
-        )
+        width = model.sizes["d_model"]
+        head = DraftHead(DraftHeadConfig(width, hidden=config.head_hidden, rank=config.head_rank))
     return head.float().requires_grad_(True).train()
 
 
 def new_model(tokenizer: PreTrainedTokenizerBase, config: TrainingConfig) -> AnySubsetTransformer:
     """Make a model with random weights, of the size that the config gives."""
     torch.manual_seed(config.seed)
-    return AnySubsetTransformer(
-        XLNetConfig(
-            vocab_size=len(tokenizer),
-            d_model=config.d_model,
-            n_layer=config.n_layer,
-            n_head=config.n_head,
-            d_inner=config.d_inner,
-            dropout=0.1 if config.dropout is None else config.dropout,
-            mem_len=None,
-            pad_token_id=tokenizer.pad_token_id,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            mask_token_id=tokenizer.mask_token_id,
-        )
-    )
+    dropout = 0.1 if config.dropout is None else config.dropout
+    sizes = {name: getattr(config, name) for name in SIZES}
+    return BACKBONES[SCRATCH].new(tokenizer, dropout=dropout, **sizes)
 
 
 def new_optimizer(objective: torch.nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
-    """Make AdamW; matrices decay, biases, norms and the blank do not."""
-    trained = {name: p for name, p in objective.named_parameters() if p.requires_grad}
-    matrices = [p for name, p in trained.items() if not NO_MATRIX.search(name)]
-    others = [p for name, p in trained.items() if NO_MATRIX.search(name)]
+    """Make AdamW; matrices decay, while biases, norms and the mask's embedding do not."""
+    trained = [(name, p) for name, p in objective.named_parameters() if p.requires_grad]
+    matrices = [p for name, p in trained if p.ndim > 1 and not NO_MATRIX.search(name)]
+    others = [p for name, p in trained if p.ndim < 2 or NO_MATRIX.search(name)]
     groups = [
         {"params": matrices, "weight_decay": config.weight_decay},
         {"params": others, "weight_decay": 0.0},
