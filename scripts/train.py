@@ -9,7 +9,7 @@ from asarm.training.config import TrainingConfig
 from asarm.training.interrupt import end_with_launcher, stop_signals
 
 PRESETS = Path(__file__).parents[1] / "configs" / "train"
-STOPPED = 75  # exit code of a run that a signal, or the network, stopped behind a checkpoint
+STOPPED = 75  # exit code of a run that a signal, or the network, stopped after a checkpoint
 LOST = r"closed by peer|reset by peer|broken pipe|remote process exited"  # gloo's words, NCCL's
 
 

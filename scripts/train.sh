@@ -3,7 +3,7 @@
 # scripts/train.py as there are GPUs on this node, or on each node of the Slurm job; one where there
 # is none. ASARM_NUM_PROCESSES=N forces N on each node, without GPUs too.
 #
-# The exit code is the training's: 0 finished, 2 user error, 75 stopped by a signal behind a checkpoint.
+# The exit code is the training's: 0 finished, 2 user error, 75 stopped by a signal after a checkpoint.
 # Under Slurm a job that USR1 stopped (`--signal=B:USR1@300`: before its time limit) is requeued; one
 # that TERM stopped (scancel, preemption, the limit itself) is not.
 set -euo pipefail

@@ -34,6 +34,9 @@ class PretrainedXLNet(HasDraftHead, PreTrainedModel):
     config: XLNetConfig
     base_model_prefix = "transformer"
     supports_gradient_checkpointing = True
+    loads_elsewhere = (  # for the cards of models
+        "XLNet's architecture, so `transformers.XLNetLMHeadModel` loads it too."
+    )
     _tied_weights_keys = {"lm_loss.weight": "transformer.word_embedding.weight"}
     transformer: Any
     lm_loss: nn.Linear

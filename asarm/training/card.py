@@ -16,13 +16,12 @@ TEMPLATE = """\
 ---
 license: {licence}
 library_name: asarm
-tags: [any-subset autoregressive, xlnet, infilling, speculative decoding]
+tags: [any-subset autoregressive, {architecture}, infilling, speculative decoding]
 ---
 # {name}
 
 An any-subset autoregressive language model of {millions:.1f}M parameters: it predicts any tokens \
-from any others, in any order, and gives exact joint densities. XLNet's architecture, so \
-`transformers.XLNetLMHeadModel` loads it too.
+from any others, in any order, and gives exact joint densities.{also_loads}
 
 Trained {start} on {data}. {steps:,} steps of {batch} x {length} tokens, {tokens:.1f}M tokens in \
 all; {objective} objective; mask rates from {first} to {low}..{high} over {warmup:,} steps; \
@@ -65,11 +64,11 @@ def card(
     """Write the card: Markdown with the hub's front matter.
 
     Args:
-        config: of the run.
-        model: the trained one.
-        evaluation: the last held-out figures, as `evaluations.jsonl` has them.
+        config: the settings of the run.
+        model: the trained model.
+        evaluation: the last record of `evaluations.jsonl`.
         use: the name to load it by; the hub's or the run's if None.
-        more_figures: Markdown that comes below the held-out figures.
+        more_figures: Markdown that comes after the held-out figures.
     """
     settings = {k: v for k, v in asdict(config).items() if k not in NOT_OF_THE_MODEL}
     name = use or config.push_to_hub or config.output_dir
@@ -77,6 +76,8 @@ def card(
     is_ours = is_python and config.model in ("scratch", "demo")
     python = ".".join(platform.python_version_tuple()[:2])
     return TEMPLATE.format(
+        architecture=model.config.model_type,
+        also_loads=f" {note}" if (note := getattr(model, "loads_elsewhere", "")) else "",
         name=name,
         use=name,
         millions=sum(weight.numel() for weight in model.parameters()) / 1e6,

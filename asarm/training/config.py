@@ -38,10 +38,10 @@ class TrainingConfig(DataConfig):
         weight_decay: of AdamW, on matrices only.
         adam_betas: of AdamW.
         clip_norm: the gradient's norm is cut to this.
-        objective: joint (exact), or parallel (targets do not see one another).
+        objective: the loss: joint (exact), or parallel (targets do not see one another).
         prompt_attention: of the parallel objective: full, prompt or causal.
-        learn: what does: model, draft_head (a head that drafts for a model that stays as it is), or
-            both.
+        learn: which parameters are trained: model, draft_head (a head that drafts for a frozen
+            model), or both.
         head_hidden: width of a new draft head.
         head_rank: rank of the change that it makes to a hidden state.
         head_starts: places in a sequence from which a draft head drafts in training.

@@ -19,9 +19,9 @@ from asarm.training.card import card
 from asarm.training.config import TrainingConfig
 from asarm.training.watch import EVALUATIONS
 
-# what belongs to the model, of all that lies in a run's folder
 REFUSED = (401, 403)  # answers to a login that does not hold, or not there
 WEIGHTS = "model*.safetensors"  # one file, or several of a large model
+# the files of a run folder that belong to the model
 MODEL_FILES = (
     *("README.md", "config.json", "*.safetensors", "tokenizer*", "special_tokens_map.json"),
     CONFIG_OF_HEAD,

@@ -46,8 +46,8 @@ from asarm.training.setup import (
 from asarm.training.step import StepPlan, accumulate, apply_gradients, plan_step
 from asarm.training.watch import SAMPLES, Monitor
 
-# what a run that is taken up again may change: all this leaves what is learned as it is, but for
-# rounding, and for max_steps, which moves the end of the learning rate
+# What a resumed run may change. It changes only rounding and, for batch_size, which activations
+# dropout draws; max_steps moves the end of the learning rate.
 MAY_CHANGE = (
     *("max_steps", "batch_size", "gradient_checkpointing", "compile", "cache_dir"),
     *("log_steps", "save_steps", "keep_checkpoints", "eval_steps", "eval_num_decodes", "judge"),
@@ -80,8 +80,9 @@ class Stop(NamedTuple):
 def train(config: TrainingConfig) -> TrainingResult:
     """Train by the config, from the run's last checkpoint if there is one.
 
-    Every process of a run calls this. Data, orders, mask rates and dropout are keyed by the step,
-    so a run that was killed goes on to the result of an uninterrupted one.
+    Every process of a run calls this. Data, orders and mask rates are keyed by the step, dropout by
+    micro-batch and process as well, so that a run that was killed goes on, with the same batch size
+    and processes, to the result of an uninterrupted one.
 
     Raises:
         ValueError: settings, model or data that cannot be; a folder that another run has; NaN or
@@ -413,7 +414,7 @@ def out_of_memory(config: TrainingConfig, num_processes: int) -> str:
     if smaller:
         fix = (
             f"take --batch_size {smaller[-1]} (accumulation {each // smaller[-1]}), which changes "
-            "no result, or --gradient_checkpointing"
+            "only rounding and what dropout draws, or --gradient_checkpointing"
         )
     else:
         fix = "take --gradient_checkpointing, or a smaller --length"
