@@ -97,7 +97,7 @@ def long_lines(documents: Iterable[Document]) -> set[str]:
 
 
 def drop_paragraphs(text: str, lines: set[str]) -> str:
-    """`text` without the paragraphs (between empty lines) that hold one of the stripped `lines`."""
+    """Drop the paragraphs (between empty lines) that hold one of the stripped `lines`."""
 
     def repeats(paragraph: str) -> bool:
         return any(line.strip() in lines for line in paragraph.split("\n"))

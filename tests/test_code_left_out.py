@@ -13,8 +13,7 @@ from asarm.evaluation.programs.bundled.build import bundled_tasks
 from asarm.evaluation.programs.config import InfillCodeConfig
 from asarm.evaluation.programs.evaluation import Programs, key
 from asarm.evaluation.programs.network import CodeNetwork
-from asarm.evaluation.programs.samples import read_samples
-from asarm.evaluation.programs.sources import load_tasks
+from asarm.evaluation.programs.sources import load_tasks, read_samples
 from asarm.evaluation.programs.task import TaskSet
 from asarm.evaluation.variants import Networks
 from asarm.loading import load

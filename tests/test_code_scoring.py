@@ -20,11 +20,10 @@ from asarm.evaluation.programs.scoring import (
     Checks,
     Scorer,
     SelfTest,
-    measure_floors,
     score_completions,
     self_test,
 )
-from asarm.evaluation.programs.task import Recorded, Task, TaskSet
+from asarm.evaluation.programs.task import Task, TaskSet
 from asarm.metrics.passk import Rate, pass_at_k, rate, wilson
 from asarm.run import Run
 from asarm.sandbox.execution import Limits, Outcome
@@ -206,13 +205,12 @@ def test_the_self_test_with_real_programs():
     idle = replace(a_task(7), canonical_solution="    y = x\n", test=a_task(0).test)
     free = Task("T/9", "g", "def g(x):\n", "    return x\n", "    x\n", a_task(0).test)
     tasks = [a_task(0), a_task(1), free]
-    recorded = Recorded(frozenset({"T/9", "T/elsewhere"}), bare_pass=1)
+    recorded = frozenset({"T/9", "T/elsewhere"})
     scorer = Scorer(BARE, Limits(seconds=20, cpu_seconds=20))
     tested = self_test(TaskSet("some", tasks, recorded), scorer)
     assert tested == SelfTest(tasks=3, references=3, empty=1, recorded_empty=1)
     tested.require()
     assert "3 pass with the reference solution and 1 with an empty" in tested.description
-    assert measure_floors(TaskSet("some", tasks), scorer) == (["T/9"], 1)
     broken = replace(idle, canonical_solution="    y = z\n")
     tested = self_test(TaskSet("some", [a_task(0), broken]), scorer)
     assert (tested.references, tested.recorded_empty) == (1, None)

@@ -11,9 +11,14 @@ from published import published
 
 from asarm.evaluation.programs import sources
 from asarm.evaluation.programs.bundled.build import bundled_tasks, make_tasks
-from asarm.evaluation.programs.recorded import RECORDED
-from asarm.evaluation.programs.samples import official, read_samples
-from asarm.evaluation.programs.sources import PUBLISHED, load_tasks, resolve_dataset
+from asarm.evaluation.programs.sources import (
+    PUBLISHED,
+    RECORDED,
+    load_tasks,
+    official,
+    read_samples,
+    resolve_dataset,
+)
 from asarm.evaluation.programs.task import Task, TaskSet
 
 ROOT = Path(__file__).parents[1]
@@ -92,14 +97,6 @@ def test_a_line_in_the_middle_of_a_function():
     assert first.test == second.test == "def check(candidate):\n    assert candidate(1) == 1\n"
 
 
-@pytest.mark.parametrize(
-    ("middle", "says"),
-    [("    a\n", "    pass\n"), ("\n\tb\n        c", "\tpass\n"), ("x", "pass\n"), ("", "pass\n")],
-)
-def test_a_bare_pass_is_indented_like_what_stood_there(middle, says):
-    assert a_task(canonical_solution=middle).pass_statement == says
-
-
 def test_a_program_keeps_every_character():
     task = a_task(prompt="é\n\t", suffix="")
     assert task.program(" \n x").source == "é\n\t \n x"
@@ -119,7 +116,7 @@ def test_published_sets_by_their_bytes_wherever_they_lie(name, elsewhere):
     assert len(task_set.tasks) == SIZES[name]
     assert sum(task.suffix == "" for task in task_set.tasks) == EMPTY_SUFFIXES[name]
     assert task_set.recorded is RECORDED[name]
-    assert task_set.recorded.empty <= {task.task_id for task in task_set.tasks}
+    assert task_set.recorded <= {task.task_id for task in task_set.tasks}
     functions = {re.search(r"HumanEval/\d+", task.task_id)[0] for task in task_set.tasks}
     assert len({task.problem for task in task_set.tasks}) == len(functions)
 
@@ -177,44 +174,44 @@ GOOD = json.dumps(asdict(a_task())).encode() + b"\n"
 @pytest.mark.parametrize(
     ("row", "says"),
     [
-        (GOOD.replace(b'"suffix"', b'"sufix"'), "row 2: suffix is missing; expected text in each"),
-        (GOOD.replace(b'"f"', b"7"), "row 2: entry_point is 7; expected text"),
-        (GOOD, "row 2: task_id T/0 is also in row 1"),
-        (GOOD.replace(b'"f"', b'"f()"').replace(b"T/0", b"T/1"), "row 2: entry_point 'f\\(\\)'"),
-        (GOOD.replace(b"T/0", b"T/\xe9"), "row 2 is not UTF-8: byte 0xe9 at offset 15"),
-        (GOOD[:40] + b"\n", "row 2 is not JSON"),
-        (b"[1]\n", "row 2 is a JSON list; expected an object"),
+        (GOOD.replace(b'"suffix"', b'"sufix"'), "line 2: suffix is missing; expected text in each"),
+        (GOOD.replace(b'"f"', b"7"), "line 2: entry_point is 7; expected text"),
+        (GOOD, "line 2: task_id T/0 is also in .* line 1"),
+        (GOOD.replace(b'"f"', b'"f()"').replace(b"T/0", b"T/1"), "line 2: entry_point 'f\\(\\)'"),
+        (GOOD.replace(b"T/0", b"T/\xe9"), "line 2 is not UTF-8: byte 0xe9"),
+        (GOOD[:40] + b"\n", "line 2 is not JSON"),
+        (b"[1]\n", "line 2 is list; expected a JSON object"),
     ],
 )
-def test_damage_is_one_line_with_file_and_row(tmp_path, row, says):
+def test_damage_is_one_line_with_file_and_line(tmp_path, row, says):
     for suffix, pack in (("jsonl", bytes), ("jsonl.gz", gzip.compress)):
         path = tmp_path / f"bad.{suffix}"
         path.write_bytes(pack(GOOD + row))
-        with pytest.raises(ValueError, match=f"bad.{suffix}, {says}") as raised:
+        with pytest.raises(ValueError, match=f"bad.{suffix} {says}") as raised:
             load_tasks(str(path))
         assert "\n" not in str(raised.value)
 
 
-def test_a_file_that_breaks_off_says_behind_which_row(tmp_path):
+def test_a_file_that_breaks_off_is_named(tmp_path):
     rows = [asdict(a_task(n, test=f"# {n * n}\n" * 500)) for n in range(200)]
     path = write(tmp_path / "cut.jsonl.gz", rows)
     path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(ValueError, match=r"cut.jsonl.gz is damaged after row \d+ \(compressed"):
+    with pytest.raises(ValueError, match=r"cut.jsonl.gz is cut off or damaged \(Compressed"):
         load_tasks(str(path))
     path.write_bytes(GOOD)
-    with pytest.raises(ValueError, match=r"is damaged after row 0 \(not a gzipped file"):
+    with pytest.raises(ValueError, match=r"is cut off or damaged \(Not a gzipped file"):
         load_tasks(str(path))
     damaged = bytearray(gzip.compress(GOOD * 50))
     damaged[20:30] = b"\xff" * 10
     path.write_bytes(damaged)
-    with pytest.raises(ValueError, match="is damaged after row 0"):
+    with pytest.raises(ValueError, match="is cut off or damaged"):
         load_tasks(str(path))
 
 
 def test_an_empty_file_holds_no_task(tmp_path):
     path = tmp_path / "empty.jsonl"
     path.write_text("\n")
-    with pytest.raises(ValueError, match="empty.jsonl holds no task"):
+    with pytest.raises(ValueError, match="empty.jsonl is empty"):
         load_tasks(str(path))
 
 
@@ -259,11 +256,11 @@ def test_half_a_surrogate_pair_is_named_before_anything_is_scored(three, tmp_pat
     rows = [{"task_id": f"T/{n}", "completion": "x" if n else "y" * 7 + text} for n in range(3)]
     path = write(tmp_path / "half.jsonl", rows)
     place = 7 + text.index(next(c for c in text if not c.isascii()))
-    says = f"half.jsonl, row 1: completion has .* at character {place}, half of a surrogate pair"
+    says = f"half.jsonl line 1: completion has .* at character {place}, half of a surrogate pair"
     with pytest.raises(ValueError, match=says) as raised:
         read_samples(path, three)
     assert str(raised.value).isprintable()
-    with pytest.raises(ValueError, match="row 1: suffix has"):
+    with pytest.raises(ValueError, match="line 1: suffix has"):
         load_tasks(str(write(tmp_path / "tasks.jsonl", [asdict(a_task(suffix=text))])))
     whole = [{"task_id": f"T/{n}", "completion": "\U0001f600"} for n in range(3)]
     assert len(read_samples(write(tmp_path / "whole.jsonl", whole), three)) == 3  # both halves
@@ -272,11 +269,11 @@ def test_half_a_surrogate_pair_is_named_before_anything_is_scored(three, tmp_pat
 @pytest.mark.parametrize(
     ("rows", "says"),
     [
-        ([{"task_id": "T/9", "completion": ""}], "row 1: task_id T/9 is none of the 3 of three"),
-        ([{"task_id": "T/0"}], "row 1: completion is missing; expected text in each of task_id"),
-        ([{"task_id": "T/0", "completion": None}], "row 1: completion is None"),
+        ([{"task_id": "T/9", "completion": ""}], "line 1: task_id T/9 is none of the 3 of three"),
+        ([{"task_id": "T/0"}], "line 1: completion is missing; expected text in each of task_id"),
+        ([{"task_id": "T/0", "completion": None}], "line 1: completion is None"),
         ([{"task_id": "T/0", "completion": ""}], "no completion of 2 of 3 tasks, T/1 among them"),
-        ([], "no completion of 3 of 3 tasks"),
+        ([], "samples.jsonl is empty"),
     ],
 )
 def test_completions_that_cannot_be_scored_are_one_line(three, tmp_path, rows, says):

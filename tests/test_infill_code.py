@@ -410,7 +410,7 @@ def test_completions_of_others_are_scored_as_they_are(run, tmp_path):
     path.write_text(json.dumps({"task_id": "who", "completion": ""}) + "\n")
     code, _, errors = run(f"--samples={path}")
     assert code == 2
-    assert "row 1: task_id who is none of the 105 of bundled" in errors
+    assert "line 1: task_id who is none of the 105 of bundled" in errors
 
 
 @pytest.mark.slow

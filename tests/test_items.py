@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kills import free_port
 
-from asarm.evaluation.items import Ledger, Shard, array_task, open_run
+from asarm.evaluation.items import Ledger, Shard, array_task, begin_run, prepare_run
 from asarm.run import STARTS, Run
 
 NAME = "samples.jsonl"
@@ -270,6 +270,12 @@ def test_killed_in_a_line_and_taken_up_by_another_number(tmp_path, taken_up_by):
     assert files(tmp_path) == [NAME]
 
 
+def open_run(config, shard):
+    run = prepare_run(config, shard)
+    begin_run(run, shard)
+    return run
+
+
 def test_tasks_open_the_same_run(tmp_path):
     config = Settings(output_dir=str(tmp_path))
     runs = [open_run(config, Shard(task, 3)) for task in range(3)]
@@ -282,7 +288,7 @@ def test_tasks_open_the_same_run(tmp_path):
 
 PROCESS = """import sys
 from dataclasses import dataclass
-from asarm.evaluation.items import Ledger, Shard, open_run
+from asarm.evaluation.items import Ledger, Shard, begin_run, prepare_run
 
 @dataclass
 class Settings:
@@ -292,7 +298,8 @@ class Settings:
 
 shard = Shard.here()
 try:
-    run = open_run(Settings(seed=int(sys.argv[2])), shard)
+    run = prepare_run(Settings(seed=int(sys.argv[2])), shard)
+    begin_run(run, shard)
 except ValueError as error:
     print(error)
     sys.exit()

@@ -23,12 +23,14 @@ from asarm import Order, log_prob
 from asarm.evaluation import engine
 from asarm.evaluation.engine import expected_keys
 from asarm.evaluation.items import Shard
-from asarm.evaluation.prose import InfillProseConfig, Prose, infill_prose
 from asarm.evaluation.prose import lambada as lambada_module
+from asarm.evaluation.prose.config import InfillProseConfig
 from asarm.evaluation.prose.evaluation import Network, check_config, key, networks_of
 from asarm.evaluation.prose.formats import CLOZE, Passage, Question, Story
 from asarm.evaluation.prose.results import row_of, score_of
+from asarm.evaluation.prose.sources import Prose
 from asarm.evaluation.prose.stories import Stories, blank_of, copied
+from asarm.evaluation.prose.tasks import infill_prose
 from asarm.evaluation.variants import Networks
 from asarm.loading import load
 from asarm.metrics.rouge import rouge

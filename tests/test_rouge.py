@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from published import published
 from rouge_score.tokenizers import DefaultTokenizer
 
-from asarm.evaluation.prose import InfillProseConfig, load_prose
+from asarm.evaluation.prose.config import InfillProseConfig
 from asarm.evaluation.prose.formats import Story
 from asarm.evaluation.prose.report import markdown
-from asarm.evaluation.prose.sources import Prose
+from asarm.evaluation.prose.sources import Prose, load_prose
 from asarm.evaluation.prose.stories import Stories, copied
 from asarm.evaluation.prose.tasks import task_of
 from asarm.evaluation.variants import Action

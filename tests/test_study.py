@@ -14,11 +14,10 @@ from asarm.display.spans import segments
 from asarm.evaluation.config import DecodingConfig
 from asarm.evaluation.decoding import DecodingStudy
 from asarm.evaluation.engine import lines
-from asarm.evaluation.items import Shard
+from asarm.evaluation.items import Shard, item_batches
 from asarm.evaluation.trials import (
     batch_of,
     describe,
-    item_batches,
     key,
     model_names,
     names,
@@ -151,7 +150,7 @@ def test_a_record_lost_in_the_middle_is_made_anew(model, tokenizer, blocks, reco
 
 
 def test_blanks_hold_nothing_to_peek_at(blocks):
-    for items in item_batches(CONFIG):
+    for items in item_batches(CONFIG.num_trials, CONFIG.batch_size):
         batch = batch_of(items, blocks, CONFIG)
         assert not batch.input_ids[batch.order.is_target].any()
         assert batch.input_ids[~batch.order.is_target].all()

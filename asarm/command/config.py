@@ -12,7 +12,7 @@ def positional(meaning: str) -> Any:
 
 
 def any_number(meaning: str) -> Any:
-    """As many of them as are given without a flag."""
+    """Return a setting of any number of values that the command line takes without a flag."""
     return field(default_factory=list, metadata={"help": meaning, "nargs": "*", "default": []})
 
 

@@ -29,7 +29,7 @@ def text_column(dataset: IterableDataset, column: str, where: str) -> IterableDa
 
 
 def check_column(column: str, columns: Iterable[str], kind: object, where: str) -> None:
-    """ValueError names the columns there are where that one is missing or holds no text."""
+    """Refuse a table whose column is missing or holds no text; the error names its columns."""
     if column not in columns:
         raise ValueError(
             f"{where} has no column {column!r}, only: {', '.join(columns)}; "

@@ -54,7 +54,7 @@ class DataConfig:
 
 
 def check_data_config(config: DataConfig) -> None:
-    """ValueError, in a line that names the setting, where a setting cannot be."""
+    """Refuse settings that cannot be served, by an error that names the setting."""
     lowest = {
         "length": 2,
         "max_document_bytes": 4,  # the longest character
@@ -78,6 +78,6 @@ def check_data_config(config: DataConfig) -> None:
 
 
 def check_txt_documents(value: str) -> None:
-    """ValueError where it is none of `TXT_DOCUMENTS`."""
+    """Refuse a value that is none of `TXT_DOCUMENTS`."""
     if value not in TXT_DOCUMENTS:
         raise ValueError(f"txt_documents is {value!r}; expected one of {', '.join(TXT_DOCUMENTS)}")

@@ -37,7 +37,7 @@ def load_blocks(
     dataset_column: str = "text",
     txt_documents: str = "file",
 ) -> Tensor:
-    """The dataset's documents one after another, cut into blocks (N, length) of token ids.
+    """Cut the dataset's documents, one after another, into blocks (N, length) of token ids.
 
     Args:
         tokenizer: what makes the ids.
@@ -64,7 +64,7 @@ def load_blocks(
 
 
 def _first(documents: Iterable[list[int]], num_tokens: int) -> Iterator[list[int]]:
-    """The documents up to the one in which so many tokens are reached."""
+    """Yield documents up to the one in which so many tokens are reached."""
     for ids in documents:
         yield ids
         num_tokens -= len(ids)
@@ -75,7 +75,7 @@ def _first(documents: Iterable[list[int]], num_tokens: int) -> Iterator[list[int
 def read_documents(
     dataset: str, *, dataset_column: str = "text", txt_documents: str = "file"
 ) -> Iterable[str]:
-    """The texts of "heldout" (or its kinds), "wikitext-2", "openwebtext" (endless), or a path.
+    """Return the texts of "heldout", its kinds, "wikitext-2", "openwebtext" (endless) or a path.
 
     A path is read as training reads it: a file of text or of records, or a folder with all that is
     in and below it. A file named *.raw is in WikiText's format, each row a document, blank rows
@@ -109,7 +109,7 @@ def read_documents(
 
 
 def _usable(path: Path, column: str, txt_documents: str) -> Iterator[str]:
-    """The documents of a path, without those that training skips too, which are counted."""
+    """Yield the documents of a path without those that training skips, which are counted."""
     found, counts = survey(str(path), column=column, split=None), no_counts()
     if found.left_out:
         print(f"{path}: {found.said()}", file=sys.stderr)
@@ -122,11 +122,11 @@ def _usable(path: Path, column: str, txt_documents: str) -> Iterator[str]:
 
 
 def _wikitext() -> str:
-    """The test text of WikiText-2 from the checkout, the current directory, or the hub."""
+    """Return the test text of WikiText-2 from the checkout, the current directory, or the hub."""
     for folder in (CHECKOUT, Path()):
         if (folder / WIKITEXT_FILE).is_file():
             return read_text(folder / WIKITEXT_FILE)
-    import datasets  # here: it takes seconds, and only this needs it
+    import datasets  # imported here, because it takes seconds
 
     try:
         rows = datasets.load_dataset("Salesforce/wikitext", "wikitext-2-raw-v1", split="test")
@@ -140,8 +140,8 @@ def _wikitext() -> str:
 
 
 def _openwebtext() -> Iterator[str]:
-    """The documents of openwebtext, streamed in the hub's order."""
-    from asarm.data.hub import open_dataset  # here: it takes seconds, and only this needs it
+    """Yield the documents of openwebtext, streamed in the hub's order."""
+    from asarm.data.hub import open_dataset  # imported here, because it takes seconds
     from asarm.data.retry import Patience
 
     patience, given = Patience(OPENWEBTEXT), 0
@@ -154,7 +154,7 @@ def _openwebtext() -> Iterator[str]:
                 patience.succeeded()
             return
         except Exception as error:
-            patience.wait(error)  # raises what is no trouble of the network
+            patience.wait(error)  # raises errors that are not the network's
 
 
 def _rows(text: str) -> list[str]:

@@ -165,7 +165,7 @@ class Pen:
         self._box(left, top + 1, left + 14, top + 15, fill)
 
     def write(self, text: str, places: Sequence[Place], color: str) -> None:
-        """Characters at their places; what does not show is left out."""
+        """Write characters at their places; what does not show is left out."""
         for character, (row, column) in zip(text, places, strict=False):
             if character.isprintable() and not character.isspace():
                 self._draw.text(self._at(row, column), character, color, font(self.page.size))

@@ -16,7 +16,7 @@ from typing import Any
 from asarm.display.tables import new_console
 from asarm.evaluation import ablation_report, trials
 from asarm.evaluation.config import DecodingConfig
-from asarm.evaluation.decoding import Cache, DecodingStudy, dataset_name
+from asarm.evaluation.decoding import DecodingStudy, dataset_name, new_cache
 from asarm.evaluation.engine import Work
 from asarm.evaluation.items import Shard, begin_run, prepare_run
 from asarm.evaluation.published import ABLATION
@@ -110,7 +110,7 @@ def run_ablation(
         config, shard, kind=ABLATION, may_change=("judge", "grid"), may_grow=("num_trials",)
     )
     inner = Shard(process=shard.process, processes=shard.processes)  # of one cell
-    cache = Cache()
+    cache = new_cache()
     own = planned[shard.task :: shard.tasks]
     works = [Work.prepare(DecodingStudy.prepare(cell.config, cache), inner) for cell in own]
     begin_run(run, shard)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from asarm.data.evaluated import load_blocks
 from asarm.evaluation import example, figures, report, trials
 from asarm.evaluation.config import DecodingConfig
 from asarm.evaluation.engine import Evaluation, Work
-from asarm.evaluation.items import Ledger
+from asarm.evaluation.items import Ledger, item_batches
 from asarm.evaluation.published import DECODING
 from asarm.evaluation.study import Decode, decoder, record_of, timed_sample, warm_up
 from asarm.evaluation.variants import Cell, Variant
@@ -52,18 +52,12 @@ class DecodingResult:
     folder: Path
 
 
-class Cache:
-    """Models and data that several studies of one process share."""
+Cache = Callable[..., Any]  # calls a function with arguments, or returns an earlier result
 
-    def __init__(self) -> None:
-        self._held: dict[Any, Any] = {}
 
-    def get(self, load: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-        """Return the result of `load` for these arguments, which is computed once."""
-        about = load, arguments, tuple(sorted(options.items()))
-        if about not in self._held:
-            self._held[about] = load(*arguments, **options)
-        return self._held[about]
+def new_cache() -> Cache:
+    """Make a cache of models and data, which several studies of one process share."""
+    return cache(lambda load, *arguments, **options: load(*arguments, **options))
 
 
 @dataclass(frozen=True)
@@ -90,7 +84,7 @@ class DecodingStudy(Evaluation[DecodingResult]):
     fingerprints: Mapping[str, str] | None = None
 
     @classmethod
-    def prepare(cls, config: DecodingConfig, cache: Cache | None = None) -> DecodingStudy:
+    def prepare(cls, config: DecodingConfig, cached: Cache | None = None) -> DecodingStudy:
         """Load all that the settings name.
 
         Raises:
@@ -98,11 +92,11 @@ class DecodingStudy(Evaluation[DecodingResult]):
                 their tokenizers, or no model can make the drafts.
         """
         trials.check(config)
-        cache = cache or Cache()
-        models, tokenizer = _load_models(config, cache)
+        cached = cached or new_cache()
+        models, tokenizer = _load_models(config, cached)
         if not trials.variants(config, trials.headed(models)):
             raise ValueError(f"drafts is {config.drafts}, and no model has a draft head; add self")
-        blocks = cache.get(
+        blocks = cached(
             load_blocks,
             tokenizer,
             config.dataset,
@@ -114,17 +108,17 @@ class DecodingStudy(Evaluation[DecodingResult]):
         )
         device = next(iter(models.values())).device
         found = {
-            f"model {name}": cache.get(of_model, model, tokenizer) for name, model in models.items()
+            f"model {name}": cached(of_model, model, tokenizer) for name, model in models.items()
         }
         # of an endless text more trials read more blocks, and its first one stands for all
         same = blocks[:1] if config.dataset == trials.ENDLESS else blocks
         found[dataset_name(config)] = of_blocks(same)
-        own_judge = cache.get(judge.load_judge, config.judge, device) if config.judge else None
+        own_judge = cached(judge.load_judge, config.judge, device) if config.judge else None
         return cls(config, models, tokenizer, blocks, own_judge, found)
 
     @property
     def batches(self) -> list[list[int]]:
-        return trials.item_batches(self.config)
+        return item_batches(self.config.num_trials, self.config.batch_size)
 
     @cached_property
     def cells(self) -> list[Cell]:
@@ -206,16 +200,16 @@ class DecodingStudy(Evaluation[DecodingResult]):
 
 
 def _load_models(
-    config: DecodingConfig, cache: Cache
+    config: DecodingConfig, cached: Cache
 ) -> tuple[dict[str, Backbone], PreTrainedTokenizerBase]:
     """Load the models by name, and the tokenizer of all."""
     where = {"device": config.device, "dtype": config.dtype}
     own, *others = trials.model_names(config)
-    model, tokenizer = cache.get(load, config.model, revision=config.revision, **where)
+    model, tokenizer = cached(load, config.model, revision=config.revision, **where)
     models = {own: model}
     for name in others:
         source, revision = name_and_revision(name)
-        models[name], other = cache.get(load, source, revision=revision, **where)
+        models[name], other = cached(load, source, revision=revision, **where)
         if other.get_vocab() != tokenizer.get_vocab():
             raise ValueError(
                 f"compare holds {name}, whose tokenizer is another than that of {own}; expected "

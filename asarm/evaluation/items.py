@@ -58,6 +58,11 @@ class Shard:
         return list(batches[self.task :: self.tasks][self.process :: self.processes])
 
 
+def item_batches(count: int, size: int) -> list[list[int]]:
+    """Return the numbers of `count` items in batches of `size`."""
+    return [list(range(start, min(start + size, count))) for start in range(0, count, size)]
+
+
 def array_task(environment: Mapping[str, str]) -> tuple[int, int]:
     """Return the number of this task of `sbatch --array` and how many there are; (0, 1) if none."""
     count = int(environment.get("SLURM_ARRAY_TASK_COUNT", 1))
@@ -72,15 +77,6 @@ def array_task(environment: Mapping[str, str]) -> tuple[int, int]:
             f"the array has {count} tasks from {first} to {last}, unevenly; expected --array=0-N"
         )
     return (number - first) // step, count
-
-
-def open_run(
-    config: Any, shard: Shard, *, fingerprints: Mapping[str, str] | None = None, **options: Any
-) -> Run:
-    """Open the run folder by the first process of a task, as `Run.open`; the others wait for it."""
-    run = prepare_run(config, shard, fingerprints=fingerprints, **options)
-    begin_run(run, shard, fingerprints)
-    return run
 
 
 def prepare_run(config: Any, shard: Shard, **options: Any) -> Run:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from asarm.codec import Codec
@@ -64,23 +65,12 @@ def timed_sample(
     `sample` scores the text of `Parallel` under the joint distribution in one further call, which
     is no part of the decoding: the time of the same call, made once more, is subtracted.
     """
-    sampler = variant_sampler(variant, config)
-
-    def fill() -> SampleResult:
-        return sample(
-            model,
-            batch.input_ids,
-            batch.order,
-            sampler,
-            temperature=config.temperature,
-            seed=batch.seeds,
-        )
-
-    def score() -> Tensor:
-        return log_prob(model, result.tokens, batch.order, temperature=config.temperature)
-
+    sampler, order = variant_sampler(variant, config), batch.order
+    options: dict[str, Any] = {"temperature": config.temperature}
+    fill = partial(sample, model, batch.input_ids, order, sampler, seed=batch.seeds, **options)
     result, seconds = timed(fill, model.device)
     if isinstance(sampler, Parallel):
+        score = partial(log_prob, model, result.tokens, order, **options)
         seconds = max(0.0, seconds - timed(score, model.device)[1])
     return result, seconds / len(batch.items)
 

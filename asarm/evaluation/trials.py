@@ -159,12 +159,6 @@ class TrialBatch:
     seeds: list[int]
 
 
-def item_batches(config: DecodingConfig) -> list[list[int]]:
-    """Return the items of each batch, by index."""
-    size, end = config.batch_size, config.num_trials
-    return [list(range(start, min(start + size, end))) for start in range(0, end, size)]
-
-
 def batch_of(items: Sequence[int], blocks: Tensor, config: DecodingConfig) -> TrialBatch:
     """Make a batch of some items, from blocks (N, L) that are repeated in one random order.
 

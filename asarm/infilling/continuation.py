@@ -42,7 +42,7 @@ class Stopping:
 
     @classmethod
     def of(cls, options: Mapping[str, Any], max_tokens: int = 256) -> Stopping:
-        """What lm-evaluation-harness's `generation_kwargs` ask for.
+        """Read the `generation_kwargs` of lm-evaluation-harness.
 
         Nothing is sampled unless `do_sample`, or a temperature above 0 without it, says so.
 
@@ -74,7 +74,7 @@ class Stopping:
         )
 
     def room(self, max_length: int) -> int:
-        """How many tokens of a context there is room for.
+        """Return how many tokens of a context there is room for.
 
         Raises:
             ValueError: there is none.
@@ -87,7 +87,7 @@ class Stopping:
         return max_length - self.max_tokens
 
     def cut(self, text: str) -> str:
-        """The text up to the first of the stop strings."""
+        """Return the text up to the first of the stop strings."""
         return text[: min((n for s in self.until if (n := text.find(s)) >= 0), default=len(text))]
 
 
@@ -100,7 +100,7 @@ def continue_texts(
     seeds: Sequence[int],
     max_length: int,
 ) -> list[str]:
-    """What follows each context, without its stop string.
+    """Continue each context up to its stop string.
 
     An empty context is the start of a document. A blank at the end of a context is written with
     the first piece, as it is in the texts that models are trained on. The tokens have the joint
@@ -145,7 +145,7 @@ def continue_texts(
 
 
 def _before(ids: Sequence[int], end: int) -> list[int]:
-    """The ids before the end of the document."""
+    """Return the ids before the end of the document."""
     return list(ids[: ids.index(end)] if end in ids else ids)
 
 
@@ -165,7 +165,7 @@ def _draw(
     kinds: Sequence[int],
     seeds: Sequence[int],
 ) -> list[list[int]]:
-    """As many tokens as `size` says behind each prompt, sampled left to right.
+    """Sample as many tokens as `size` says after each prompt, left to right.
 
     A kind of 1 asks for a first piece that begins a word. Under the Gumbel coupling a longer
     drawing from the same seed begins with the shorter one, so that nothing is chosen by its length.

@@ -25,14 +25,18 @@ from asarm.evaluation.programs import report
 from asarm.evaluation.programs.config import InfillCodeConfig
 from asarm.evaluation.programs.network import CodeNetwork
 from asarm.evaluation.programs.results import CodeResult, code_result
-from asarm.evaluation.programs.samples import official, read_samples
 from asarm.evaluation.programs.scoring import (
     Scorer,
     check_scoring,
     new_scorer,
     score_completions,
 )
-from asarm.evaluation.programs.sources import load_tasks, resolve_dataset
+from asarm.evaluation.programs.sources import (
+    load_tasks,
+    official,
+    read_samples,
+    resolve_dataset,
+)
 from asarm.evaluation.programs.task import Task, TaskSet
 from asarm.evaluation.programs.variants import samples_file, variants
 from asarm.evaluation.published import CODE

@@ -180,22 +180,14 @@ def self_test(task_set: TaskSet, scorer: Scorer) -> SelfTest:
         if not outcome.passed
     )
     recorded = task_set.recorded
+    expected = None if recorded is None else sum(task.task_id in recorded for task in tasks)
     return SelfTest(
         tasks=len(tasks),
         references=sum(outcome.passed for outcome in references),
         empty=sum(outcome.passed for outcome in empty),
-        recorded_empty=sum(task.task_id in recorded.empty for task in tasks) if recorded else None,
+        recorded_empty=expected,
         failures=tuple(failures),
     )
-
-
-def measure_floors(task_set: TaskSet, scorer: Scorer) -> tuple[list[str], int]:
-    """Return the floors of a set: ids that an empty completion passes, and how many `pass` does."""
-    tasks = task_set.kept
-    empty = _outcomes(tasks, scorer, lambda task: "", "empty completions")
-    passes = _outcomes(tasks, scorer, lambda task: task.pass_statement, "bare pass")
-    ids = [t.task_id for t, outcome in zip(tasks, empty, strict=True) if outcome.passed]
-    return ids, sum(outcome.passed for outcome in passes)
 
 
 @dataclass(frozen=True)

@@ -29,28 +29,6 @@ class Task:
         """The function and its test, which tasks with a gap elsewhere in the function share."""
         return self.entry_point, self.test
 
-    @property
-    def pass_statement(self) -> str:
-        """A completion that does nothing: `pass`, indented as the first line of the solution."""
-        line = self.canonical_solution.lstrip("\n")
-        indentation = line[: len(line) - len(line.lstrip(" \t"))]
-        return f"{indentation}pass\n"
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """The floors of a known set, measured once on all its tasks in Python 3.11.
-
-    The reference solutions pass all tasks.
-
-    Attributes:
-        empty: the ids of the tasks that an empty completion passes.
-        bare_pass: the number of tasks that `Task.pass_statement` passes.
-    """
-
-    empty: frozenset[str]
-    bare_pass: int
-
 
 @dataclass(frozen=True)
 class TaskSet:
@@ -58,14 +36,14 @@ class TaskSet:
 
     Attributes:
         name: the name that `load_tasks` takes.
-        recorded: the set's floors, if they were measured.
+        recorded: the ids of the tasks that an empty completion passes, if they were measured.
         note: a warning about the file for readers of the scores.
         left_out: the ids of tasks that are neither filled nor scored.
     """
 
     name: str
     tasks: Sequence[Task]
-    recorded: Recorded | None = None
+    recorded: frozenset[str] | None = None
     note: str | None = None
     left_out: frozenset[str] = frozenset()
 

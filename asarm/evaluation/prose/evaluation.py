@@ -13,6 +13,7 @@ from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 
 from asarm.evaluation.engine import Evaluation
+from asarm.evaluation.items import item_batches
 from asarm.evaluation.prose import report
 from asarm.evaluation.prose.config import InfillProseConfig
 from asarm.evaluation.prose.results import ProseResult
@@ -64,8 +65,7 @@ class ProseEvaluation(Evaluation[ProseResult]):
 
     @cached_property
     def batches(self) -> list[list[int]]:
-        size, end = self.config.batch_size, len(self.items)
-        return [list(range(start, min(start + size, end))) for start in range(0, end, size)]
+        return item_batches(len(self.items), self.config.batch_size)
 
     def key(self, record: Record) -> Key:
         return key(record)

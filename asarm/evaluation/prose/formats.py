@@ -11,7 +11,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from asarm.evaluation.prose.files import json_records, read_lines, require_columns, text_at
+from asarm.evaluation.files import json_records, read_lines, require_columns, text_at
 
 SENTENCES = [f"InputSentence{number}" for number in range(1, 5)]
 ENDINGS = ["RandomFifthSentenceQuiz1", "RandomFifthSentenceQuiz2"]
@@ -77,9 +77,9 @@ def _format(
     if kind != "stories" and (lines[0].startswith("{") or ".jsonl" in path.suffixes):
         _, record = next(json_records(path, lines[:1]))
         if "text" in record:
-            return "lambada", _passages_of_json
+            return "lambada", lambda path, lines: passages_of_records(json_records(path, lines))
         require_columns(f"{path} line 1", record, CHOICES)
-        return "hellaswag", _questions_of_json
+        return "hellaswag", lambda path, lines: questions_of_records(json_records(path, lines))
     if kind == "stories" or (kind is None and _has_columns(path, lines[0])):
         return "stories", read_stories
     labels = [line.strip().isdigit() for line in lines[1::6]]
@@ -151,10 +151,6 @@ def _story(where: str, record: dict[str, str], expected: list[str]) -> Story:
     return Story(tuple(text_at(where, record, column) for column in columns))
 
 
-def _passages_of_json(path: Path, lines: list[str]) -> list[Passage]:
-    return passages_of_records(json_records(path, lines))
-
-
 def _passages_of_text(path: Path, lines: list[str]) -> list[Passage]:
     return [_passage(f"{path} line {n}", line) for n, line in enumerate(lines, start=1)]
 
@@ -177,10 +173,6 @@ def _questions_of_text(path: Path, lines: list[str]) -> list[Question]:
         for start in range(0, len(lines), size)
         for context, label, *endings in [lines[start : start + size]]
     ]
-
-
-def _questions_of_json(path: Path, lines: list[str]) -> list[Question]:
-    return questions_of_records(json_records(path, lines))
 
 
 def questions_of_records(records: Records) -> list[Question]:

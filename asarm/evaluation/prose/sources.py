@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from asarm.data.evaluated import CHECKOUT
-from asarm.evaluation.eval_datasets import find, place
+from asarm.evaluation.files import find, place
 from asarm.evaluation.prose.formats import (
     Items,
     Records,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import itemgetter
 
 from asarm.evaluation.prose.blanks import Blank, fill_blanks
 from asarm.evaluation.prose.config import InfillProseConfig
@@ -13,6 +14,7 @@ from asarm.evaluation.prose.formats import Story
 from asarm.evaluation.prose.results import (
     COSTS,
     Example,
+    Measure,
     ProseResult,
     ResultTable,
     first_item,
@@ -81,7 +83,7 @@ class Stories(ProseEvaluation):
         ]
 
     def result(self, records: Sequence[Record]) -> ProseResult:
-        measures = {**{name: _field(name) for name in MEASURES}, **COSTS}
+        measures: dict[str, Measure] = {**{m: itemgetter(m) for m in MEASURES}, **COSTS}
         tables, examples = [], []
         for protocol in dict.fromkeys(cell.protocol for cell in self.cells):
             own = [record for record in records if record["protocol"] == protocol]
@@ -124,7 +126,3 @@ def copied(story: Story, protocol: str) -> Record:
         **dict.fromkeys(("nfe", "rows"), 0),
         "seconds": 0.0,
     }
-
-
-def _field(name: str) -> Callable[[Record], float]:
-    return lambda record: record[name]

@@ -1,4 +1,4 @@
-"""Lines of evaluation files, compressed or not; errors name file and line."""
+"""Files of evaluation data: where they are, and their lines; errors name file and line."""
 
 from __future__ import annotations
 
@@ -10,9 +10,23 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+FOLDER = "eval_datasets"
+INSTALLED = {"site-packages", "dist-packages"}  # folders that users put no data into
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 LONG, MANY = 60, 12  # characters of a column's name and columns that a message shows
 UNPACK: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.decompress, ".bz2": bz2.decompress}
+
+
+def find(file: str, checkout: Path) -> Path | None:
+    """Return a file in the folder of the checkout or of the current directory, if it is there."""
+    paths = (folder / FOLDER / file for folder in (checkout, Path()))
+    return next((path for path in paths if path.is_file()), None)
+
+
+def place(checkout: Path) -> Path:
+    """Return the folder that users put data into: of the checkout, or of the current directory."""
+    home = checkout if INSTALLED.isdisjoint(checkout.parts) else Path.cwd()
+    return home / FOLDER
 
 
 def read_lines(path: Path) -> list[str]:
@@ -55,8 +69,10 @@ def _unpacked(path: Path) -> bytes:
 
 
 def json_records(path: Path, lines: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the object of each line, with the file and the line as words."""
+    """Yield the object of each line that is not blank, with the file and the line as words."""
     for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
         where = f"{path} line {number}"
         try:
             record = json.loads(line)
@@ -67,6 +83,30 @@ def json_records(path: Path, lines: Iterable[str]) -> Iterator[tuple[str, dict[s
         if not isinstance(record, dict):
             raise ValueError(f"{where} is {type(record).__name__}; expected a JSON object")
         yield where, record
+
+
+def read_rows(path: Path, fields: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield those fields of each record of a file of JSON lines, with file and line as words.
+
+    Raises:
+        ValueError: as `read_lines`; or a line is not an object, or a field is not text.
+    """
+    for where, record in json_records(path, read_lines(path)):
+        for name in fields:
+            value = record.get(name)
+            if not isinstance(value, str):
+                what = f"is {value!r:.40}" if name in record else "is missing"
+                expected = f"expected text in each of {', '.join(fields)}"
+                raise ValueError(f"{where}: {name} {what}; {expected}")
+            try:
+                value.encode()
+            except UnicodeEncodeError as error:
+                half = value[error.start].encode("unicode-escape").decode()
+                raise ValueError(
+                    f"{where}: {name} has {half} at character {error.start}, half of a surrogate "
+                    "pair; expected text: write both halves, or none"
+                ) from None
+        yield where, {name: record[name] for name in fields}
 
 
 def require_columns(where: str, given: Iterable[str], expected: Sequence[str]) -> None:
