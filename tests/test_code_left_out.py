@@ -11,13 +11,14 @@ from asarm.evaluation.engine import expected_keys
 from asarm.evaluation.engine import lines as computed
 from asarm.evaluation.programs.bundled.build import bundled_tasks
 from asarm.evaluation.programs.config import InfillCodeConfig
-from asarm.evaluation.programs.evaluation import Programs, key
+from asarm.evaluation.programs.evaluation import Programs
 from asarm.evaluation.programs.network import CodeNetwork
 from asarm.evaluation.programs.sources import load_tasks, read_samples
 from asarm.evaluation.programs.task import TaskSet
 from asarm.evaluation.variants import Networks
 from asarm.loading import load
 
+key = Programs.key
 SCRIPT = Path(__file__).parents[1] / "scripts" / "infill_code.py"
 SMALL = InfillCodeConfig(baselines=[], batch_size=2)
 

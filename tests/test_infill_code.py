@@ -22,7 +22,7 @@ from asarm.evaluation.engine import expected_keys
 from asarm.evaluation.items import Shard
 from asarm.evaluation.programs.bundled.build import bundled_tasks
 from asarm.evaluation.programs.config import InfillCodeConfig
-from asarm.evaluation.programs.evaluation import Programs, fill_batch, infill_code, key
+from asarm.evaluation.programs.evaluation import Programs, fill_batch, infill_code
 from asarm.evaluation.programs.network import CodeNetwork
 from asarm.evaluation.programs.sources import load_tasks
 from asarm.evaluation.programs.task import Task, TaskSet
@@ -32,6 +32,7 @@ from asarm.infilling.template import Template
 from asarm.loading import load_tokenizer
 from asarm.text import decode, encode
 
+key = Programs.key
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "scripts" / "infill_code.py"
 PRESETS = sorted((ROOT / "configs" / "infill_code").glob("*.yaml"))

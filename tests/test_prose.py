@@ -25,7 +25,7 @@ from asarm.evaluation.engine import expected_keys
 from asarm.evaluation.items import Shard
 from asarm.evaluation.prose import lambada as lambada_module
 from asarm.evaluation.prose.config import InfillProseConfig
-from asarm.evaluation.prose.evaluation import Network, check_config, key, networks_of
+from asarm.evaluation.prose.evaluation import Network, ProseEvaluation, check_config, networks_of
 from asarm.evaluation.prose.formats import CLOZE, Passage, Question, Story
 from asarm.evaluation.prose.results import row_of, score_of
 from asarm.evaluation.prose.sources import Prose
@@ -38,6 +38,7 @@ from asarm.metrics.statistics import estimate
 from asarm.text import encode
 from asarm.training.tokenizer import save_tokenizer, train_tokenizer
 
+key = ProseEvaluation.key
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "scripts" / "infill_nlp.py"
 PRESETS = sorted((ROOT / "configs" / "infill_nlp").glob("*.yaml"))

@@ -13,8 +13,7 @@ from published import published
 from asarm.corpus import held_out_documents
 from asarm.evaluation.prose import sources
 from asarm.evaluation.prose.formats import CLOZE, Passage, Question, Story, read_items
-from asarm.evaluation.prose.heldout import held_out_stories, is_plain, sentences
-from asarm.evaluation.prose.sources import load_prose
+from asarm.evaluation.prose.sources import held_out_stories, is_plain, load_prose, sentences
 
 HEAD = ",".join(CLOZE)
 FIRST = 'a1,Rick grew up.,"He left, at last.",He slept.,He woke.,He is happy.,He is a gang.,1'

@@ -257,11 +257,11 @@ def test_wrong_text_is_one_line(run, tmp_path, content, says):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--method=asd"], "'asd'; expected some of sequential, assd, ngram, onepass, parallel"),
+        (["--method=asd"], "'asd'; expected sequential, assd, ngram, onepass, parallel"),
         (["--k=0"], "k is 0"),
         (["--k=two"], "k is 'two'; expected int or 'auto'"),
         (["--temperature=-1"], "temperature is -1"),
-        (["--coupling=gumball"], "coupling is 'gumball'; expected one of block, rejection, gumbel"),
+        (["--coupling=gumball"], "coupling is 'gumball'; expected block, rejection, gumbel"),
         (["--model=/no/such/model"], "/no/such/model"),
         (["--dtype=float12"], "float12"),
         (["--device=tpu9"], "tpu9"),

@@ -80,10 +80,7 @@ class Evaluation(ABC, Generic[Result]):
         """Compute one record for each item of a batch."""
 
     def needs_warm(self, cell: Cell) -> Hashable:
-        """Return what has to be warmed up before a cell is timed; equal values are warmed up once.
-
-        First calls load kernels and fill tables.
-        """
+        """Return what a cell warms up before it is timed, once each: first calls load kernels."""
         return None
 
     def warm_up(self, items: Sequence[Item], cell: Cell) -> None:

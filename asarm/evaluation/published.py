@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from asarm.display.tables import markdown_table
+from asarm.display.tables import markdown_table, plus_minus
 
 Settings = Mapping[str, Any]
 Summary = Mapping[str, Any]
@@ -117,7 +117,4 @@ def _code(summary: Summary) -> list[Figure]:
 
 
 def _estimate(found: Summary | None, decimals: int) -> str | None:
-    if not found:
-        return None
-    error = "" if found["error"] is None else f" ± {found['error']:.{decimals}f}"
-    return f"{found['mean']:.{decimals}f}{error}"
+    return plus_minus(found, decimals) if found else None

@@ -19,7 +19,7 @@ from torch import Tensor
 from asarm.distribution import check_temperature
 from asarm.drafting.drafters import has_head
 from asarm.evaluation.config import DecodingConfig
-from asarm.evaluation.variants import Variant, check_numbers
+from asarm.evaluation.variants import Variant, check_numbers, check_words
 from asarm.order import Order
 from asarm.rows import Backbone
 from asarm.run import Record
@@ -104,11 +104,9 @@ def check(config: DecodingConfig) -> None:
     """
     _check_some("method", config.method, [*SAMPLERS])
     _check_some("drafts", config.drafts, DRAFTS)
-    if config.order not in ORDERS:
-        raise ValueError(f"order is {config.order!r}; expected one of {', '.join(ORDERS)}")
+    check_words("order", config.order, ORDERS)
+    check_words("coupling", config.coupling, [*VERIFIERS])
     check_numbers(config)
-    if config.coupling not in VERIFIERS:
-        raise ValueError(f"coupling is {config.coupling!r}; expected one of {', '.join(VERIFIERS)}")
     tolerance = config.acceptance_slack
     if not 0 <= tolerance < math.inf or (tolerance > 0 and config.coupling == "gumbel"):
         raise ValueError(
@@ -121,10 +119,9 @@ def check(config: DecodingConfig) -> None:
 
 def _check_some(name: str, values: Sequence[str], valid: Sequence[str]) -> None:
     """Refuse a list that is empty, or holds an unknown word."""
-    unknown = [value for value in values if value not in valid]
-    if unknown or not values:
-        given = f"holds {unknown[0]!r}" if unknown else "is empty"
-        raise ValueError(f"{name} {given}; expected some of {', '.join(valid)}")
+    if not values:
+        raise ValueError(f"{name} is empty; expected some of {', '.join(valid)}")
+    check_words(name, values, valid)
 
 
 def trial_order(config: DecodingConfig, items: Iterable[int]) -> Order:

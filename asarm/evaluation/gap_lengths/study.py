@@ -97,17 +97,6 @@ def gaps(kind: Kind, count: int, seed: int) -> list[Gap]:
     return found
 
 
-def check(config: GapLengthsConfig) -> None:
-    """Refuse settings that cannot be served, before anything is loaded.
-
-    Raises:
-        ValueError: a number outside its range.
-    """
-    for name in ("max_items", "longest", "num_fills"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name} is {getattr(config, name)}; expected at least 1")
-
-
 @dataclass(frozen=True)
 class GapLengths(Evaluation[list[Record]]):
     """The study of gap lengths: the true length of each gap, and each estimator's guess.
@@ -158,15 +147,10 @@ class GapLengths(Evaluation[list[Record]]):
                 "item": question.item,
                 "true": question.true,
                 "words": question.words,
-                "guesses": self._guesses(question),
+                "guesses": _guesses(self.model, question, self.log_prior, self.config),
             }
             for question in items
         ]
-
-    def _guesses(self, question: Question) -> dict[str, Record]:
-        seed = keyed_seed(self.config.seed, "fills", question.kind, question.item)
-        template, true = question.template, question.true
-        return _guesses(self.model, template, self.log_prior, true, self.config, seed)
 
     def finish(self, run: Run, records: Sequence[Record]) -> list[Record]:
         summary, title = summarise(records), f"Lengths of blanks: {self.config.model}"
@@ -185,7 +169,9 @@ def prepare(config: GapLengthsConfig) -> GapLengths:
     Raises:
         ValueError: a number is outside its range, or the model is not found.
     """
-    check(config)
+    for name in ("max_items", "longest", "num_fills"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name} is {getattr(config, name)}; expected at least 1")
     model, tokenizer = load(
         config.model, revision=config.revision, device=config.device, dtype=config.dtype
     )
@@ -208,13 +194,10 @@ def questions(tokenizer: PreTrainedTokenizerBase, config: GapLengthsConfig) -> l
 
 
 def _guesses(
-    model: Backbone,
-    template: Template,
-    log_prior: Tensor,
-    true: int,
-    config: GapLengthsConfig,
-    seed: int,
+    model: Backbone, question: Question, log_prior: Tensor, config: GapLengthsConfig
 ) -> dict[str, Record]:
+    template, true = question.template, question.true
+    seed = keyed_seed(config.seed, "fills", question.kind, question.item)
     lengths = torch.arange(1, config.longest + 1)[:, None]
     fills = config.num_fills
     evidence: dict[str, Evidence] = {

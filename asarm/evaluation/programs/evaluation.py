@@ -100,8 +100,9 @@ class Programs(Evaluation[Scored]):
     def cells(self) -> list[Cell]:
         return cells_of(variants(self.config), self.config.num_trials)
 
-    def key(self, record: Record) -> Key:
-        return key(record)
+    @staticmethod
+    def key(record: Record) -> Key:
+        return record["item"], record["variant"], record["trial"]
 
     def key_of(self, item: int, cell: Cell) -> Key:
         return item, cell.variant.name, cell.trial
@@ -153,11 +154,6 @@ class Programs(Evaluation[Scored]):
         own = [record for record in found.records if record["variant"] == first]
         passed = (record for record in own if record.get("passed"))
         report.show_example(self.task_set.tasks, next(passed, own[0]), console)
-
-
-def key(record: Record) -> Key:
-    """Return the key of a record; keys sort in the order of the file."""
-    return record["item"], record["variant"], record["trial"]
 
 
 def prepare(config: InfillCodeConfig) -> Programs:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -137,7 +137,9 @@ def code_result(
     """Aggregate completions and their outcomes; without scores where nothing was run."""
     execution = "none" if scorer is None else scorer.isolation.name
     execution = "unsafe" if config.execute == "unsafe" else execution
-    names = sorted({record["variant"] for record in generated}, key=_place(config))
+    planned = [variant.name for variant in variants(config)]
+    found = dict.fromkeys(record["variant"] for record in generated)
+    names = [*(name for name in planned if name in found), *sorted({*found} - {*planned})]
     rows = [
         variant_result(
             name,
@@ -171,12 +173,6 @@ def _doubt(rows: Sequence[VariantResult]) -> str | None:
         f"{count:,} programs failed in a way that may be this machine's fault "
         f"({', '.join(endings)}), the second time alone; the same command tries them again"
     )
-
-
-def _place(config: InfillCodeConfig) -> Callable[[str], int]:
-    """Return the place of a row in the table."""
-    names = [variant.name for variant in variants(config)]
-    return lambda name: names.index(name) if name in names else len(names)
 
 
 def _title(task_set: TaskSet, config: InfillCodeConfig) -> str:

@@ -290,9 +290,11 @@ def check_scoring(
         say(f"the reference solution of {name}: {outcome.result}")
     tested.require()
     ceilings = {}
-    for name, network in _named(networks, config):
-        ceilings[name] = codec_ceiling(network, task_set.kept, scorer)
-        say(describe_ceiling(name, ceilings[name]))
+    names = config.model, config.off_the_shelf or ""
+    for name, network in zip(names, networks or (), strict=False):
+        if network is not None:
+            ceilings[name] = codec_ceiling(network, task_set.kept, scorer)
+            say(describe_ceiling(name, ceilings[name]))
     return Checks(tested, ceilings)
 
 
@@ -302,14 +304,3 @@ def describe_ceiling(name: str, ceiling: Ceiling) -> str:
         f"codec of {name}: {ceiling.passed:,} of {ceiling.tasks:,} true middles pass after being "
         f"encoded and decoded, {ceiling.exact:,} come back character for character"
     )
-
-
-def _named(
-    networks: Networks[CodeNetwork] | None, config: InfillCodeConfig
-) -> list[tuple[str, CodeNetwork]]:
-    if networks is None:
-        return []
-    found = [(config.model, networks.ours)]
-    if networks.off_the_shelf is not None:
-        found.append((config.off_the_shelf or "", networks.off_the_shelf))
-    return found

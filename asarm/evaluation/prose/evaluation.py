@@ -67,8 +67,9 @@ class ProseEvaluation(Evaluation[ProseResult]):
     def batches(self) -> list[list[int]]:
         return item_batches(len(self.items), self.config.batch_size)
 
-    def key(self, record: Record) -> Key:
-        return key(record)
+    @staticmethod
+    def key(record: Record) -> Key:
+        return record["item"], record["protocol"], record["variant"], record["trial"]
 
     def key_of(self, item: int, cell: Cell) -> Key:
         return item, cell.protocol, cell.variant.name, cell.trial
@@ -120,11 +121,6 @@ class ProseEvaluation(Evaluation[ProseResult]):
 
     def show(self, result: ProseResult, console: Console) -> None:
         report.show(result, console)
-
-
-def key(record: Record) -> Key:
-    """Return the key of a record."""
-    return record["item"], record["protocol"], record["variant"], record["trial"]
 
 
 def networks_of(config: InfillProseConfig) -> Networks[Network]:

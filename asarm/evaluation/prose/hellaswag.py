@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 
@@ -102,17 +103,10 @@ def variants(config: InfillProseConfig) -> list[Variant]:
 
 def answer(network: Network, question: Question) -> Record:
     """Compute the log-probabilities of a question's endings, and the choice of each rule."""
-    scores, seconds = timed(
-        lambda: score(
-            network.model,
-            network.tokenizer,
-            f"{question.context} {MARK}",
-            question.endings,
-            blank=MARK,
-            batch_size=len(question.endings),
-        ),
-        network.model.device,
-    )
+    text, endings = f"{question.context} {MARK}", question.endings
+    options: dict[str, Any] = {"blank": MARK, "batch_size": len(endings)}
+    call = partial(score, network.model, network.tokenizer, text, endings, **options)
+    scores, seconds = timed(call, network.model.device)
     log_probs = [found.log_prob for found in scores]
     num_tokens = [found.num_tokens for found in scores]
     return {

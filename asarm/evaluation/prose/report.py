@@ -119,7 +119,8 @@ def _trial_error(row: ScoreRow, measure: str) -> float | None:
 def show_example(example: Example, console: Console) -> None:
     """Print an item: its text with the blank, and what was filled in."""
     text = Text()
-    text.append(_end(printable(example.before)), GIVEN)
+    before = printable(example.before)
+    text.append(before if len(before) <= SHOWN else LAST + before[-SHOWN:], GIVEN)
     text.append("____", BLANKED)
     text.append(printable(example.after), GIVEN)
     console.print(Panel(text, title=f"an item: {example.title}"))
@@ -129,10 +130,6 @@ def show_example(example: Example, console: Console) -> None:
     for name, answer in example.answers:
         table.add_row(name, Text(" ".join(printable(answer).split()), FILLED))
     console.print(table)
-
-
-def _end(text: str) -> str:
-    return text if len(text) <= SHOWN else LAST + text[-SHOWN:]
 
 
 def figure_name(result: ProseResult) -> str:

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from asarm.corpus import held_out_documents
 from asarm.data.evaluated import CHECKOUT
 from asarm.evaluation.files import find, place
 from asarm.evaluation.prose.formats import (
     Items,
     Records,
+    Story,
     passages_of_records,
     questions_of_records,
     read_items,
 )
-from asarm.evaluation.prose.heldout import held_out_stories
 
 STORIES_FILE = "cloze_test_val__spring2016.csv"
 KINDS = ("stories", "lambada", "hellaswag")
+STORY = 5  # sentences
+WORDS = range(4, 31)  # of a sentence
+PROSE = re.compile(r"[A-Za-z][\w ,;:.?!'’()\"“”/*-]*[.?!]")
+END = re.compile(r"(?<=[.?!])\s+(?=[A-Z])")
 
 
 @dataclass(frozen=True)
@@ -68,12 +74,8 @@ def load_prose(dataset: str | None = None) -> Prose:
         return Prose("ROCStories", *read_items(_stories_file(), "stories"))
     if dataset in ON_HUB:
         path = find(ON_HUB[dataset].file, CHECKOUT)
-        name = {"lambada": "LAMBADA", "hellaswag": "HellaSwag"}[dataset]
-        return (
-            Prose(name, *read_items(path, dataset))
-            if path
-            else Prose(name, dataset, _fetch(dataset))
-        )
+        kind, items = read_items(path, dataset) if path else (dataset, _fetch(dataset))
+        return Prose({"lambada": "LAMBADA", "hellaswag": "HellaSwag"}[dataset], kind, items)
     kind, _, file = dataset.partition(":")
     if Path(dataset).expanduser().is_file() or kind not in KINDS:
         kind, file = "", dataset
@@ -111,3 +113,36 @@ def _fetch(dataset: str) -> Items:
             f"{hub.file} into {place(CHECKOUT)} (its README.md says where from)"
         ) from None
     return hub.read((f"{hub.name} row {n}", dict(row)) for n, row in enumerate(rows, start=1))
+
+
+def held_out_stories() -> list[Story]:
+    """Return items of five consecutive sentences, none of them in two items.
+
+    A document's paragraphs are what lies between blank lines; one that is indented, or has a line
+    that is, is not prose. Lines are joined by blanks, and a sentence ends at `.`, `?` or `!` before
+    whitespace and a capital letter. Sentences of 4 to 30 words count that are letters, digits and
+    plain punctuation; anything else ends the run of consecutive ones.
+    """
+    stories = []
+    for document in held_out_documents("prose"):
+        run: list[str] = []
+        for paragraph in document.text.split("\n\n"):
+            for sentence in sentences(paragraph):
+                run = [*run, sentence] if is_plain(sentence) else []
+                if len(run) == STORY:
+                    stories.append(Story(tuple(run)))
+                    run = []
+    return stories
+
+
+def sentences(paragraph: str) -> list[str]:
+    """Split a paragraph into sentences; one with indented lines is not prose, and gives [""]."""
+    lines = paragraph.strip("\n").split("\n")
+    if any(line[:1].isspace() for line in lines):
+        return [""]
+    return END.split(" ".join(" ".join(lines).split()))
+
+
+def is_plain(sentence: str) -> bool:
+    """Return whether a sentence has 4 to 30 words of letters, digits and plain punctuation."""
+    return len(sentence.split()) in WORDS and PROSE.fullmatch(sentence) is not None
