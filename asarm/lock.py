@@ -32,7 +32,7 @@ class RunLock:
     Args:
         folder: the folder, which is made if need be.
         task: which task of an array this process is.
-        tasks: how many there are.
+        tasks: the number of tasks.
 
     Raises:
         ValueError: another process has the folder.

@@ -38,13 +38,13 @@ class Plan:
 
     Attributes:
         settings: the resolved ones, as JSON has them.
-        defaults: what they are where nothing is given.
+        defaults: the values where nothing is given.
         fingerprints: of what else the results depend on, by content; None where there is nothing.
         overwrite: throw away what the folder holds, and begin anew.
         may_change: settings that a run taken up again may change.
         may_grow: settings that it may raise, for what is there is then a part of the new plan;
             None is as high as can be.
-        kind: what it is a run of, such as "decoding".
+        kind: the kind of run, such as "decoding".
     """
 
     settings: Mapping[str, Any]
@@ -110,9 +110,9 @@ class Run:
             fingerprints: of what else the results depend on (weights, data), by content. The run
                 keeps them, and refuses others under the same name.
             subfolders: folders of results, inside the run's.
-            kind: what it is a run of, for those who read it.
+            kind: the kind of run, which readers of the folder see.
             task: which task of an array this is; each writes down its own starts.
-            tasks: how many there are.
+            tasks: the number of tasks.
 
         Raises:
             ValueError: the folder holds results of other settings, weights or data, or something

@@ -121,8 +121,8 @@ def joint_orders(
         lengths: (B,) tokens that are not padding, at least 2 each.
         mask_rates: (B,) fractions of positions that are targets.
         kinds: (B) names of `ORDER_KINDS`.
-        seed: of the run.
-        step: of the run.
+        seed: the seed of the run.
+        step: the step of the run.
         indices: (B) places in the global batch: they and nothing else make the draws differ.
     """
     num_targets = torch.minimum((mask_rates * lengths).round().long().clamp(min=1), lengths - 1)

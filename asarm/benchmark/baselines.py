@@ -110,7 +110,7 @@ def measure_baselines(report: Report, config: BenchmarkConfig) -> None:
 
 def lossless(name: str) -> str:
     """Say whether a sampler draws from its model's distribution."""
-    if "parallel" in name:
+    if Parallel.name in name:
         return "no"
     return "yes" if name in OURS else "yes; left to right only"
 

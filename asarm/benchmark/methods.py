@@ -19,7 +19,15 @@ from asarm.benchmark.speed import held_out_blocks, warm_up
 from asarm.benchmark.timing import alternate, ratio
 from asarm.drafting.drafters import has_head
 from asarm.order import Order
-from asarm.sampling import SampleResult, has_option, sample, sampler_of
+from asarm.sampling import (
+    ASSD,
+    SampleResult,
+    Sequential,
+    has_option,
+    lossless_names,
+    sample,
+    sampler_of,
+)
 
 PROMPT_SHARES = (0.05, 0.5)
 SLOWER = 1.05  # than the best fixed k, at most, is the number of drafts that is chosen
@@ -97,9 +105,9 @@ def costs_at(
 
 def runs_to_compare(ks: list[int], drafts: list[str]) -> list[Run]:
     """List sequential first, then every other lossless method at `ks` and as many as pay."""
-    runs: list[Run] = [("sequential", None, None)]
-    for method in ("assd", "ngram", "onepass"):
-        least = 2 if method == "assd" else 1  # assd with k = 1 is sequential
+    runs: list[Run] = [(Sequential.name, None, None)]
+    for method in (name for name in lossless_names() if name != Sequential.name):
+        least = 2 if method == ASSD.name else 1  # assd with k = 1 is sequential
         own: list[str | None] = [*drafts] if has_option(method, "drafter") else [None]
         wanted: list[K] = [*(k for k in sorted(set(ks)) if k >= least), "auto"]
         runs += [(method, k, draft) for draft in own for k in wanted]

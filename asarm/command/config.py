@@ -36,15 +36,15 @@ class Settings:
         method: onepass, assd, ngram or sequential, which have the same distribution, or parallel.
         k: the largest number of drafts a round; "auto" chooses them round by round.
         steps: network calls of "parallel".
-        temperature: of the distribution that is sampled.
+        temperature: the temperature of the distribution that is sampled.
         top_k: keep the k most probable tokens.
         top_p: keep the most probable tokens that together reach this probability.
-        seed: of everything random.
+        seed: the seed of everything random.
         token_healing: write a word that a blank cuts in one piece with what is filled in, where the
             model finds that likelier.
         whitespace_map: read line ends, tabs and double spaces as the published models for code do.
         device: cpu or cuda (mps has no float64); a GPU if null and there is one.
-        dtype: of the weights: float32, bfloat16 or float64; float32 if null.
+        dtype: the dtype of the weights: float32, bfloat16 or float64; float32 if null.
     """
 
     model: str | None = "demo"

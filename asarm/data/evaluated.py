@@ -40,7 +40,7 @@ def load_blocks(
     """Cut the dataset's documents, one after another, into blocks (N, length) of token ids.
 
     Args:
-        tokenizer: what makes the ids.
+        tokenizer: the tokenizer of the ids.
         dataset: see `read_documents`.
         length: tokens of a block.
         num_blocks: only the first so many, and no more of the text is read than they need; all

@@ -49,8 +49,8 @@ class PackedBlocks:
     number of processes may change from one start to the next.
 
     Args:
-        folder: of the packed data; its name is the fingerprint of all that made them.
-        seed: of the permutations.
+        folder: the folder of the packed data; its name is the fingerprint of all that made them.
+        seed: the seed of the permutations.
         global_batch_size: blocks that all processes together take at a time.
         held_out: blocks from elsewhere; if None those of the folder, and if it has none (of few
             long documents none can be held out) blocks evenly spread over all.

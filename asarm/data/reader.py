@@ -58,9 +58,9 @@ class WindowReader:
 
     Args:
         dataset: the whole stream; every reader takes its part.
-        tokenizer: of the blocks.
-        task: whose part, and how windows are made of it.
-        place: where to go on; None for the beginning.
+        tokenizer: the tokenizer of the blocks.
+        task: the part of the data, and how windows are made of it.
+        place: the place to go on from; None for the beginning.
     """
 
     def __init__(

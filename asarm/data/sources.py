@@ -32,11 +32,11 @@ def open_blocks(
 
     Args:
         config: which data.
-        tokenizer: what turns them into tokens.
-        seed: of every order; the same in all processes.
+        tokenizer: the tokenizer of the model.
+        seed: the seed of every order; the same in all processes.
         global_batch_size: blocks that all processes together take at a time.
         process_index: which process this is.
-        num_processes: how many there are.
+        num_processes: the number of processes.
 
     Raises:
         ValueError: a setting that cannot be, or data that cannot be had; in one line.

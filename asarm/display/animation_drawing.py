@@ -43,9 +43,9 @@ class Page:
     """Where the characters of a text are.
 
     Attributes:
-        size: of the letters, in pixels.
-        places: of the characters of each piece.
-        rows: how many there are.
+        size: the size of the letters, in pixels.
+        places: the places of the characters of each piece.
+        rows: the number of rows.
     """
 
     size: int

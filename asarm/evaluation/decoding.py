@@ -110,7 +110,7 @@ class DecodingStudy(Evaluation[DecodingResult]):
         found = {
             f"model {name}": cached(of_model, model, tokenizer) for name, model in models.items()
         }
-        # of an endless text more trials read more blocks, and its first one stands for all
+        # of an endless text more trials read more blocks; the first block identifies all of them
         same = blocks[:1] if config.dataset == trials.ENDLESS else blocks
         found[dataset_name(config)] = of_blocks(same)
         own_judge = cached(judge.load_judge, config.judge, device) if config.judge else None

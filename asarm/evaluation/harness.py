@@ -92,7 +92,7 @@ class HarnessModel(LM):
             pretrained, revision=revision, device=_device(device), dtype=dtype
         )
         self.codec = Codec(tokenizer)
-        self.document_end: int = tokenizer.eos_token_id  # stands before the first token of a text
+        self.document_end: int = tokenizer.eos_token_id  # precedes the first token of a text
 
     def loglikelihood(
         self, requests: list[Instance], disable_tqdm: bool = False

@@ -46,7 +46,7 @@ class Figure(NamedTuple):
 def kind_of(settings: Settings) -> str | None:
     """Return which evaluation made a run of an earlier version, which does not say it.
 
-    Each is known by a setting that only it has; None stands for any other run.
+    Each is known by a setting that only it has; None for any other run.
     """
     if "prompt_share" in settings:
         return ABLATION if settings.get("grid") else DECODING

@@ -44,7 +44,7 @@ def result_table(
     Args:
         before: the headings of the cells before the measures.
         columns: the measures, in order.
-        rows: what is in the table.
+        rows: the rows of the table.
         after: the headings of the cells after the measures.
     """
     head = [*before, *(heading for heading, _ in columns.values()), *after]

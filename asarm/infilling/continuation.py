@@ -29,7 +29,7 @@ class Stopping:
 
     Attributes:
         until: strings before which a text ends.
-        max_tokens: how many tokens it gets at most.
+        max_tokens: the largest number of tokens.
         temperature, top_k, top_p: of the distribution that is sampled; top_k is 1 where the most
             probable token is taken each time.
     """
@@ -108,10 +108,10 @@ def continue_texts(
 
     Args:
         model: any backbone, such as an `AnySubsetTransformer`.
-        codec: of its tokenizer.
+        codec: the codec of its tokenizer.
         contexts: the texts; what does not fit is cut off on their left.
-        stopping: how they go on, and where they end.
-        seeds: of each text, which depends on nothing else.
+        stopping: how the texts are continued, and where they end.
+        seeds: the seed of each text, which depends on nothing else.
         max_length: most tokens of a context and what follows it together.
 
     Raises:

@@ -33,7 +33,7 @@ class Ways:
     """The ways to write the words that a gap cuts.
 
     Attributes:
-        cuts: of the beginning and of the end of the gap.
+        cuts: the cuts of the beginning and of the end of the gap.
         log_probs: (W,) log P(way | the characters of the words, the text around, the length of the
             gap).
     """
@@ -122,7 +122,7 @@ class _Question:
 
     Attributes:
         tokens: those around, and after them the word's own pieces, in their order.
-        positions: of these.
+        positions: the positions of these.
         num_own: how many of these are the word's own.
         edges: positions of the first and of the last piece of the gap; one, if it is the only one.
         tables: what these may be, (V,) bool each.

@@ -44,7 +44,7 @@ class Fill:
 
     Attributes:
         text: its characters.
-        length: of the blank, in tokens: how many hold what it adds to the text.
+        length: the length of the blank, in tokens: how many hold what it adds to the text.
         tokens: of its pieces; one more than that where it shares one with the text after it. The
             first and the last may hold characters of words that the blank cuts.
         log_prob: log p of its tokens given the text around all blanks and the tokens of the blanks
@@ -65,7 +65,7 @@ class Candidate:
 
     Attributes:
         text: the whole text; outside the blanks it is the given one, character for character.
-        fills: of each blank, in the order of the text.
+        fills: the filling of each blank, in the order of the text.
         score: what candidates are ranked by, `log_prob` + `length_log_prob`.
         log_prob: log p(fills | text around them, their lengths), joint and exact: of the model
             itself, whatever temperature and filters the fills were drawn with.
@@ -90,7 +90,7 @@ class Infilling:
     """What `infill` gives for one text: its candidates, the best one first.
 
     Attributes:
-        parts: what comes before, between and after the blanks.
+        parts: the texts before, between and after the blanks.
         candidates: different texts, by their scores.
         length_log_probs: log P(length | text) of each blank by itself.
         length_rows: rows that it took to find these.
@@ -171,7 +171,7 @@ def infill(
 
     Args:
         model: any backbone, such as an `AnySubsetTransformer`.
-        tokenizer: the model's.
+        tokenizer: the model's tokenizer.
         texts: one text or several.
         blank: marks a blank in a text; with a backslash before it, or as a part of a longer run of
             its character, it is plain text.

@@ -116,7 +116,7 @@ def importance_evidence(
         template: the text.
         lengths: (C, G) lengths of the gaps.
         num_fills: fillings drawn for each combination.
-        seed: of the draws.
+        seed: the seed of the draws.
         batch_size: fillings drawn together.
     """
     if not any(part.ids for part in template.parts[1:]):

@@ -33,7 +33,7 @@ class Score:
     Attributes:
         fills: the filling of each blank.
         log_prob: log p(fills | text around them, their lengths in tokens), joint and exact.
-        num_tokens: of all blanks together.
+        num_tokens: the number of tokens of all blanks together.
         per_token: `log_prob` / `num_tokens`.
     """
 
@@ -62,7 +62,7 @@ def score(
 
     Args:
         model: any backbone, such as an `AnySubsetTransformer`.
-        tokenizer: the model's.
+        tokenizer: the model's tokenizer.
         context: a text with blanks.
         candidates: a filling of the blank, or of several blanks one for each.
         blank, closed, whitespace_map: as in `asarm.infill`. What ends with a blank is not closed

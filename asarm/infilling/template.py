@@ -139,8 +139,8 @@ class Template:
     more where it takes in the first piece of the text after it (`edges`).
 
     Attributes:
-        codec: what its tokens are made by.
-        parts: what comes before, between and after the gaps.
+        codec: the codec that makes its tokens.
+        parts: the texts before, between and after the gaps.
     """
 
     codec: Codec
@@ -151,7 +151,7 @@ class Template:
         """Encode the texts before, between and after the gaps.
 
         Args:
-            codec: of the model.
+            codec: the codec of the model.
             texts: character for character.
             closed: whether the whole is a document: its ends are known then, and stand where it
                 begins or ends with a gap.
@@ -382,7 +382,7 @@ def _in_states(
     Args:
         table: (V,) what it may hold; that is left to states in which nothing fits.
         leads_on: whether each state that it leads to can be gone on from.
-        moves: of the codec.
+        moves: the moves of the codec.
     """
     leads_on_or_dead = torch.tensor([*leads_on, False, False])
     fits = table & leads_on_or_dead[moves[:NUM_STATES]]

@@ -63,7 +63,7 @@ class Cut:
 
     Attributes:
         ids: pieces of the word that are the text's alone.
-        edge: what is asked of the gap's piece there: it holds the rest of the word.
+        edge: the condition on the gap's piece there, which holds the rest of the word.
     """
 
     ids: list[int]
@@ -77,8 +77,8 @@ class Part:
     Attributes:
         text: its characters.
         ids: its tokens, less a last piece that the gap after it takes in.
-        end: what it asks of the last piece of the gap before it, if there is one.
-        start: what it asks of the first piece of the gap after it, if there is one.
+        end: the condition on the last piece of the gap before it, if there is one.
+        start: the condition on the first piece of the gap after it, if there is one.
         ends: the ways to write its first word, where the gap before it cuts that; first the one
             that `ids` and `end` have. Empty where there is but one way.
         starts: the same of its last word and the gap after it.
@@ -107,7 +107,7 @@ def part_of(codec: Codec, text: str, *, before: str | None, is_last: bool) -> Pa
     """Encode a part of a text.
 
     Args:
-        codec: of the model.
+        codec: the codec of the model.
         text: the part.
         before: the part before it, from which a gap divides it; None at the text's beginning. Where
             it ends with a line end, the gap is taken to be whole lines, and ends with one too;

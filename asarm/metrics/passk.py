@@ -47,8 +47,8 @@ def rate(values: Sequence[float], problems: Sequence[Hashable]) -> Rate | None:
     defined, for nothing or everything passes, each function counts as one task.
 
     Args:
-        values: for each task its pass@k.
-        problems: for each task the function that its gap is in.
+        values: the pass@k of each task.
+        problems: the function that the gap of each task is in.
     """
     if not values:
         return None

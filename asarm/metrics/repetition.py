@@ -26,7 +26,7 @@ def copied(tokens: Sequence[int], prompt: Collection[int]) -> float | None:
     """Return which fraction of the filled tokens the prompt has, too; None if none was filled.
 
     Args:
-        tokens: of the whole text.
+        tokens: the tokens of the whole text.
         prompt: positions that were given.
     """
     given = set(prompt)

@@ -84,7 +84,7 @@ def without_idle(config: TrainingConfig, flags: Collection[str]) -> TrainingConf
     """Drop settings of a file that a flag makes idle, such as those of another --dataset.
 
     Args:
-        config: of files and flags together.
+        config: the settings of files and flags together.
         flags: the names of the settings that were given by flags; these stay.
     """
     dropped = [name for cause, _, names in _idle(config) if cause in flags for name in names]

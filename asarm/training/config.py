@@ -23,11 +23,11 @@ class TrainingConfig(DataConfig):
         overwrite: throw away what the folder holds, and begin anew.
         model: "scratch", or what to start from: demo, a folder, or a hub name.
         revision: branch, tag or commit of that model on the hub.
-        tokenizer: from scratch: "demo", a folder, or a hub name.
-        d_model: from scratch: width.
-        n_layer: from scratch: layers.
-        n_head: from scratch: attention heads.
-        d_inner: from scratch: width of the feed-forward part.
+        tokenizer: the tokenizer, from scratch: "demo", a folder, or a hub name.
+        d_model: the width, from scratch.
+        n_layer: the number of layers, from scratch.
+        n_head: the number of attention heads, from scratch.
+        d_inner: the width of the feed-forward part, from scratch.
         dropout: rate of activations dropped in training; if null the model's own, and 0.1
             from scratch.
         global_batch_size: sequences a step, over all devices.
@@ -35,17 +35,17 @@ class TrainingConfig(DataConfig):
         max_steps: steps of the whole run; more of them lift the learning rate, whose end they move.
         learning_rate: the highest; it rises linearly over warmup_steps, then falls to 0.
         warmup_steps: steps until the highest learning rate.
-        weight_decay: of AdamW, on matrices only.
-        adam_betas: of AdamW.
+        weight_decay: the weight decay of AdamW, on matrices only.
+        adam_betas: the betas of AdamW.
         clip_norm: the gradient's norm is cut to this.
         objective: the loss: joint (exact), or parallel (targets do not see one another).
-        prompt_attention: of the parallel objective: full, prompt or causal.
+        prompt_attention: what visible tokens see, parallel objective: full, prompt or causal.
         learn: which parameters are trained: model, draft_head (a head that drafts for a frozen
             model), or both.
         head_hidden: width of a new draft head.
         head_rank: rank of the change that it makes to a hidden state.
         head_starts: places in a sequence from which a draft head drafts in training.
-        loss_scale: of the joint objective: none, mask_rate or snr.
+        loss_scale: the scale of each sequence's loss, joint objective: none, mask_rate or snr.
         orders: weights of the kinds of order: ascending, permuted, span.
         start_mask_rate: fraction of positions that are targets, at the first step.
         min_mask_rate: the lowest fraction, from mask_warmup_steps on.
@@ -55,10 +55,10 @@ class TrainingConfig(DataConfig):
             fast at it.
         gradient_checkpointing: compute activations twice instead of keeping them.
         compile: compile the layers (torch.compile).
-        seed: of weights, data order, orders, mask rates and dropout.
+        seed: the seed of weights, data order, orders, mask rates and dropout.
         log_steps: steps from one line of metrics to the next.
         save_steps: steps from one checkpoint to the next.
-        keep_checkpoints: how many of the last are kept, besides the best.
+        keep_checkpoints: the number of last checkpoints that are kept, on top of the best.
         eval_steps: steps from one held-out evaluation to the next.
         eval_num_decodes: texts that are filled at each evaluation, to look at.
         judge: a causal language model whose perplexity of these texts is reported too.

@@ -95,10 +95,10 @@ def train(config: TrainingConfig) -> TrainingResult:
         try:
             with stop.at_once():
                 trainer = set_up(config, stop, stack)
-                place = trainer.begin()
+                data_state = trainer.begin()
         except Stopped:
             return stopped_early(config, stop)
-        return trainer.train(place)
+        return trainer.train(data_state)
 
 
 def set_up(config: TrainingConfig, stop: StopSignal, stack: ExitStack) -> Trainer:
@@ -121,7 +121,7 @@ def set_up(config: TrainingConfig, stop: StopSignal, stack: ExitStack) -> Traine
     )
     stack.callback(blocks.close)
     trainer = Trainer(config, accelerator, run, model, tokenizer, blocks, stop)
-    stack.callback(trainer.watch.close)
+    stack.callback(trainer.monitor.close)
     return trainer
 
 
@@ -158,42 +158,42 @@ class Trainer:
         objective = objective_of(config)(model, config).to(accelerator.device)
         self.objective = accelerator.prepare_model(objective)
         self.optimizer = new_optimizer(objective, config)
-        self.watch = Monitor(run, config, accelerator, blocks.held_out)
+        self.monitor = Monitor(run, config, accelerator, blocks.held_out)
         self.progress = Progress(num_processes=accelerator.num_processes)
         self.saved_step: int | None = None
 
     def begin(self) -> dict[str, Any]:
         """Go to where the run is, and say what the model is worth before its first step.
 
-        This returns the place in the data.
+        This returns the state of the data.
         """
-        place = self.restore()
+        data_state = self.restore()
         is_finished = self.progress.step == self.config.max_steps
         if not is_finished:
-            self.report_data(place)
+            self.report_data(data_state)
         self.begin_run()
         if not is_finished:
             self.report_rate()
-            self.watch.start(self.progress.step)
+            self.monitor.start(self.progress.step)
             if self.progress.step == 0:
-                self.watch.evaluate(self.model, self.tokenizer, 0)
-        return place
+                self.monitor.evaluate(self.model, self.tokenizer, 0)
+        return data_state
 
-    def train(self, place: dict[str, Any]) -> TrainingResult:
+    def train(self, data_state: dict[str, Any]) -> TrainingResult:
         """Train from wherever the run is to its last step, or until something stops it."""
         while self.progress.step < self.config.max_steps:
             plan = plan_step(self.progress.step, self.config, self.accelerator.num_processes)
             batch = self.read(plan)
             if isinstance(batch, Stop):
-                self.save(place)
+                self.save(data_state)
                 if batch.error is not None:
                     raise batch.error
                 return self.result(stopped_by=batch.reason)
             self.make_step(batch, plan)
-            place = self.blocks.state_dict()
+            data_state = self.blocks.state_dict()
             is_best = self.is_due(self.config.eval_steps) and self.evaluate()
             if is_best or self.is_due(self.config.save_steps):
-                self.save(place)
+                self.save(data_state)
         return self.finish()
 
     def read(self, plan: StepPlan) -> Batch | Stop:
@@ -234,7 +234,7 @@ class Trainer:
             raise ValueError(out_of_memory(self.config, self.accelerator.num_processes)) from None
         self.progress.step += 1
         self.progress.bad_steps = 0 if is_good else self.progress.bad_steps + 1
-        self.watch.log(plan, float(loss), norm)
+        self.monitor.log(plan, float(loss), norm)
         if self.progress.bad_steps >= self.config.max_bad_steps:
             raise ValueError(self.bad_steps(losses, batch))
 
@@ -259,22 +259,22 @@ class Trainer:
 
     def evaluate(self) -> bool:
         """Compute held-out figures; return whether they are the best so far."""
-        loss = self.watch.evaluate(self.model, self.tokenizer, self.progress.step)
+        loss = self.monitor.evaluate(self.model, self.tokenizer, self.progress.step)
         best = self.progress.best_loss
         if math.isfinite(loss) and (best is None or loss < best):
             self.progress.best_loss, self.progress.best_step = loss, self.progress.step
             return True
         return False
 
-    def save(self, place: dict[str, Any]) -> None:
-        """Write a checkpoint, unless it is there; every process adds its place in the data."""
+    def save(self, data_state: dict[str, Any]) -> None:
+        """Write a checkpoint, unless it is there; every process adds the state of its data."""
         step, process = self.progress.step, self.accelerator.process_index
         if step == self.saved_step:
             return
         if self.accelerator.is_main_process:
             self.checkpoints.begin(step)
         self.accelerator.wait_for_everyone()
-        self.checkpoints.write_data_state(step, process, place)
+        self.checkpoints.write_data_state(step, process, data_state)
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             self.checkpoints.finish(self.progress, self.model, self.tokenizer, self.optimizer)
@@ -282,7 +282,7 @@ class Trainer:
         self.saved_step = step
 
     def restore(self) -> dict[str, Any]:
-        """Take up the newest whole checkpoint, if there is one; the place in the data."""
+        """Resume from the newest whole checkpoint, if there is one; return the data's state."""
         newest = None
         if self.accelerator.is_main_process and not self.run.is_anew:
             newest = self.checkpoints.newest_whole()
@@ -311,9 +311,9 @@ class Trainer:
                 print(f"{name} was {shown(before)} and is {shown(now)} from here on")
         self.accelerator.wait_for_everyone()
 
-    def report_data(self, place: dict[str, Any]) -> None:
+    def report_data(self, data_state: dict[str, Any]) -> None:
         """Say what the data are, and refuse others in another process."""
-        keys = gather_object([str(place.get("data"))])
+        keys = gather_object([str(data_state.get("data"))])
         if len(set(keys)) > 1:
             raise ValueError(
                 "the processes have different data; give all nodes one --dataset and --cache_dir"

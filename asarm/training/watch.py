@@ -21,7 +21,7 @@ from asarm.drafting.head import DraftHead
 from asarm.metrics.densities import RATES, bits_per_token, block_bits, draft_rejections
 from asarm.metrics.judge import Judge, load_judge
 from asarm.run import Run
-from asarm.sampling import sample
+from asarm.sampling import OnePass, sample
 from asarm.schedule import ascending_orders
 from asarm.training.config import TrainingConfig
 from asarm.training.files import EVALUATIONS, METRICS, SAMPLES, WANDB
@@ -47,10 +47,10 @@ class Monitor:
         self.bar: tqdm | None = None
 
     def start(self, step: int) -> None:
-        """Cut the records to those of the first steps, and begin to show progress."""
+        """Drop the records of steps that are made again, and begin to show progress."""
         if self.is_main:
             for name in (METRICS, EVALUATIONS):
-                self.run.cut(name, lambda record: 0 < step >= record["step"])
+                self.run.cut(name, lambda record: step > 0 and record["step"] <= step)
             if self.config.trackers:
                 self.accelerator.init_trackers("asarm", init_kwargs=self._tracker_options(step))
                 self.is_tracked = True
@@ -83,7 +83,7 @@ class Monitor:
         return str(json.loads(path.read_text(encoding="utf-8"))["id"])
 
     def log(self, plan: StepPlan, loss: float, norm: float) -> None:
-        """Log a step that was made."""
+        """Log a finished step: to metrics.jsonl, the trackers and the bar."""
         done = plan.step + 1
         if self.bar is not None:
             self.bar.update()
@@ -167,7 +167,7 @@ class Monitor:
         lengths = blocks.lengths[chosen]
         order = ascending_orders(lengths, SAMPLE_RATE, seed=0, step=0, indices=chosen)
         ids = blocks.input_ids[chosen, : int(lengths.max())]
-        result = sample(model, ids.to(model.device), order, "onepass", seed=0)
+        result = sample(model, ids.to(model.device), order, OnePass(), seed=0)
         texts, perplexities = [], []
         for b, tokens in enumerate(result.tokens.tolist()):
             prompt = order.order[b, : int(order.num_prompt[b])].tolist()
@@ -199,5 +199,5 @@ def filled_text(tokenizer: PreTrainedTokenizerBase, tokens: list[int], prompt: l
 
 
 def _finite(value: Any) -> Any:
-    """Write NaN and infinity as words, for JSON has neither."""
+    """Return a value for JSON, which has no NaN and no infinity: these become words."""
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value

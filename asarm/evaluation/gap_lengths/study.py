@@ -107,7 +107,7 @@ class GapLengths(Evaluation[list[Record]]):
     Attributes:
         config: the settings.
         model: any backbone.
-        tokenizer: the model's.
+        tokenizer: the model's tokenizer.
         fingerprints: hashes of the model and the text.
     """
 

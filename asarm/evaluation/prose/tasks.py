@@ -62,7 +62,7 @@ def infill_prose(
 
     Args:
         model: any backbone, such as an `AnySubsetTransformer`.
-        tokenizer: the model's.
+        tokenizer: the model's tokenizer.
         prose: the result of `load_prose`; all of its items are filled.
         config: protocols, lengths, baselines and so on; its models, data and folders are not read.
         off_the_shelf: another model and its tokenizer for the same table; it needs

@@ -198,7 +198,7 @@ class Decoder:
 
     Args:
         side: that the message arrives at.
-        contents: of its containers.
+        contents: the contents of its containers.
         given: the containers that it answers about; they are changed to what it says, all of them
             or none.
     """
