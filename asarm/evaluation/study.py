@@ -21,7 +21,7 @@ from asarm.metrics.repetition import token_entropy
 from asarm.order import Order
 from asarm.rows import Backbone
 from asarm.run import Record
-from asarm.sampling import Parallel, Sampler, SampleResult, sample, sampler_of
+from asarm.sampling import Sampler, SampleResult, sample, sampler_of
 from asarm.text import decode
 
 Decode = Callable[[list[int]], str]
@@ -62,14 +62,14 @@ def timed_sample(
 ) -> tuple[SampleResult, float]:
     """Fill the batch by one variant; return the result and the seconds per sequence.
 
-    `sample` scores the text of `Parallel` under the joint distribution in one further call, which
-    is no part of the decoding: the time of the same call, made once more, is subtracted.
+    `sample` scores the text of a sampler that draws no conditionals in one further call, which is
+    no part of the decoding: the time of the same call, made once more, is subtracted.
     """
     sampler, order = variant_sampler(variant, config), batch.order
     options: dict[str, Any] = {"temperature": config.temperature}
     fill = partial(sample, model, batch.input_ids, order, sampler, seed=batch.seeds, **options)
     result, seconds = timed(fill, model.device)
-    if isinstance(sampler, Parallel):
+    if not sampler.draws_conditionals:
         score = partial(log_prob, model, result.tokens, order, **options)
         seconds = max(0.0, seconds - timed(score, model.device)[1])
     return result, seconds / len(batch.items)
