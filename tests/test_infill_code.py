@@ -26,7 +26,7 @@ from asarm.evaluation.programs.evaluation import Programs, fill_batch, infill_co
 from asarm.evaluation.programs.network import CodeNetwork
 from asarm.evaluation.programs.sources import load_tasks
 from asarm.evaluation.programs.task import Task, TaskSet
-from asarm.evaluation.programs.variants import samples_file, variants
+from asarm.evaluation.programs.variants import samples_file, variants_of
 from asarm.evaluation.variants import Networks, Variant
 from asarm.infilling.template import Template
 from asarm.loading import load_tokenizer
@@ -284,7 +284,7 @@ def test_variants_and_their_files():
     config = InfillCodeConfig(
         length="both", parallel_steps=[4, 4], off_the_shelf="xlnet/xlnet-base"
     )
-    names = [variant.name for variant in variants(config)]
+    names = [variant.name for variant in variants_of(config)]
     assert names == [
         "onepass, oracle length",
         "onepass, auto length",
@@ -296,7 +296,7 @@ def test_variants_and_their_files():
     assert files[0] == "samples.jsonl"
     assert files[2] == "samples-xlnet_xlnet_base_oracle_length.jsonl"
     assert len(set(files)) == len(files)
-    assert len(variants(replace(config, baselines=[], length="auto", off_the_shelf=None))) == 1
+    assert len(variants_of(replace(config, baselines=[], length="auto", off_the_shelf=None))) == 1
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
@@ -313,7 +313,7 @@ def test_presets_hold_differences_and_name_what_they_reproduce(preset):
     expected = {"revision": "code", "k": 10, "whitespace_map": True}
     assert expected.items() <= changed.items()
     assert (parsed["length"], parsed["temperature"], parsed["num_trials"]) == ("oracle", 1.0, 1)
-    variants(InfillCodeConfig(**changed))
+    variants_of(InfillCodeConfig(**changed))
 
 
 # --- the script ---

@@ -15,7 +15,7 @@ from transformers import XLNetConfig
 from asarm import AnySubsetTransformer
 from asarm.evaluation.ablation import cells
 from asarm.evaluation.config import DecodingConfig
-from asarm.evaluation.trials import variants
+from asarm.evaluation.trials import variants_of
 from asarm.loading import load_tokenizer
 
 ROOT = Path(__file__).parent.parent
@@ -300,8 +300,8 @@ def test_presets_hold_differences_and_name_what_they_reproduce(preset):
     default = asdict(DecodingConfig())
     settings = DecodingConfig(**vars(parsed))
     for cell in cells(settings) if settings.grid else []:
-        assert variants(cell.config)
-    assert variants(settings)
+        assert variants_of(cell.config)
+    assert variants_of(settings)
     changed = yaml.safe_load(text)
     assert changed
     assert all(parsed[name] != default[name] for name in changed)

@@ -22,7 +22,7 @@ from asarm.evaluation.trials import (
     model_names,
     names,
     trial_order,
-    variants,
+    variants_of,
 )
 from asarm.evaluation.variants import Variant
 from asarm.loading import load_tokenizer, name_and_revision
@@ -64,7 +64,7 @@ def records(model, tokenizer, blocks):
 
 
 def test_every_trial_is_filled_by_every_variant_trial_after_trial(records):
-    planned = variants(CONFIG)
+    planned = variants_of(CONFIG)
     assert [v.name for v in planned] == [
         *("sequential", "assd", "ngram", "onepass", "parallel 2", "parallel 4"),
     ]
@@ -200,15 +200,15 @@ def test_another_seed_is_another_split_and_another_sample(blocks):
 )
 def test_wrong_settings_are_refused_before_anything_is_loaded(change, says):
     with pytest.raises(ValueError, match=says):
-        variants(replace(CONFIG, **change))
+        variants_of(replace(CONFIG, **change))
 
 
 def test_variants_are_unique_and_no_more_steps_than_blanks():
     config = replace(CONFIG, method=["parallel", "assd", "assd"], parallel_steps=[9, 10, 9])
     parallel, own = Variant("demo", "parallel", 9), Variant("demo", "assd", draft="self")
-    assert variants(config) == [parallel, own]
-    assert variants(config, heads=["demo"]) == [parallel, replace(own, draft="head"), own]
-    assert variants(replace(config, drafts=["head"])) == [parallel]
+    assert variants_of(config) == [parallel, own]
+    assert variants_of(config, heads=["demo"]) == [parallel, replace(own, draft="head"), own]
+    assert variants_of(replace(config, drafts=["head"])) == [parallel]
 
 
 def test_models_are_compared_on_the_same_blanks(tokenizer, blocks, model):
@@ -218,7 +218,7 @@ def test_models_are_compared_on_the_same_blanks(tokenizer, blocks, model):
     first, _, second, _ = run(model, tokenizer, blocks, config)
     assert (first["model"], second["model"]) == ("demo@nlp", "org/other@main")
     assert {**first, "model": ""} == {**second, "model": ""}  # the same network stands for both
-    called = names(variants(config))
+    called = names(variants_of(config))
     assert list(called.values()) == [
         *("onepass, demo@nlp", "parallel 2, demo@nlp", "onepass, other@main"),
         "parallel 2, other@main",

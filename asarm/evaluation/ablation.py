@@ -105,7 +105,7 @@ def run_ablation(
     shard = shard or Shard()
     planned = cells(config)
     for cell in planned:
-        trials.variants(cell.config)
+        trials.variants_of(cell.config)
     run = prepare_run(
         config, shard, kind=ABLATION, may_change=("judge", "grid"), may_grow=("num_trials",)
     )

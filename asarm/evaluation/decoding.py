@@ -94,7 +94,7 @@ class DecodingStudy(Evaluation[DecodingResult]):
         trials.check(config)
         cached = cached or new_cache()
         models, tokenizer = _load_models(config, cached)
-        if not trials.variants(config, trials.headed(models)):
+        if not trials.variants_of(config, trials.headed(models)):
             raise ValueError(f"drafts is {config.drafts}, and no model has a draft head; add self")
         blocks = cached(
             load_blocks,
@@ -122,7 +122,7 @@ class DecodingStudy(Evaluation[DecodingResult]):
 
     @cached_property
     def cells(self) -> list[Cell]:
-        return [Cell(v) for v in trials.variants(self.config, trials.headed(self.models))]
+        return [Cell(v) for v in trials.variants_of(self.config, trials.headed(self.models))]
 
     @cached_property
     def _places(self) -> dict[Variant, int]:

@@ -70,7 +70,7 @@ def headed(models: Mapping[str, Backbone]) -> set[str]:
     return {name for name, model in models.items() if has_head(model)}
 
 
-def variants(config: DecodingConfig, heads: Collection[str] = ()) -> list[Variant]:
+def variants_of(config: DecodingConfig, heads: Collection[str] = ()) -> list[Variant]:
     """Return the variants that the study compares, each once.
 
     Args:

@@ -32,7 +32,7 @@ class TrainingConfig(DataConfig):
             from scratch.
         global_batch_size: sequences a step, over all devices.
         batch_size: sequences that a device takes at a time; the rest of a step is accumulated.
-        max_steps: steps of the whole run; more of them lift the learning rate, whose end they move.
+        max_steps: steps of the whole run, at the last of which the learning rate has fallen to 0.
         learning_rate: the highest; it rises linearly over warmup_steps, then falls to 0.
         warmup_steps: steps until the highest learning rate.
         weight_decay: the weight decay of AdamW, on matrices only.

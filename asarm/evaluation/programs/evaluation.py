@@ -38,7 +38,7 @@ from asarm.evaluation.programs.sources import (
     resolve_dataset,
 )
 from asarm.evaluation.programs.task import Task, TaskSet
-from asarm.evaluation.programs.variants import samples_file, variants
+from asarm.evaluation.programs.variants import samples_file, variants_of
 from asarm.evaluation.published import CODE
 from asarm.evaluation.variants import Cell, Networks, Variant, cells_of, load_networks
 from asarm.fingerprint import fingerprints
@@ -98,7 +98,7 @@ class Programs(Evaluation[Scored]):
 
     @cached_property
     def cells(self) -> list[Cell]:
-        return cells_of(variants(self.config), self.config.num_trials)
+        return cells_of(variants_of(self.config), self.config.num_trials)
 
     @staticmethod
     def key(record: Record) -> Key:
@@ -126,7 +126,7 @@ class Programs(Evaluation[Scored]):
             ValueError: the self-test fails; the completions are written by then, and no score is.
         """
         if self.given is None:
-            names = [variant.name for variant in variants(self.config)]
+            names = [variant.name for variant in variants_of(self.config)]
             for name in names:
                 own = [record for record in records if record["variant"] == name]
                 run.write_lines(samples_file(name, names[0]), official(own))
@@ -163,7 +163,7 @@ def prepare(config: InfillCodeConfig) -> Programs:
         ValueError: a setting that cannot be, something that cannot be had, or nothing isolates
             programs here.
     """
-    variants(config)  # refuses what cannot be served
+    variants_of(config)  # refuses what cannot be served
     config = replace(config, dataset=resolve_dataset(config.dataset))
     whole = load_tasks(config.dataset).leave_out(config.leave_out)
     evaluation = Programs(whole.first(config.max_items), config)

@@ -10,7 +10,7 @@ from pathlib import Path
 from asarm.evaluation.programs.config import InfillCodeConfig
 from asarm.evaluation.programs.scoring import Ceiling, Checks, Scorer, SelfTest
 from asarm.evaluation.programs.task import Task, TaskSet
-from asarm.evaluation.programs.variants import variants
+from asarm.evaluation.programs.variants import variants_of
 from asarm.metrics.passk import Rate, pass_at_k, rate
 from asarm.metrics.statistics import Estimate, clustered_estimate
 from asarm.run import Record
@@ -137,7 +137,7 @@ def code_result(
     """Aggregate completions and their outcomes; without scores where nothing was run."""
     execution = "none" if scorer is None else scorer.isolation.name
     execution = "unsafe" if config.execute == "unsafe" else execution
-    planned = [variant.name for variant in variants(config)]
+    planned = [variant.name for variant in variants_of(config)]
     found = dict.fromkeys(record["variant"] for record in generated)
     names = [*(name for name in planned if name in found), *sorted({*found} - {*planned})]
     rows = [

@@ -20,7 +20,7 @@ EXECUTE = ("sandbox", "unsafe", "none")
 SAMPLES = "samples.jsonl"
 
 
-def variants(config: InfillCodeConfig) -> list[Variant]:
+def variants_of(config: InfillCodeConfig) -> list[Variant]:
     """Return the rows of the table, the one that it is about first.
 
     Raises:

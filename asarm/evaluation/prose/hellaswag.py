@@ -53,7 +53,7 @@ class Endings(ProseEvaluation):
 
     @cached_property
     def cells(self) -> list[Cell]:
-        return cells_of(variants(self.config), 1, PROTOCOL)
+        return cells_of(variants_of(self.config), 1, PROTOCOL)
 
     def answers(self, items: Sequence[int], cell: Cell) -> list[Record]:
         network = self.networks.pick(cell.variant)
@@ -62,7 +62,7 @@ class Endings(ProseEvaluation):
     def result(self, records: Sequence[Record]) -> ProseResult:
         rows = [
             row_of(f"{variant.name}, {rule}", own, _measures(field))
-            for variant in variants(self.config)
+            for variant in variants_of(self.config)
             if (own := [self._chosen(r) for r in records if r["variant"] == variant.name])
             for rule, field in RULES.items()
         ]
@@ -77,7 +77,7 @@ class Endings(ProseEvaluation):
         own = {r["variant"]: self._chosen(r) for r in records if r["item"] == first}
         chosen = [
             (f"{variant.name}, {rule}", question.endings[own[variant.name][field]])
-            for variant in variants(self.config)
+            for variant in variants_of(self.config)
             if variant.name in own
             for rule, field in RULES.items()
         ]
@@ -94,7 +94,7 @@ class Endings(ProseEvaluation):
         return ScoreRow("chance", len(self.items), 0, {"accuracy": Score(sum(rates) / len(rates))})
 
 
-def variants(config: InfillProseConfig) -> list[Variant]:
+def variants_of(config: InfillProseConfig) -> list[Variant]:
     """Return the models that score; each has a row of the table for each rule."""
     ours = Variant(OURS, action=Action.SCORE, title=short_name(config.model))
     other = Variant(OTHER, action=Action.SCORE, title=other_name(config))

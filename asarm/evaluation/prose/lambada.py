@@ -56,7 +56,7 @@ class LastWords(ProseEvaluation):
 
     @cached_property
     def cells(self) -> list[Cell]:
-        return cells_of(variants(self.config), self.config.num_trials, PROTOCOL)
+        return cells_of(variants_of(self.config), self.config.num_trials, PROTOCOL)
 
     def answers(self, items: Sequence[int], cell: Cell) -> list[Record]:
         found = [self.items[item] for item in items]
@@ -82,7 +82,7 @@ class LastWords(ProseEvaluation):
         return ProseResult(self.title("passages"), NOTE, [table], [example], records)
 
 
-def variants(config: InfillProseConfig) -> list[Variant]:
+def variants_of(config: InfillProseConfig) -> list[Variant]:
     """Return the rows of the table."""
     networks = [(OURS, length) for length in words("length", config, LENGTHS)]
     networks += [(OTHER, "oracle")] if config.off_the_shelf else []

@@ -61,7 +61,7 @@ class Stories(ProseEvaluation):
 
     @cached_property
     def cells(self) -> list[Cell]:
-        found, num_trials = variants(self.config), self.config.num_trials
+        found, num_trials = variants_of(self.config), self.config.num_trials
         protocols = words("protocol", self.config, PROTOCOLS)
         return [cell for protocol in protocols for cell in cells_of(found, num_trials, protocol)]
 
@@ -98,7 +98,7 @@ class Stories(ProseEvaluation):
         return ProseResult(self.title("stories"), note, tables, examples, records)
 
 
-def variants(config: InfillProseConfig) -> list[Variant]:
+def variants_of(config: InfillProseConfig) -> list[Variant]:
     """Return the rows of the tables."""
     copy = Variant(OURS, action=Action.COPY, title="longest sentence copied")
     found = filling_variants(config, other=other_name(config), left="left context")
