@@ -63,7 +63,7 @@ class RunLock:
 
     @contextmanager
     def alone_at_the_door(self) -> Iterator[bool]:
-        """One process at a time comes in here; it learns whether nobody else has the folder.
+        """Let in one process at a time, which learns whether nobody else has the folder.
 
         Raises:
             ValueError: another process does this task of an array, or has the whole folder.
