@@ -39,7 +39,9 @@ class HeadCrossEntropy(torch.autograd.Function):
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         rows, matrix = hidden.to(dtype), weight.to(dtype)  # (rows, C), (V, C)
         loss = hidden.new_zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32))
-        grad_hidden, grad_weight = torch.empty_like(hidden), torch.zeros_like(weight)
+        is_learned = ctx.needs_input_grad[1]  # an adapter's base is not
+        grad_hidden = torch.empty_like(hidden)
+        grad_weight = torch.zeros_like(weight) if is_learned else None
         grad_bias = torch.zeros_like(bias)
         with torch.autocast(device, enabled=False):
             for chunk in chunks:
@@ -56,11 +58,12 @@ class HeadCrossEntropy(torch.autograd.Function):
                 grad_bias += grad.sum(0)
                 grad = grad.to(rows.dtype)
                 grad_hidden[chunk] = linear(grad, matrix, transposed=True)
-                grad_weight += linear(columns(grad), columns(rows[chunk]))
+                if grad_weight is not None:
+                    grad_weight += linear(columns(grad), columns(rows[chunk]))
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
         return loss
 
     @staticmethod
     def backward(ctx, grad_loss: Tensor):
-        scaled = (grad_loss * grad for grad in ctx.saved_tensors)
+        scaled = (grad if grad is None else grad_loss * grad for grad in ctx.saved_tensors)
         return *scaled, None, None, None, None
