@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from asarm.backbones.decoder import AnySubsetDecoder as AnySubsetDecoder
     from asarm.backbones.xlnet import AnySubsetTransformer as AnySubsetTransformer
     from asarm.density import log_prob as log_prob
     from asarm.distribution import Allowed as Allowed
@@ -48,6 +49,7 @@ __version__ = "0.1.0"  # pyproject.toml reads it here
 _HOMES = {
     "ASSD": "asarm.sampling",
     "Allowed": "asarm.distribution",
+    "AnySubsetDecoder": "asarm.backbones.decoder",
     "AnySubsetTransformer": "asarm.backbones.xlnet",
     "Backbone": "asarm.rows",
     "Candidate": "asarm.infilling.fill",

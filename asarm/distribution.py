@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from asarm.checks import is_real, is_whole
 
@@ -102,6 +103,12 @@ class Allowed:
         """Return the same on another device."""
         moves = None if self.moves is None else self.moves.to(device)
         return Allowed(self.tables.to(device), self.kinds.to(device), moves)
+
+    def over(self, vocab_size: int) -> Allowed:
+        """Return the same for a model with more logits than the tokenizer has pieces."""
+        beyond = 0, vocab_size - self.tables.shape[1]
+        moves = None if self.moves is None else pad(self.moves, beyond, value=self.num_states)
+        return replace(self, tables=pad(self.tables, beyond, value=0), moves=moves)
 
 
 @dataclass(frozen=True)

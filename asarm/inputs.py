@@ -20,6 +20,8 @@ from asarm.distribution import Allowed
 from asarm.order import Order
 from asarm.rows import Backbone
 
+NO_START = -1  # of backbones that need no token before a text
+
 _users: WeakKeyDictionary[nn.Module, tuple[int, list[nn.Module]]] = WeakKeyDictionary()
 _lock = Lock()
 
@@ -85,7 +87,8 @@ def check_tokenizer(model: Backbone, tokenizer: Any) -> None:
     both = "take both from asarm.load(folder)"
     if not hasattr(tokenizer, "all_special_ids"):
         raise ValueError(f"tokenizer is {described(tokenizer)}; expected the model's own: {both}")
-    if len(tokenizer) != model.vocab_size:
+    spare = model.vocab_size - len(tokenizer)
+    if spare < 0 or (spare > 0 and not getattr(model, "has_spare_logits", False)):
         raise ValueError(
             f"the tokenizer has {len(tokenizer)} tokens and the model {model.vocab_size}; "
             f"expected the tokenizer with which the model was trained: {both}"
@@ -181,7 +184,8 @@ def checked_inputs(
             f"{position}; make that position a target"
         )
     _refuse_padding(model, input_ids, order, is_prompt)
-    _warn_of_length(model, int(order.length.max()))
+    _check_first_token(model, order)
+    _check_length(model, int(order.length.max()))
     return input_ids, order
 
 
@@ -200,8 +204,26 @@ def _refuse_padding(model: Backbone, input_ids: Tensor, order: Order, is_prompt:
         )
 
 
-def _warn_of_length(model: Backbone, length: int) -> None:
-    """Warn of texts longer than any that the model was trained on."""
+def _check_first_token(model: Backbone, order: Order) -> None:
+    """Refuse texts that begin with a target where a row could not see anything."""
+    if getattr(model, "start_token_id", NO_START) is None:
+        is_target = order.is_target[:, 0]
+        if is_target.any():
+            raise ValueError(
+                f"sequence {int(is_target.nonzero()[0, 0])} does not begin with a token of its "
+                "prompt, and the model reads no start token: begin with a known one, such as the "
+                "tokenizer's BOS, or give the model a start_token_id"
+            )
+
+
+def _check_length(model: Backbone, length: int) -> None:
+    """Refuse texts too long for the model; warn of those longer than any that it was trained on."""
+    max_length = getattr(model, "max_length", None)
+    if max_length is not None and length > max_length:
+        raise ValueError(
+            f"a sequence has {length} tokens; expected at most {max_length}, for which the model "
+            "has positions or a window: cut the text"
+        )
     trained_length = getattr(model, "trained_length", None)
     if trained_length is not None and length > trained_length:
         warnings.warn(

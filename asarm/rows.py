@@ -138,6 +138,9 @@ class LoopBackbone(TrainableBackbone, Protocol):
     def save_pretrained(self, save_directory: str | Path) -> None:
         """Write a model folder, from which `asarm.load` makes the same model."""
 
+    def load_weights(self, folder: str | Path) -> None:
+        """Read what this model's `save_pretrained` wrote into a folder, bit for bit."""
+
 
 def content_limits(ranks: Tensor, num_prompt: Tensor) -> Tensor:
     """Return the limits (B, R) of content rows: the prompt sees all of itself, others all up to

@@ -1,14 +1,32 @@
 """Backbones to test with: arbitrary conditionals, small random networks, one without a cache."""
 
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
+import transformers
 from torch import Tensor
 from transformers import XLNetConfig
 
 from asarm import AnySubsetTransformer, Order
+from asarm.loading import DEMO
 from asarm.rows import Backbone, ContentRows, QueryRows
+
+SIZES = {  # of tiny decoders
+    "Llama": {
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 4,
+        "max_position_embeddings": 256,
+        "tie_word_embeddings": True,
+    },
+    "GPT2": {"n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 64},
+}
 
 
 class Slots(NamedTuple):
@@ -139,3 +157,18 @@ class FakeHub:
 
     def upload_folder(self, **options: Any) -> None:
         self.uploads.append(options)
+
+
+def decoder_folder(folder: Path, family: str = "Llama", *, std: float = 0.3, **changes) -> Path:
+    """A folder of transformers with a tiny random network of a family and the demo's tokenizer."""
+    special = {"vocab_size": 8192, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 5}
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{family}Config")(**special | SIZES[family] | changes)
+    network = transformers.AutoModelForCausalLM.from_config(config)
+    for weight in network.parameters():
+        if weight.ndim > 1:
+            torch.nn.init.normal_(weight, std=std)
+    network.save_pretrained(folder)
+    for path in DEMO.glob("tokenizer*"):
+        shutil.copy(path, folder)
+    return folder

@@ -42,7 +42,7 @@ VALUES = [
     Parallel(steps=3),
     Parallel(steps=4, by="confidence", verifier="gumbel"),
 ]
-every_value = pytest.mark.parametrize("value", VALUES, ids=repr)
+every_value = pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).name)
 every_name = pytest.mark.parametrize("name", SAMPLERS)
 SPECULATIVE = {name for name, kind in SAMPLERS.items() if issubclass(kind, Speculative)}
 GOOD = {  # a value of every option
@@ -243,7 +243,7 @@ def test_what_is_no_sampler_is_refused(model, wrong):
 
 @pytest.mark.parametrize("name", ["ancestral", "ASSD", "", "block"])
 def test_an_unknown_name_is_refused(model, name):
-    says = f"sampler is {name!r}; expected one of sequential, assd, ngram, onepass, parallel"
+    says = f"sampler is {name!r}; expected one of {', '.join(SAMPLERS)}"
     refused(says, model, name)
 
 
@@ -359,7 +359,7 @@ def test_what_is_seen_is_what_is_traced(model, value):
     assert watched(model, PROBLEM, value)[1].trace is None
 
 
-@pytest.mark.parametrize("value", [OnePass(k=3), ASSD(k=3)], ids=repr)
+@pytest.mark.parametrize("value", [OnePass(k=3), ASSD(k=3)], ids=lambda value: type(value).name)
 def test_places_in_the_batch_are_those_of_all_sequences_though_some_have_left(
     model, value, monkeypatch
 ):
@@ -395,7 +395,9 @@ def test_an_error_while_watching_ends_the_decoding(model):
 
 
 @pytest.mark.parametrize("execution", ["static", "graph"])
-@pytest.mark.parametrize("watching", [{"on_round": print}, {"trace": True}], ids=str)
+@pytest.mark.parametrize(
+    "watching", [{"on_round": print}, {"trace": True}], ids=["on_round", "trace"]
+)
 def test_rounds_that_never_wait_cannot_be_watched(model, execution, watching):
     says = f"execution is '{execution}' with sampler 'onepass'; expected 'eager': rounds that are"
     refused(says, model, execution=execution, **watching)
@@ -403,7 +405,9 @@ def test_rounds_that_never_wait_cannot_be_watched(model, execution, watching):
 
 
 @pytest.mark.parametrize("is_watched", [False, True])
-@pytest.mark.parametrize("value", [OnePass(), Sequential(), Parallel(steps=2)], ids=repr)
+@pytest.mark.parametrize(
+    "value", [OnePass(), Sequential(), Parallel(steps=2)], ids=lambda value: type(value).name
+)
 def test_rounds_on_a_gpu_are_static_unless_they_are_watched(value, is_watched):
     is_eager = is_watched or isinstance(value, Parallel)
     expected = "eager" if is_eager else "static"

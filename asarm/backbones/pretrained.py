@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+from safetensors.torch import load_model
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, XLNetConfig
 from transformers.utils import logging
@@ -148,6 +149,10 @@ class PretrainedXLNet(HasDraftHead, PreTrainedModel):
         self.config.architectures = ["XLNetLMHeadModel"]  # what others shall load it as
         self.config.save_pretrained(save_directory)
         save_draft_head_of(self, self.draft_head, save_directory)
+
+    def load_weights(self, folder: str | Path) -> None:
+        """Read what `save_pretrained` of this model wrote into a folder, bit for bit."""
+        load_model(self, Path(folder, "model.safetensors"))
 
     # --- packed weights ---
 

@@ -48,6 +48,10 @@ def with_reference(
     device, dtype = resolve_device(config.device), resolve_dtype(config.dtype)
     if is_trained(size, config):
         model, _ = load(config.demo_model, device=device)
+        if not isinstance(model, AnySubsetTransformer):
+            raise ValueError(
+                f"demo_model is {config.demo_model}, a decoder; expected one with XLNet's weights"
+            )
     else:
         model = random_network(size, config)
     reference = RecomputingXLNet.of(model)

@@ -29,11 +29,13 @@ def fingerprint(backbone: nn.Module) -> list[float]:
 
 def fits(head: DraftHead, backbone: nn.Module) -> bool:
     """Whether a head was trained on top of these weights, as far as bfloat16 can tell."""
-    ours, theirs = (
-        torch.tensor(entries, dtype=torch.float32)
-        for entries in (fingerprint(backbone), head.config.backbone)
-    )
-    return ours.shape == theirs.shape and torch.allclose(ours, theirs, rtol=0.01, atol=1e-4)
+    return is_near(fingerprint(backbone), head.config.backbone)
+
+
+def is_near(ours: list[float], theirs: list[float]) -> bool:
+    """Whether two fingerprints are of the same weights, as far as bfloat16 can tell."""
+    one, other = (torch.tensor(entries, dtype=torch.float32) for entries in (ours, theirs))
+    return one.shape == other.shape and torch.allclose(one, other, rtol=0.01, atol=1e-4)
 
 
 def _weights(backbone: nn.Module) -> list[tuple[str, Tensor]]:

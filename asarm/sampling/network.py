@@ -82,7 +82,7 @@ class Net:
         """Make one network call; return the hidden states (B, Q, C) of query rows.
 
         The content of all ranks below `upto` (B,) that the cache lacks rides along; a sequence
-        without a query row takes no part.
+        without a query row takes no part. Unless shapes are static, some sequence must have one.
 
         Args:
             state: of the batch; the call is counted there.
