@@ -20,16 +20,25 @@ from huggingface_hub.errors import (
 )
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging
 
+from asarm.backbones import lora
+from asarm.backbones.decoder import AnySubsetDecoder
 from asarm.backbones.pretrained import XLNET_VOCAB_SIZE, without_progress_bar
+from asarm.backbones.pretrained_decoder import BLANK
 from asarm.backbones.xlnet import AnySubsetTransformer
 from asarm.drafting.files import CONFIG as CONFIG_OF_HEAD
 from asarm.drafting.files import WEIGHTS as WEIGHTS_OF_HEAD
 from asarm.drafting.files import load_draft_head
+from asarm.fetch import smollm2_base
 
-BACKBONES = {"xlnet": AnySubsetTransformer}  # by the model_type of config.json
-DEMO = Path(__file__).parent / "demo"
+Model = AnySubsetTransformer | AnySubsetDecoder
+# By the model_type of config.json; every other causal language model is an AnySubsetDecoder.
+BACKBONES: dict[str, Any] = {"xlnet": AnySubsetTransformer}
+DEMO, SMOLLM2 = Path(__file__).parent / "demo", Path(__file__).parent / "smollm2"
+BUNDLED = {"demo": DEMO, "smollm2": SMOLLM2}  # SMOLLM2 holds an adapter
+SMOLLM2_ON_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"  # as adapters name what we fetch
 XLNET_TOKENIZER = "xlnet/xlnet-base-cased"  # of the released models, which may lack a tokenizer
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 NUMBER = re.compile(r"\d+")
@@ -57,12 +66,15 @@ def load(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     packed: bool = True,
-) -> tuple[AnySubsetTransformer, PreTrainedTokenizerBase]:
+) -> tuple[Model, PreTrainedTokenizerBase]:
     """Load a model, ready to sample from, and its tokenizer, which pads on the right.
 
+    XLNet's checkpoints become an `AnySubsetTransformer`, every other causal language model of
+    transformers (Llama, Qwen, SmolLM, ...) an `AnySubsetDecoder`.
+
     Args:
-        name_or_path: "demo" for the bundled model, a local folder, or a hub name such as
-            "xlnet/xlnet-base-cased" or "therealgabeguo/ASARM".
+        name_or_path: "demo" or "smollm2" for the bundled ones, a folder, or a hub name such as
+            "xlnet/xlnet-base-cased", "therealgabeguo/ASARM" or "HuggingFaceTB/SmolLM2-135M".
         revision: branch, tag or commit on the hub ("nlp", "code", ...).
         subfolder: where the model is inside its folder.
         device: where to; a GPU if None and there is one.
@@ -71,17 +83,20 @@ def load(
             there, see `AnySubsetTransformer.pack`.
 
     Raises:
-        ValueError: nothing there, no XLNet language model, weights missing or not finite, or a
-            tokenizer that is absent or of another size.
+        ValueError: nothing there, no model that can be an any-subset model, weights missing or not
+            finite, or a tokenizer that is absent or of another size.
     """
     device, dtype = resolve_device(device), resolve_dtype(dtype)
     where = {"subfolder": subfolder or ""} | ({"revision": revision} if revision else {})
     source = _source(name_or_path)
-    config = _load_config(name_or_path, source, where)
-    tokenizer = load_tokenizer(name_or_path, vocab_size=config.vocab_size, **where)
-    config.mask_token_id = tokenizer.mask_token_id
-    config.pad_token_id = tokenizer.pad_token_id
-    model = _load_weights(name_or_path, source, where, config, dtype)
+    adapter = _find(source, lora.CONFIG, where)
+    if adapter is None:
+        model, tokenizer = _load_model(name_or_path, source, where, dtype)
+    else:
+        model, tokenizer = _load_adapted(source, where, Path(adapter).parent, dtype)
+    for name, weight in model.named_parameters():
+        if not weight.isfinite().all():
+            raise ValueError(f"weight {name} of {name_or_path} holds NaN or infinity")
     weights = _find(source, WEIGHTS_OF_HEAD, where)
     if weights is not None and _find(source, CONFIG_OF_HEAD, where) is not None:
         head = load_draft_head(Path(weights).parent, model)
@@ -90,12 +105,75 @@ def load(
     return model.pack() if packed else model, tokenizer
 
 
+def _load_model(
+    name_or_path: str | Path, source: str, where: dict[str, str], dtype: torch.dtype
+) -> tuple[Model, PreTrainedTokenizerBase]:
+    """Load a model with all its weights, and its tokenizer."""
+    config = _load_config(name_or_path, source, where)
+    tokenizer = load_tokenizer(
+        name_or_path,
+        vocab_size=config.vocab_size,
+        may_be_smaller=config.model_type not in BACKBONES,
+        **where,
+    )
+    config.pad_token_id = tokenizer.pad_token_id
+    if config.model_type in BACKBONES:
+        config.mask_token_id = tokenizer.mask_token_id
+    else:
+        _find(source, BLANK, where)  # fetched from the hub, if it is there
+    return _load_weights(name_or_path, source, where, config, dtype), tokenizer
+
+
+def _load_adapted(
+    source: str, where: dict[str, str], folder: Path, dtype: torch.dtype
+) -> tuple[AnySubsetDecoder, PreTrainedTokenizerBase]:
+    """Load the model that an adapter changes, and merge the adapter into its weights."""
+    for file in (lora.WEIGHTS, BLANK):
+        if _find(source, file, where) is None:
+            raise ValueError(
+                f"{source} has {lora.CONFIG} and no {file}; put the whole folder there"
+            )
+    base, revision = _base_of(folder)
+    of_base = {"subfolder": ""} | ({"revision": revision} if revision else {})
+    model, tokenizer = _load_model(base, _source(base), of_base, dtype)
+    if not isinstance(model, AnySubsetDecoder):
+        raise ValueError(f"{source} is an adapter of {base}; expected one of a decoder")
+    model.read_adapter(folder)
+    return model, tokenizer
+
+
+def _base_of(adapter: Path) -> tuple[str, str | None]:
+    """Return the name of an adapter's base, as `load` knows it, and its revision."""
+    name, revision = lora.base_of(adapter)
+    return ("smollm2-base", None) if name == SMOLLM2_ON_HUB else (name, revision)
+
+
 def load_tokenizer(
-    name_or_path: str | Path = "demo", *, vocab_size: int | None = None, **where: str
+    name_or_path: str | Path = "demo",
+    *,
+    vocab_size: int | None = None,
+    may_be_smaller: bool = False,
+    **where: str,
 ) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a model, padding on the right; `vocab_size` is checked if given."""
+    """Load the tokenizer of a model, padding on the right.
+
+    Args:
+        name_or_path: of the model.
+        vocab_size: how many tokens it has to have, if that is known.
+        may_be_smaller: or fewer.
+        where: the revision and the subfolder.
+
+    Raises:
+        ValueError: there is none, it cannot be read, or it has another size.
+    """
     source = _source(name_or_path)
     if _find(source, "tokenizer.json", where) is None:
+        if (adapter := _find(source, lora.CONFIG, where)) is not None:
+            base, revision = _base_of(Path(adapter).parent)
+            of_base = {"revision": revision} if revision else {}
+            return load_tokenizer(
+                base, vocab_size=vocab_size, may_be_smaller=may_be_smaller, **of_base
+            )
         if _find(source, "spiece.model", where) is not None:
             raise ValueError(
                 f"{name_or_path} has only spiece.model; put tokenizer.json beside it "
@@ -114,7 +192,8 @@ def load_tokenizer(
             f"the tokenizer of {name_or_path} cannot be read ({reason_of(error)}); put whole files "
             "tokenizer.json and tokenizer_config.json beside the weights"
         ) from None
-    if vocab_size is not None and len(tokenizer) != vocab_size:
+    size = len(tokenizer)
+    if vocab_size is not None and (size > vocab_size or (size < vocab_size and not may_be_smaller)):
         raise ValueError(
             f"{name_or_path} has a tokenizer of {len(tokenizer)} pieces and a model of "
             f"{vocab_size}; put the model's own tokenizer beside it"
@@ -170,8 +249,10 @@ def resolve_dtype(dtype: str | torch.dtype | None = None) -> torch.dtype:
 def _source(name_or_path: str | Path) -> str:
     """Say what transformers is to look for: a folder or a hub name."""
     name = str(name_or_path)
-    if name == "demo":
-        return str(DEMO)
+    if name in BUNDLED:
+        return str(BUNDLED[name])
+    if name == "smollm2-base":
+        return str(smollm2_base())
     path = Path(name).expanduser()
     if path.is_dir():
         return str(path)
@@ -265,9 +346,9 @@ def _load_config(name_or_path: str | Path, source: str, where: dict[str, str]) -
     """Read what a model's config.json says of its network."""
     path = _find(source, "config.json", where)
     if path is None:
-        what = "expected a folder of an XLNet model"
-        if checkpoints := sorted(Path(source).glob("checkpoints/step-*/model/config.json")):
-            what = f"the run is not finished: take {checkpoints[-1].parent}"
+        what = "expected a model's folder"
+        if checkpoints := sorted(Path(source).glob("checkpoints/step-*/model")):
+            what = f"the run is not finished: take {checkpoints[-1]}"
         raise ValueError(f"{name_or_path} has no config.json; {what}")
     try:
         json.loads(Path(path).read_text(encoding="utf-8"))
@@ -275,10 +356,10 @@ def _load_config(name_or_path: str | Path, source: str, where: dict[str, str]) -
     except UNREADABLE as error:
         reason = reason_of(error)
         raise ValueError(f"config.json of {name_or_path} cannot be read: {reason}") from None
-    if config.model_type not in BACKBONES:
+    if config.model_type not in {*BACKBONES, *MODEL_FOR_CAUSAL_LM_MAPPING_NAMES}:
         raise ValueError(
-            f"{name_or_path} holds a model of type {config.model_type}; "
-            f"expected {' or '.join(BACKBONES)}"
+            f"{name_or_path} holds a model of type {config.model_type}; expected XLNet or a causal "
+            "language model of transformers, such as Llama, Qwen or SmolLM"
         )
     return config
 
@@ -289,17 +370,18 @@ def _load_weights(
     where: dict[str, str],
     config: Any,
     dtype: torch.dtype,
-) -> AnySubsetTransformer:
+) -> Model:
     """Make the network of a config and read its weights, all of which must be there and finite."""
     if all(_find(source, file, where) is None for file in WEIGHTS):
         if _find(source, "pytorch_model.bin", where) is None:
-            raise ValueError(f"{name_or_path} has no {WEIGHTS[0]}; expected an XLNet checkpoint")
+            raise ValueError(f"{name_or_path} has no {WEIGHTS[0]}; expected a checkpoint")
         warnings.warn(
             f"{name_or_path} keeps its weights as a pickle; reading tensors only", stacklevel=3
         )
     try:
         with without_report():
-            model, report = BACKBONES[config.model_type].from_pretrained(
+            backbone = BACKBONES.get(config.model_type, AnySubsetDecoder)
+            model, report = backbone.from_pretrained(
                 source,
                 config=config,
                 dtype=dtype,
@@ -316,7 +398,4 @@ def _load_weights(
             "Copy or fetch them again"
         ) from None
     check_loaded(name_or_path, model, report)
-    for name, weight in model.named_parameters():
-        if not weight.isfinite().all():
-            raise ValueError(f"weight {name} of {name_or_path} holds NaN or infinity")
     return model

@@ -13,7 +13,7 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
-from transformers import BertConfig, GPT2Config, XLNetConfig, XLNetLMHeadModel
+from transformers import BertConfig, GPT2Config, T5Config, XLNetConfig, XLNetLMHeadModel
 
 from asarm import Order, load, log_prob, sample
 from asarm.loading import DEMO, load_tokenizer
@@ -290,11 +290,11 @@ def test_missing_folder(tmp_path):
 
 def test_folder_without_a_file(folder):
     (folder / "model.safetensors").unlink()
-    refused(lambda: load(folder), "no model.safetensors.*XLNet checkpoint")
+    refused(lambda: load(folder), "no model.safetensors.*expected a checkpoint")
     (folder / "tokenizer.json").unlink()
     refused(lambda: load(folder), "no tokenizer.json.*put it")
     (folder / "config.json").unlink()
-    refused(lambda: load(folder), "no config.json.*XLNet")
+    refused(lambda: load(folder), "no config.json.*expected a model's folder")
 
 
 def test_only_spiece_model_is_there(folder):
@@ -304,10 +304,18 @@ def test_only_spiece_model_is_there(folder):
     refused(lambda: load(folder), "only spiece.model.*put tokenizer.json beside it")
 
 
-@pytest.mark.parametrize("config", [BertConfig(), GPT2Config()], ids=lambda c: c.model_type)
-def test_no_xlnet_checkpoint(folder, config):
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        (T5Config(), "type t5; expected XLNet or a causal language model"),
+        (BertConfig(), "type 'bert' cannot be any-subset models"),
+        (GPT2Config(n_layer=1), "lacks [0-9]+ weights"),
+    ],
+    ids=lambda value: getattr(value, "model_type", ""),
+)
+def test_weights_of_no_decoder_and_of_another_network(folder, config, says):
     config.save_pretrained(folder)
-    refused(lambda: load(folder), f"type {config.model_type}.*expected xlnet")
+    refused(lambda: load(folder), says)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}"])

@@ -31,6 +31,7 @@ LAYERS = {
     "asarm.inputs": 2,
     "asarm.drafting.drafters": 2,
     "asarm.backbones": 3,
+    "asarm.fetch": 3,
     "asarm.drafting.checked": 3,
     "asarm.loading": 4,
     "asarm.density": 4,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from typing import Any
 
 from asarm.data.config import DataConfig
 from asarm.data.packed import FACTS
+from asarm.fetch import cache_folder
 
 ABANDONED = 24 * 3600  # seconds after which an unfinished folder is of a packing that was killed
 TAG = (
@@ -22,13 +22,7 @@ TAG = (
 
 def cache_dir(config: DataConfig) -> Path:
     """Return the folder in which packed data are kept."""
-    named = config.cache_dir or os.environ.get("ASARM_CACHE")
-    try:
-        return Path(named).expanduser() if named else Path.home() / ".cache" / "asarm"
-    except RuntimeError as error:
-        raise ValueError(
-            f"cannot tell where to keep packed data ({error}): name a folder with --cache_dir"
-        ) from None
+    return cache_folder(config.cache_dir)
 
 
 def make_cache(folder: Path) -> None:

@@ -109,7 +109,7 @@ class DecodingConfig(SamplingConfig):
             head), self (the network's own rows). What a model lacks is left out.
         whitespace_map: read line ends, tabs and double spaces as the published models for code do.
         seed: the seed of blocks, splits and samples.
-        judge: a causal language model (hub name or folder, "@revision" after it or not) whose
+        judge: a causal language model (smollm2, hub name or folder, also with "@revision") whose
             perplexity is reported too.
         batch_size: sequences that are decoded together.
         grid: an ablation: values of some settings; a study of each combination, in a folder of

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from asarm.backbones.xlnet import AnySubsetTransformer
 from asarm.data import Batch
 from asarm.density import log_prob
 from asarm.drafting.head import DraftHead
 from asarm.drafting.objective import draft_distributions, draw_starts
+from asarm.loading import Model
 from asarm.rows import Backbone
 from asarm.schedule import ascending_orders
 
@@ -50,7 +50,7 @@ def block_bits(
 
 @torch.no_grad()
 def draft_rejections(
-    model: AnySubsetTransformer,
+    model: Model,
     head: DraftHead,
     blocks: Batch,
     indices: Sequence[int],

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
+from asarm.fetch import smollm2_base
 from asarm.fingerprint import of_model
 from asarm.loading import (
     UNREADABLE,
@@ -120,12 +121,16 @@ def key(score: Record) -> tuple[str, str, str]:
 def load_judge(name: str, device: str | torch.device | None = None) -> Judge:
     """Load a judge by hub name or folder, with "@revision" after it or not; bfloat16 on a GPU.
 
+    "smollm2" is SmolLM2-135M-Instruct, which needs no hub (`asarm.fetch`).
+
     Raises:
         ValueError: there is no such model, or the hub cannot be reached.
     """
     device = resolve_device(device)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     source, revision = name_and_revision(name)
+    if name == "smollm2":
+        source = str(smollm2_base())
     where = {"revision": revision} if revision else {}
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **where)
