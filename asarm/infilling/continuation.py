@@ -187,7 +187,7 @@ def _draw(
         temperature=stopping.temperature,
         top_k=stopping.top_k,
         top_p=stopping.top_p,
-        allowed=Allowed(tables, places),
+        allowed=Allowed(tables, places).over(model.vocab_size),
         seed=list(seeds),
     )
     return [result.tokens[b, start : start + size].tolist() for b, start in enumerate(starts)]

@@ -189,5 +189,6 @@ def _answer(model: Backbone, hidden: Tensor, question: _Question) -> Tensor:
         ]
     ).double()
     own = question.tokens[len(question.tokens) - question.num_own :, None]
-    edges = log_probs[question.num_own :].masked_fill(~torch.stack(question.tables), -torch.inf)
+    tables = torch.stack(question.tables)  # of the tokenizer's pieces; there may be more logits
+    edges = log_probs[question.num_own :, : tables.shape[1]].masked_fill(~tables, -torch.inf)
     return log_probs[: question.num_own].gather(1, own).sum() + edges.logsumexp(1).sum()

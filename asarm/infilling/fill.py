@@ -30,7 +30,7 @@ from asarm.infilling.request import (
 )
 from asarm.infilling.template import Template, collate
 from asarm.infilling.unwritten import warn_of_unwritten
-from asarm.infilling.window import Range, fitted, part_of, trained_length, windows, within
+from asarm.infilling.window import Range, fitted, part_of, window_length, windows, within
 from asarm.inputs import check_tokenizer
 from asarm.order import Order, per_sequence_seeds
 from asarm.rows import Backbone
@@ -163,7 +163,7 @@ def infill(
     own seed and not on the texts of its batch.
 
     A text may be of any length. Where it has more tokens with its blanks than the texts that the
-    model was trained on (`trained_length` in the model's config), the model sees a window of that
+    model was trained on (`trained_length`), or has positions for, the model sees a window of that
     many tokens: blanks that fit into it with the text between them, and as much as there is room
     for before and after them. They are filled jointly, and ranges end where their blanks would not
     fit. Blanks farther apart have windows of their own, which do not see one another's blanks;
@@ -248,7 +248,7 @@ def fill_templates(
     """Fill texts that are templates already: `ranges` has the lengths of each of their gaps."""
     for codec in {template.codec for template in templates}:
         check_tokenizer(model, codec.tokenizer)
-    limit = trained_length(model)
+    limit = window_length(model)
     by_text = [
         _windows(template, own, seed, limit)
         for template, own, seed in zip(templates, ranges, seeds, strict=True)
@@ -371,7 +371,7 @@ def draw(model: Backbone, drawings: Sequence[_Drawing], **sampling: Any) -> Iter
     """Draw a batch; yield the candidate of each drawing, for its part of the text."""
     sizes = [drawing.template.sizes(drawing.lengths) for drawing in drawings]
     rows = [drawing.template.with_gaps(own) for drawing, own in zip(drawings, sizes, strict=True)]
-    ids, allowed, order = collate(rows, drawings[0].template.moves)
+    ids, allowed, order = collate(rows, drawings[0].template.moves, vocab_size=model.vocab_size)
     seeds = [drawing.seed for drawing in drawings]
     result = sample(model, ids, order, allowed=allowed, seed=seeds, **sampling)
     order = order.to(result.tokens.device)

@@ -127,7 +127,7 @@ def importance_evidence(
     for start in range(0, len(jobs), batch_size):
         part = jobs[start : start + batch_size]
         rows = [template.with_gaps(template.sizes(lengths[c].tolist())) for c, _ in part]
-        ids, allowed, order = collate(rows, template.moves)
+        ids, allowed, order = collate(rows, template.moves, vocab_size=model.vocab_size)
         seeds = [keyed_seed(seed, "length", c, f) for c, f in part]
         drawn = sample(model, ids, order, allowed=allowed, seed=seeds)
         onward = left_to_right(order, len(template.parts[0].ids))

@@ -22,7 +22,7 @@ from asarm.infilling.length import (
 )
 from asarm.infilling.prior import kind_of_blank, length_prior
 from asarm.infilling.template import Template
-from asarm.infilling.window import Range, trained_length, within
+from asarm.infilling.window import Range, window_length, within
 from asarm.rows import Backbone
 from asarm.schedule import keyed_generator
 
@@ -173,7 +173,7 @@ def _weigher(
     def weigh(lengths: Tensor, num_parts: int, first: int) -> Evidence:
         reached = Template(template.codec, template.parts[:num_parts])
         longest = lengths[lengths.sum(1).argmax()].tolist()
-        reached = within(reached, reached.sizes(longest), trained_length(model))
+        reached = within(reached, reached.sizes(longest), window_length(model))
         if evidence == "direct":
             return direct_evidence(model, reached, lengths, first=first)
         return importance_evidence(model, reached, lengths)

@@ -19,7 +19,7 @@ from asarm.infilling.cut_words import Healing
 from asarm.infilling.request import check_batch_size, templates_of
 from asarm.infilling.template import Template, collate
 from asarm.infilling.unwritten import warn_of_unwritten
-from asarm.infilling.window import part_of, trained_length, windows, within
+from asarm.infilling.window import part_of, window_length, windows, within
 from asarm.inputs import check_tokenizer
 from asarm.rows import Backbone
 
@@ -129,7 +129,7 @@ def _log_probs(
     """
     if not encoded:
         return []
-    limit = trained_length(model)
+    limit = window_length(model)
     sizes = [max(map(len, pieces)) for pieces in zip(*encoded, strict=True)]
     ends = [end for _, end in template.edges()]
     lengths = [size - end.num_extra for size, end in zip(sizes, ends, strict=True)]
@@ -154,7 +154,7 @@ def _of_batch(
     """Compute log p of the fillings of each text: under the filters of gaps that cut words, and
     with log P of the way in which these are written; the model's own elsewhere."""
     rows = [t.with_gaps([*map(len, own)]) for t, own in zip(templates, encoded, strict=True)]
-    ids, allowed, order = collate(rows, templates[0].moves)
+    ids, allowed, order = collate(rows, templates[0].moves, vocab_size=model.vocab_size)
     for b, fills in enumerate(encoded):
         ids[b, order.is_target[b]] = torch.tensor([i for fill in fills for i in fill])
     free = log_prob(model, ids, order).double().cpu()

@@ -319,14 +319,17 @@ class Template:
 
 
 def collate(
-    rows: Sequence[tuple[list[int], dict[int, Tensor]]], moves: Tensor | None = None
+    rows: Sequence[tuple[list[int], dict[int, Tensor]]],
+    moves: Tensor | None = None,
+    *,
+    vocab_size: int | None = None,
 ) -> tuple[Tensor, Allowed, Order]:
     """Make a batch of texts with gaps, as `Template.with_gaps` gives them: what `sample` takes.
 
     It has token ids (B, L), what each position may hold, and orders: prompts before gaps, both left
     to right.
     With the codec's `moves`, pieces that end inside a character are allowed only where others go
-    on with it.
+    on with it. `vocab_size` is the model's, which may have more logits than there are pieces.
     """
     size = 1 if moves is None else NUM_STATES
     anything = torch.ones_like(next(iter(rows[0][1].values()))).expand(size, -1)  # not in a gap
@@ -340,9 +343,10 @@ def collate(
             kinds[b, position] = numbers[id(table)]
     lengths = torch.tensor([len(ids) for ids, _ in rows])
     ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(ids) for ids, _ in rows], batch_first=True)
+    found = Allowed(torch.cat(tables), kinds * size, moves)
     return (
         ids,
-        Allowed(torch.cat(tables), kinds * size, moves),
+        found if vocab_size is None else found.over(vocab_size),
         Order.from_mask(kinds > 0, lengths),
     )
 

@@ -17,9 +17,11 @@ from asarm.rows import Backbone
 Range = tuple[int, int]
 
 
-def trained_length(model: Backbone) -> int | None:
-    """Return how many tokens the texts had that a model was trained on, if it is known."""
-    return getattr(model, "trained_length", None)
+def window_length(model: Backbone) -> int | None:
+    """Return how many tokens a model is shown: as many as the texts had that it was trained on,
+    and no more than it has positions for; None where neither is known."""
+    found = (getattr(model, name, None) for name in ("trained_length", "max_length"))
+    return min((length for length in found if length is not None), default=None)
 
 
 def windows(template: Template, ranges: Sequence[Range], limit: int | None) -> list[slice]:
