@@ -75,10 +75,16 @@ def contiguous_span(length: int, prompt: int, visible: int, generator: torch.Gen
     return torch.cat([torch.arange(start), torch.arange(end, length), span])
 
 
+def left_to_right(length: int, prompt: int, visible: int, generator: torch.Generator) -> Tensor:
+    """Return all positions left to right, (L,): the prompt is the text's beginning."""
+    return torch.arange(length)
+
+
 ORDER_KINDS: dict[str, Split] = {
     "ascending": ascending_split,
     "permuted": permuted_split,
     "span": contiguous_span,
+    "left_to_right": left_to_right,
 }
 
 

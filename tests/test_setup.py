@@ -80,7 +80,7 @@ REFUSED = [
         )
         for learn in ("draft_head", "both")
     ],
-    ({"objective": "exact"}, "^objective is 'exact'; expected one of joint, parallel$"),
+    ({"objective": "exact"}, "^objective is 'exact'; expected one of joint, parallel"),
     (
         {"prompt_attention": "none"},
         "^prompt_attention is 'none'; expected one of full, prompt, causal$",

@@ -219,7 +219,7 @@ def test_the_backbone_is_frozen_bit_for_bit_and_the_head_learned(backbone, finis
 @pytest.mark.parametrize("stops", [[1], [5, 9]])
 def test_an_interrupted_run_ends_as_one_that_was_not(finished, tmp_path, monkeypatch, stops):
     config = replace(finished, output_dir=str(tmp_path / "run"))
-    log = loop.Watch.log
+    log = loop.Monitor.log
     for last in stops:
         with monkeypatch.context() as patch:
 
@@ -228,7 +228,7 @@ def test_an_interrupted_run_ends_as_one_that_was_not(finished, tmp_path, monkeyp
                 if plan.step == last:
                     os.kill(os.getpid(), signal.SIGTERM)
 
-            patch.setattr(loop.Watch, "log", stopping)
+            patch.setattr(loop.Monitor, "log", stopping)
             assert train(config).step == last + 1
     assert train(config).is_finished
     assert everything(config) == everything(finished)

@@ -42,4 +42,4 @@ def _what_would_be_lost(run: Run, config: TrainingConfig, checkpoints: Checkpoin
 
 
 def _has_model(run: Run) -> bool:
-    return any(run.folder.glob(WEIGHTS))
+    return any(path for name in WEIGHTS for path in run.folder.glob(name))

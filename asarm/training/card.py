@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import platform
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import yaml
 
-from asarm.backbones.xlnet import AnySubsetTransformer
+from asarm.loading import SMOLLM2_ON_HUB, Model
 from asarm.metrics.densities import RATES
 from asarm.training.config import TrainingConfig
 
@@ -16,16 +17,16 @@ TEMPLATE = """\
 ---
 license: {licence}
 library_name: asarm
-tags: [any-subset autoregressive, {architecture}, infilling, speculative decoding]
+{base}tags: [any-subset autoregressive, {architecture}, infilling, speculative decoding]
 ---
 # {name}
 
 An any-subset autoregressive language model of {millions:.1f}M parameters: it predicts any tokens \
 from any others, in any order, and gives exact joint densities.{also_loads}
 
-Trained {start} on {data}. {steps:,} steps of {batch} x {length} tokens, {tokens:.1f}M tokens in \
-all; {objective} objective; mask rates from {first} to {low}..{high} over {warmup:,} steps; \
-orders: {orders}.
+Trained {start}{how} on {data}. {steps:,} steps of {batch} x {length} tokens, {tokens:.1f}M \
+tokens in all; {objective} objective; mask rates from {first} to {low}..{high} over {warmup:,} \
+steps; orders: {orders}.
 
 ## Held-out text
 
@@ -40,7 +41,7 @@ model, tokenizer = asarm.load("{use}")
 ```
 
 {rights}
-Cite: Guo & Ermon 2025, arXiv 2504.20456; Yang et al. 2019, arXiv 1906.08237.
+Cite: {cite}.
 
 ## Training config
 
@@ -50,12 +51,14 @@ Cite: Guo & Ermon 2025, arXiv 2504.20456; Yang et al. 2019, arXiv 1906.08237.
 PYTHON_RIGHTS = """\
 Weights: MIT, like the code that made them. The text is part of Python (PSF licence)."""
 OTHER_RIGHTS = "Weights: as the licences of the data and of the starting point allow."
+ASARM = "Guo & Ermon 2025, arXiv 2504.20456"
+XLNET, LORA = "Yang et al. 2019, arXiv 1906.08237", "Hu et al. 2021, arXiv 2106.09685"
 NOT_OF_THE_MODEL = ("output_dir", "overwrite", "cache_dir")  # but of the machine it was made on
 
 
 def card(
     config: TrainingConfig,
-    model: AnySubsetTransformer,
+    model: Model,
     evaluation: dict[str, Any] | None,
     *,
     use: str | None = None,
@@ -77,6 +80,13 @@ def card(
     python = ".".join(platform.python_version_tuple()[:2])
     return TEMPLATE.format(
         architecture=model.config.model_type,
+        base=base_of(config),
+        how=f" by LoRA of rank {config.lora_rank}" if config.lora_rank else "",
+        cite="; ".join(
+            [ASARM]
+            + [XLNET] * (model.config.model_type == "xlnet")
+            + [LORA] * (config.lora_rank is not None)
+        ),
         also_loads=f" {note}" if (note := getattr(model, "loads_elsewhere", "")) else "",
         name=name,
         use=name,
@@ -102,6 +112,18 @@ def card(
         rights=PYTHON_RIGHTS if is_ours else OTHER_RIGHTS,
         config=yaml.safe_dump(settings, sort_keys=False),
     )
+
+
+def base_of(config: TrainingConfig) -> str:
+    """Return the front matter's lines about the model that training began with.
+
+    The hub takes only names on the hub: none of a folder, or of a model that comes with asarm.
+    """
+    name = SMOLLM2_ON_HUB if config.model == "smollm2-base" else config.model
+    if "/" not in name or Path(name).expanduser().exists():
+        return ""
+    relation = "finetune" if config.lora_rank is None else "adapter"
+    return f"base_model: {name}\nbase_model_relation: {relation}\n"
 
 
 def densities_table(evaluation: dict[str, Any] | None) -> str:

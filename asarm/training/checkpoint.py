@@ -22,8 +22,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model, save_file
 from transformers import PreTrainedTokenizerBase
 
-from asarm.backbones.xlnet import AnySubsetTransformer
 from asarm.drafting.files import WEIGHTS
+from asarm.loading import Model
 
 STATE, OPTIMIZER, CHECKSUMS = "state.json", "optimizer.safetensors", "checksums.json"
 
@@ -90,7 +90,7 @@ class Checkpoints:
     def finish(
         self,
         progress: Progress,
-        model: AnySubsetTransformer,
+        model: Model,
         tokenizer: PreTrainedTokenizerBase,
         optimizer: torch.optim.Optimizer,
     ) -> None:
@@ -125,11 +125,9 @@ class Checkpoints:
         """Read what the checkpoint of a step says of the run."""
         return Progress(**json.loads((self.path(step) / STATE).read_text()))
 
-    def restore(
-        self, step: int, model: AnySubsetTransformer, optimizer: torch.optim.Optimizer
-    ) -> None:
+    def restore(self, step: int, model: Model, optimizer: torch.optim.Optimizer) -> None:
         """Put weights and the optimizer's memory back."""
-        load_model(model, self.path(step) / "model" / "model.safetensors")
+        model.load_weights(self.path(step) / "model")
         if model.draft_head is not None:
             load_model(model.draft_head, self.path(step) / "model" / WEIGHTS)
         found: dict[int, dict[str, torch.Tensor]] = {}

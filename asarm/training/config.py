@@ -42,11 +42,13 @@ class TrainingConfig(DataConfig):
         prompt_attention: what visible tokens see, parallel objective: full, prompt or causal.
         learn: which parameters are trained: model, draft_head (a head that drafts for a frozen
             model), or both.
+        lora_rank: learn low-rank changes of the weights of this rank (LoRA) instead of the weights;
+            of decoders, and with the library peft.
         head_hidden: width of a new draft head.
         head_rank: rank of the change that it makes to a hidden state.
         head_starts: places in a sequence from which a draft head drafts in training.
         loss_scale: the scale of each sequence's loss, joint objective: none, mask_rate or snr.
-        orders: weights of the kinds of order: ascending, permuted, span.
+        orders: weights of the kinds of order: ascending, permuted, span, left_to_right.
         start_mask_rate: fraction of positions that are targets, at the first step.
         min_mask_rate: the lowest fraction, from mask_warmup_steps on.
         max_mask_rate: the highest fraction, from mask_warmup_steps on.
@@ -61,7 +63,8 @@ class TrainingConfig(DataConfig):
         keep_checkpoints: the number of last checkpoints that are kept, on top of the best.
         eval_steps: steps from one held-out evaluation to the next.
         eval_num_decodes: texts that are filled at each evaluation, to look at.
-        judge: a causal language model whose perplexity of these texts is reported too.
+        judge: a causal language model (smollm2, a folder, or a hub name) whose perplexity of these
+            texts is reported too.
         max_bad_steps: steps with NaN or infinite gradients, in a row, before the run gives up.
         trackers: tensorboard, wandb, both or none; metrics.jsonl is written always.
         push_to_hub: name on the hub that the finished model is uploaded to; it and the login are
@@ -89,6 +92,7 @@ class TrainingConfig(DataConfig):
     objective: str = "joint"
     prompt_attention: str = "full"
     learn: str = "model"
+    lora_rank: int | None = None
     head_hidden: int = 256
     head_rank: int = 64
     head_starts: int = 24

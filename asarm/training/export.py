@@ -11,27 +11,29 @@ from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 
-from asarm.backbones.xlnet import AnySubsetTransformer
+from asarm.backbones import lora
 from asarm.data.retry import first_line, is_network_trouble
 from asarm.drafting.files import CONFIG as CONFIG_OF_HEAD
+from asarm.loading import Model
 from asarm.run import Run
 from asarm.training.card import card
 from asarm.training.config import TrainingConfig
 from asarm.training.watch import EVALUATIONS
 
 REFUSED = (401, 403)  # answers to a login that does not hold, or not there
-WEIGHTS = "model*.safetensors"  # one file, or several of a large model
+# one file, several of a large model, or an adapter's
+WEIGHTS = ("model*.safetensors", lora.WEIGHTS)
 # the files of a run folder that belong to the model
 MODEL_FILES = (
     *("README.md", "config.json", "*.safetensors", "tokenizer*", "special_tokens_map.json"),
-    CONFIG_OF_HEAD,
+    *(CONFIG_OF_HEAD, lora.CONFIG),
 )
 
 
 def export(
     run: Run,
     config: TrainingConfig,
-    model: AnySubsetTransformer,
+    model: Model,
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:
     """Write the model into the run's folder.

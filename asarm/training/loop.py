@@ -24,8 +24,8 @@ from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from asarm.backbones.xlnet import AnySubsetTransformer
 from asarm.data import Batch, BlockSource, DataUnavailable, is_finite, open_blocks, prepare_blocks
+from asarm.loading import Model
 from asarm.run import NOT_RESULTS, Run, shown
 from asarm.schedule import warm_up_then_decay
 from asarm.training.anew import refuse_loss
@@ -146,7 +146,7 @@ class Trainer:
         config: TrainingConfig,
         accelerator: Accelerator,
         run: Run,
-        model: AnySubsetTransformer,
+        model: Model,
         tokenizer: PreTrainedTokenizerBase,
         blocks: BlockSource,
         stop: StopSignal,

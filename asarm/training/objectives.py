@@ -32,6 +32,14 @@ class TrainingObjective(nn.Module):
     settings: ClassVar[tuple[str, ...]]
     has_draft_head: ClassVar[bool] = False
 
+    @classmethod
+    def check(cls, config: TrainingConfig) -> None:
+        """Refuse settings of its own that are outside their range, before anything is loaded.
+
+        Raises:
+            ValueError: names the setting, its value and what is expected.
+        """
+
     @staticmethod
     @abstractmethod
     def draw(

@@ -8,10 +8,10 @@ from importlib.util import find_spec
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from asarm.backbones.xlnet import AnySubsetTransformer
+from asarm.backbones.decoder import AnySubsetDecoder
 from asarm.data.config import check_data_config
 from asarm.drafting.head import DraftHead, DraftHeadConfig
-from asarm.loading import BACKBONES, load, load_tokenizer
+from asarm.loading import BACKBONES, SMOLLM2_ON_HUB, Model, load, load_tokenizer
 from asarm.objective import LOSS_SCALES, PROMPT_ATTENTION
 from asarm.rows import LoopBackbone
 from asarm.schedule import check_kinds
@@ -65,10 +65,18 @@ def check_config(config: TrainingConfig, num_processes: int) -> None:
             f"min_mask_rate is {config.min_mask_rate} and max_mask_rate {config.max_mask_rate}; "
             "expected the lower one first"
         )
+    OBJECTIVES[config.objective].check(config)
     if config.learn != "model" and not OBJECTIVES[config.objective].has_draft_head:
         raise ValueError(
             f"learn is {config.learn!r} with the {config.objective} objective; a draft head serves "
             "joint ones"
+        )
+    if config.lora_rank is not None and config.lora_rank < 1:
+        raise ValueError(f"lora_rank is {config.lora_rank}; expected at least 1, or null")
+    if config.lora_rank is not None and (config.learn != "model" or config.model == "scratch"):
+        raise ValueError(
+            f"lora_rank is {config.lora_rank} with learn {config.learn} and model {config.model}; "
+            "expected learn model, and the name of a decoder"
         )
     if config.learn == "draft_head" and config.model == "scratch":
         raise ValueError(
@@ -149,7 +157,7 @@ def batch_sizes(each: int) -> list[int]:
     return [size for size in range(1, each + 1) if each % size == 0]
 
 
-def start_model(config: TrainingConfig) -> tuple[AnySubsetTransformer, PreTrainedTokenizerBase]:
+def start_model(config: TrainingConfig) -> tuple[Model, PreTrainedTokenizerBase]:
     """Load or make the model to train, on the CPU in float32, and its tokenizer."""
     if config.model == "scratch":
         tokenizer = load_tokenizer(config.tokenizer)
@@ -160,6 +168,9 @@ def start_model(config: TrainingConfig) -> tuple[AnySubsetTransformer, PreTraine
             check_own(name, config, model.sizes[name])
         if config.dropout is not None:
             model.set_dropout(config.dropout)
+    check_rows(model, config)
+    if config.lora_rank is not None:
+        add_lora(model, config.lora_rank, config)
     if config.learn != "draft_head":  # else the model stays as it is
         model.trained_length = max(model.trained_length or 0, config.length)
     model.prepare_training(
@@ -171,6 +182,48 @@ def start_model(config: TrainingConfig) -> tuple[AnySubsetTransformer, PreTraine
     if is_frozen:
         model.requires_grad_(False)
     return model.train(not is_frozen), tokenizer  # a frozen model drops no activations
+
+
+def check_rows(model: Model, config: TrainingConfig) -> None:
+    """Refuse texts and objectives for which a decoder does not make rows.
+
+    Raises:
+        ValueError: names the setting, its value and what is expected.
+    """
+    if not isinstance(model, AnySubsetDecoder):
+        return
+    if model.max_length is not None and config.length > model.max_length:
+        raise ValueError(
+            f"length is {config.length}, and {config.model} has positions or a window for "
+            f"{model.max_length} tokens; expected at most {model.max_length}"
+        )
+    is_causal = config.objective != "parallel" or config.prompt_attention == "causal"
+    if model.prompt == "causal" and not is_causal:
+        raise ValueError(
+            f"prompt_attention is {config.prompt_attention!r}, and tokens of a prompt see what "
+            f"precedes them in {config.model}; expected 'causal'"
+        )
+
+
+def add_lora(model: Model, rank: int, config: TrainingConfig) -> None:
+    """Have low-rank changes of the weights learn, and not the weights.
+
+    Raises:
+        ValueError: the model is no decoder, or has such changes in it already.
+    """
+    if not isinstance(model, AnySubsetDecoder):
+        raise ValueError(
+            f"lora_rank is {rank}, and {config.model} is no decoder; leave it out: all "
+            "weights learn"
+        )
+    if model.base is not None:
+        raise ValueError(
+            f"lora_rank is {rank}, and {config.model} is an adapter; train its base "
+            "anew, or leave it out: all weights learn"
+        )
+    base = SMOLLM2_ON_HUB if config.model == "smollm2-base" else config.model
+    torch.manual_seed(config.seed)
+    model.add_lora(rank, base, config.revision)
 
 
 def start_head(model: LoopBackbone, config: TrainingConfig) -> DraftHead:
@@ -186,7 +239,7 @@ def start_head(model: LoopBackbone, config: TrainingConfig) -> DraftHead:
     return head.float().requires_grad_(True).train()
 
 
-def new_model(tokenizer: PreTrainedTokenizerBase, config: TrainingConfig) -> AnySubsetTransformer:
+def new_model(tokenizer: PreTrainedTokenizerBase, config: TrainingConfig) -> Model:
     """Make a model with random weights, of the size that the config gives."""
     torch.manual_seed(config.seed)
     dropout = 0.1 if config.dropout is None else config.dropout

@@ -14,10 +14,10 @@ from accelerate import Accelerator
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from asarm.backbones.xlnet import AnySubsetTransformer
 from asarm.data import HeldOut
 from asarm.display.spans import BLANK, printable, segments_of
 from asarm.drafting.head import DraftHead
+from asarm.loading import Model
 from asarm.metrics.densities import RATES, bits_per_token, block_bits, draft_rejections
 from asarm.metrics.judge import Judge, load_judge
 from asarm.run import Run
@@ -113,9 +113,7 @@ class Monitor:
                 refresh=False,
             )
 
-    def evaluate(
-        self, model: AnySubsetTransformer, tokenizer: PreTrainedTokenizerBase, step: int
-    ) -> float:
+    def evaluate(self, model: Model, tokenizer: PreTrainedTokenizerBase, step: int) -> float:
         """Measure held-out joint densities and fill texts; return the mean loss over the rates,
         nats a token, or the rejection rate of drafts where a draft head learns.
 
@@ -148,7 +146,7 @@ class Monitor:
         self.clock, self.last_step = perf_counter(), step
         return loss
 
-    def _drafts_rejected(self, model: AnySubsetTransformer, head: DraftHead, mine: range) -> float:
+    def _drafts_rejected(self, model: Model, head: DraftHead, mine: range) -> float:
         """Return the expected rejection rate of drafts of held-out tokens, over the mask rates."""
         blocks, size = self.held_out.blocks, self.config.batch_size
         found = draft_rejections(model, head, blocks, mine, batch_size=size)
@@ -156,7 +154,7 @@ class Monitor:
         return float(found[0] / found[1])
 
     def _fill_texts(
-        self, model: AnySubsetTransformer, tokenizer: PreTrainedTokenizerBase, step: int
+        self, model: Model, tokenizer: PreTrainedTokenizerBase, step: int
     ) -> dict[str, Any]:
         """Fill blanked held-out blocks with onepass, and keep the texts; what a judge says."""
         config, blocks = self.config, self.held_out.blocks
