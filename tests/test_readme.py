@@ -14,7 +14,14 @@ from asarm.benchmark.config import parse as parse_benchmark
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 FOLDERS = (
-    *("asarm", "asarm/benchmark", "asarm/drafting", "asarm/evaluation", "asarm/infilling"),
+    *(
+        "asarm",
+        "asarm/backbones",
+        "asarm/benchmark",
+        "asarm/drafting",
+        "asarm/evaluation",
+        "asarm/infilling",
+    ),
     *("asarm/metrics", "asarm/sampling", "asarm/training", "configs", "eval_datasets", "tests"),
 )
 READMES = {"README.md": README} | {

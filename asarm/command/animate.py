@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from asarm.backbones.xlnet import AnySubsetTransformer
 from asarm.codec import Codec
 from asarm.command.config import AnimateSettings
 from asarm.command.reading import parse_length, without_surrogates
@@ -30,7 +29,7 @@ from asarm.infilling.posterior import choose_lengths
 from asarm.infilling.request import requested_lengths, templates_of
 from asarm.infilling.template import collate, has_blank
 from asarm.infilling.unwritten import warn_of_unwritten
-from asarm.loading import load, name_and_revision
+from asarm.loading import Model, load, name_and_revision
 from asarm.order import Order
 from asarm.run import Record, Run, read_settings
 from asarm.sampling import OnePass, sample, sampler_of
@@ -54,7 +53,7 @@ class Scene:
         tokens: the text of an earlier run, if it was decoded before.
     """
 
-    model: AnySubsetTransformer
+    model: Model
     tokenizer: PreTrainedTokenizerBase
     input_ids: Tensor
     order: Order
@@ -138,7 +137,7 @@ def title_of(options: dict[str, Any], k: int | str | None) -> str:
 
 
 def with_blanks(
-    model: AnySubsetTransformer,
+    model: Model,
     tokenizer: PreTrainedTokenizerBase,
     text: str,
     settings: AnimateSettings,
@@ -155,12 +154,13 @@ def with_blanks(
     ((lengths, _),) = posterior.draw(1, settings.seed)
     if settings.token_healing:
         template, _ = Healing(model, template, **options)(lengths, settings.seed)
-    ids, allowed, order = collate([template.with_gaps(template.sizes(lengths))], template.moves)
+    rows = [template.with_gaps(template.sizes(lengths))]
+    ids, allowed, order = collate(rows, template.moves, vocab_size=model.vocab_size)
     return Scene(model, tokenizer, ids, order, options, settings.whitespace_map, allowed=allowed)
 
 
 def blanked_out(
-    model: AnySubsetTransformer,
+    model: Model,
     tokenizer: PreTrainedTokenizerBase,
     text: str,
     settings: AnimateSettings,
