@@ -57,9 +57,11 @@ def test_it_brings_the_demo_and_every_module(wheel):
     modules = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("asarm/**/*.py")}
     assert modules <= set(names)
     assert "asarm/demo/model.safetensors" in names
+    assert "asarm/smollm2/adapter_model.safetensors" in names
     assert not [name for name in names if name.startswith(("tests", "scripts", "configs"))]
     pages = [name for name in names if name.endswith("README.md")]
-    assert pages == ["asarm/demo/README.md"]  # the model's card; those of folders are for readers
+    # the models' cards; the pages of folders are for readers of a checkout
+    assert sorted(pages) == ["asarm/demo/README.md", "asarm/smollm2/README.md"]
 
 
 def test_the_readme_installs_from_the_checkout():
