@@ -79,7 +79,8 @@ def verify_and_commit(
             accepted.
     """
     start, is_left = state.num_committed, state.left > 0
-    state.is_bad_draft |= has_bad(drafts).any()
+    if drafts.tokens.shape[1]:
+        state.is_bad_draft |= has_bad(drafts).any()
     accepted, token = net.verifier.verify(
         drafts, target_probs, start, state.round_number, has_bonus
     )
