@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
-import torch
 from safetensors.torch import load_model
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, XLNetConfig
@@ -19,7 +18,7 @@ from transformers.utils import logging
 
 from asarm.drafting.files import save_draft_head_of
 from asarm.drafting.head import HasDraftHead
-from asarm.kernels.products import pack, pack_again
+from asarm.kernels.products import pack, pack_all_again
 
 XLNET_VOCAB_SIZE, XLNET_PAD_TOKEN_ID, XLNET_MASK_TOKEN_ID = 32000, 5, 6
 NO_TOKEN = -1  # stands for a mask token where a vocabulary has none
@@ -173,9 +172,7 @@ class PretrainedXLNet(HasDraftHead, PreTrainedModel):
 
     def _pack_again(self) -> None:
         """Renew the packed copies of weights that have changed since."""
-        if self.dtype == torch.bfloat16 and not torch.compiler.is_compiling():
-            for weight in self.parameters():
-                pack_again(weight)
+        pack_all_again(self.parameters())
 
 
 def check_attention(config: XLNetConfig) -> None:

@@ -20,7 +20,7 @@ from asarm.backbones import lora
 from asarm.backbones.pretrained import NO_TOKEN, without_progress_bar
 from asarm.drafting.files import fingerprint, is_near, save_draft_head_of
 from asarm.drafting.head import HasDraftHead
-from asarm.kernels.products import linear, pack, pack_again
+from asarm.kernels.products import linear, pack, pack_all_again
 
 BLANK = "blank.safetensors"
 
@@ -51,6 +51,7 @@ class PretrainedDecoder(HasDraftHead, nn.Module):
 
     mask_token_id = NO_TOKEN
     has_spare_logits = True  # many networks have more logits than there are tokens
+    _adapted: Any = None  # peft's model, where an adapter learns
 
     def __init__(
         self,
@@ -115,7 +116,7 @@ class PretrainedDecoder(HasDraftHead, nn.Module):
     @property
     def loads_elsewhere(self) -> str:
         """What the card of the model says of other libraries."""
-        if getattr(self, "_adapted", None) is None:
+        if self._adapted is None:
             return "`transformers.AutoModelForCausalLM` loads it too."
         return "This is an adapter (LoRA), which `peft.PeftModel` puts on its base model too."
 
@@ -286,7 +287,7 @@ class PretrainedDecoder(HasDraftHead, nn.Module):
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
         """Write a folder that `AutoModelForCausalLM` loads, or peft where an adapter learns."""
-        adapted = getattr(self, "_adapted", None)
+        adapted = self._adapted
         with without_progress_bar():
             if adapted is None:
                 self.network.save_pretrained(save_directory, **kwargs)
@@ -303,15 +304,14 @@ class PretrainedDecoder(HasDraftHead, nn.Module):
 
     def load_weights(self, folder: str | Path) -> None:
         """Read what `save_pretrained` of this model wrote into it, exactly."""
-        adapted = getattr(self, "_adapted", None)
-        if adapted is None:
+        if self._adapted is None:
             with without_progress_bar():
                 found = AutoModelForCausalLM.from_pretrained(folder, dtype=self.dtype)
             self.network.load_state_dict(found.state_dict())
         else:
             from peft import load_peft_weights, set_peft_model_state_dict
 
-            set_peft_model_state_dict(adapted, load_peft_weights(str(folder), "cpu"))
+            set_peft_model_state_dict(self._adapted, load_peft_weights(str(folder), "cpu"))
         self.read_blank(Path(folder, BLANK))
 
     # --- packed weights ---
@@ -325,9 +325,7 @@ class PretrainedDecoder(HasDraftHead, nn.Module):
 
     def _pack_again(self) -> None:
         """Renew the packed copies of weights that have changed since."""
-        if self.dtype == torch.bfloat16 and not torch.compiler.is_compiling():
-            for weight in self.parameters():
-                pack_again(weight)
+        pack_all_again(self.parameters())
 
 
 def use_products(network: nn.Module) -> None:

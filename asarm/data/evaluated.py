@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -126,16 +127,12 @@ def _wikitext() -> str:
     for folder in (CHECKOUT, Path()):
         if (folder / WIKITEXT_FILE).is_file():
             return read_text(folder / WIKITEXT_FILE)
-    import datasets  # imported here, because it takes seconds
-
-    try:
-        rows = datasets.load_dataset("Salesforce/wikitext", "wikitext-2-raw-v1", split="test")
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise ValueError(
-            f"cannot get wikitext-2 from the hub ({reason}); check the network, or put "
-            f"wiki.test.raw into {CHECKOUT / WIKITEXT_FILE.parent} (its README.md says where from)"
-        ) from None
+    rows = hub_rows(
+        ("Salesforce/wikitext", "wikitext-2-raw-v1"),
+        split="test",
+        name="wikitext-2",
+        by_hand=f"wiki.test.raw into {CHECKOUT / WIKITEXT_FILE.parent}",
+    )
     return "".join(row["text"].removesuffix("\n") + "\n" for row in rows)
 
 
@@ -159,3 +156,27 @@ def _openwebtext() -> Iterator[str]:
 
 def _rows(text: str) -> list[str]:
     return [row if row.strip() else "" for row in text.removesuffix("\n").split("\n")]
+
+
+def hub_rows(source: tuple[str, ...], *, split: str, name: str, by_hand: str) -> Any:
+    """Fetch the rows of a published data set from the hub.
+
+    Args:
+        source: its name on the hub, and its configuration where it has several.
+        split: of it.
+        name: by which messages call it.
+        by_hand: which file may be put where instead.
+
+    Raises:
+        ValueError: the hub cannot be reached, or does not have it.
+    """
+    import datasets  # imported here, because it takes seconds
+
+    try:
+        return datasets.load_dataset(*source, split=split)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ValueError(
+            f"cannot get {name} from the hub ({reason}); check the network, or put {by_hand} "
+            "(its README.md says where from)"
+        ) from None

@@ -9,7 +9,7 @@ Shapes: I inputs, O outputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -57,6 +57,14 @@ def pack_again(weight: Tensor) -> None:
     if packed is not None and not (packed.is_of(weight) and packed.content == content_of(weight)):
         del _packed[weight]
         pack(weight, transposed=packed.transposed)
+
+
+def pack_all_again(weights: Iterable[Tensor]) -> None:
+    """Renew the packed copies of a network's weights; only those in bfloat16 have any."""
+    if not torch.compiler.is_compiling():
+        for weight in weights:
+            if weight.dtype == torch.bfloat16:
+                pack_again(weight)
 
 
 def content_of(weight: Tensor) -> tuple[int, int]:

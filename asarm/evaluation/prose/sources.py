@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from asarm.corpus import held_out_documents
-from asarm.data.evaluated import CHECKOUT
+from asarm.data.evaluated import CHECKOUT, hub_rows
 from asarm.evaluation.files import find, place
 from asarm.evaluation.prose.formats import (
     Items,
@@ -101,17 +101,9 @@ def _stories_file() -> Path:
 
 def _fetch(dataset: str) -> Items:
     """Fetch the items from the hub."""
-    import datasets  # imported here, because it takes seconds
-
     hub = ON_HUB[dataset]
-    try:
-        rows = datasets.load_dataset(hub.name, split=hub.split)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise ValueError(
-            f"cannot get {hub.name} from the hub ({reason}); check the network, or put "
-            f"{hub.file} into {place(CHECKOUT)} (its README.md says where from)"
-        ) from None
+    by_hand = f"{hub.file} into {place(CHECKOUT)}"
+    rows = hub_rows((hub.name,), split=hub.split, name=hub.name, by_hand=by_hand)
     return hub.read((f"{hub.name} row {n}", dict(row)) for n, row in enumerate(rows, start=1))
 
 
